@@ -1,0 +1,83 @@
+"""Dump hundreds of memory-mapped files concurrently, durably and provably whole.
+
+The way of a byte::
+
+    manifest -> plan -> scheduler -> engine (a thread: the kernel moves the bytes) -> sink -> events, report
+
+`dump_all` carries out a manifest, `open_run` does so and lets you watch. What they take is in `Manifest` and `Dump`, what
+they say in the events and in `Report`, what they raise descends from `AsyncdumpError`.
+
+Names are imported when they are first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from asyncdump.version import __version__
+
+if TYPE_CHECKING:
+    from asyncdump.errors import AsyncdumpError as AsyncdumpError
+    from asyncdump.errors import DumpError as DumpError
+    from asyncdump.errors import InterruptedDumpError as InterruptedDumpError
+    from asyncdump.errors import ManifestError as ManifestError
+    from asyncdump.errors import MethodRefusedError as MethodRefusedError
+    from asyncdump.errors import Problem as Problem
+    from asyncdump.errors import SourceChangedError as SourceChangedError
+    from asyncdump.events import Event as Event
+    from asyncdump.events import FileFailed as FileFailed
+    from asyncdump.events import FileFinished as FileFinished
+    from asyncdump.events import FileStarted as FileStarted
+    from asyncdump.events import Progress as Progress
+    from asyncdump.events import RunFinished as RunFinished
+    from asyncdump.events import RunStarted as RunStarted
+    from asyncdump.manifest import Defaults as Defaults
+    from asyncdump.manifest import Dump as Dump
+    from asyncdump.manifest import Manifest as Manifest
+    from asyncdump.manifest import json_schema as json_schema
+    from asyncdump.plan import Plan as Plan
+    from asyncdump.plan import PlannedDump as PlannedDump
+    from asyncdump.probe import Finding as Finding
+    from asyncdump.probe import probe as probe
+    from asyncdump.report import FileReport as FileReport
+    from asyncdump.report import Report as Report
+    from asyncdump.run import Run as Run
+    from asyncdump.run import dump_all as dump_all
+    from asyncdump.run import open_run as open_run
+    from asyncdump.run import plan as plan
+    from asyncdump.source import Source as Source
+
+_HOMES = {
+    "errors": (
+        "AsyncdumpError",
+        "DumpError",
+        "InterruptedDumpError",
+        "ManifestError",
+        "MethodRefusedError",
+        "Problem",
+        "SourceChangedError",
+    ),
+    "events": ("Event", "FileFailed", "FileFinished", "FileStarted", "Progress", "RunFinished", "RunStarted"),
+    "manifest": ("Defaults", "Dump", "Manifest", "json_schema"),
+    "plan": ("Plan", "PlannedDump"),
+    "probe": ("Finding", "probe"),
+    "report": ("FileReport", "Report"),
+    "run": ("Run", "dump_all", "open_run", "plan"),
+    "source": ("Source",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,127 @@
+"""What an engine is: a way of moving one span of one source into one sink, in a worker thread."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal, Protocol
+
+from asyncdump.lane import Lane
+from asyncdump.sink import Sink
+from asyncdump.source import Source, Span, truncated
+
+Method = Literal["reflink", "direct", "sendfile", "splice", "mmap", "read"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """From one open source into one sink.
+
+    Attributes:
+        source: what the source is; ``fd`` is its open descriptor.
+        start: the first byte of the source that is dumped; it becomes byte 0 of the sink.
+        sparse: leave zeros out of the sink where the engine sees them.
+    """
+
+    source: Source
+    fd: int
+    sink: Sink
+    start: int = 0
+    sparse: bool = True
+
+    def target(self, span: Span) -> int:
+        """Return the offset in the sink, in bytes, of a span of the source."""
+        return span.offset - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """ "Not supported here": why an engine can't serve a route. No bytes were moved.
+
+    Attributes:
+        errno: the kernel's answer, or None where the engine itself declines.
+    """
+
+    reason: str
+    errno: int | None = None
+
+
+class Refused(Exception):  # noqa: N818 (a message between engine and transfer, never shown to users)
+    """Carries a `Refusal` out of a call."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+class Engine(Protocol):
+    """A way of moving bytes. Engines have no state: whatever a thread needs is in its lane.
+
+    Attributes:
+        method: its name in manifests and reports.
+        span: the bytes of one step. A run can be cancelled between two steps, so that a step takes well under 100 ms.
+        sees_bytes: whether bytes pass through user space: there a digest can be taken, zeros found, a short hole read.
+    """
+
+    method: ClassVar[Method]
+    span: ClassVar[int]
+    sees_bytes: ClassVar[bool]
+
+    def refuses(self, route: Route) -> Refusal | None:
+        """Say why this can't work, as far as that's known without a call; the truth comes from the first one."""
+
+    def load(self, route: Route, span: Span, lane: Lane) -> memoryview | None:
+        """Bring the span into the lane's buffer and return it, or None where bytes don't pass through user space.
+
+        Spans of a file are loaded one after another, in their order: a digest can be taken here.
+        """
+
+    def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
+        """Write the span to the sink. Different spans of a file may be stored at once.
+
+        Raises:
+            OSError: with an errno of `REFUSALS` in the first call, if the kernel doesn't do this here.
+            Refused: nothing of this span was moved, another engine may.
+            DumpError: the source ended early.
+        """
+
+
+HOLES: Final = Refusal(reason="the source has holes: mapping them would take huge pages from the host's pool")
+
+
+@contextmanager
+def mapped(route: Route, span: Span) -> Iterator[memoryview]:
+    """Map a span of the source, for the kernel alone to read (mmap(2)).
+
+    A mapping must start and end on a page of the source, which on hugetlbfs is a huge one.
+
+    Raises:
+        Refused: the source has got holes since it was opened.
+        SourceChangedError: the file ends before the span does.
+    """
+    page = route.source.page
+    if route.source.filesystem == "hugetlbfs" and has_holes(route.fd):
+        raise Refused(HOLES)
+    start = span.offset - span.offset % page
+    length = min(-(-span.end // page) * page, max(route.source.size, span.end)) - start
+    try:
+        mapping = mmap.mmap(route.fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
+    except ValueError as error:  # Python compares with the file's size before the kernel does.
+        raise truncated(route.source.path, os.fstat(route.fd).st_size, span.end) from error
+    view = memoryview(mapping)[span.offset - start : span.end - start]
+    try:
+        yield view
+    finally:
+        view.release()
+        # After an error its traceback still holds slices of the view: the mapping goes when the traceback does.
+        with suppress(BufferError):
+            mapping.close()
+
+
+def has_holes(fd: int) -> bool:
+    """Tell whether a file holds less memory than its size says (stat(2))."""
+    status = os.fstat(fd)
+    return status.st_blocks * 512 < status.st_size

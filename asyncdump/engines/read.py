@@ -1,0 +1,94 @@
+"""read: each block is read once into a buffer of ours, looked at there, and written from there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from typing import ClassVar, Final
+
+from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.lane import BUFFER, Buffer, Lane
+from asyncdump.linux import RWF_DONTCACHE, is_zero
+from asyncdump.source import SMALL_PAGE, Span, truncated
+
+_HUGE_GRAIN: Final = 2 << 20
+_MOST_PIECES: Final = 8
+
+
+class Read:
+    """pread(2) into an aligned buffer, O_DIRECT out. The bytes hashed are the bytes written."""
+
+    method: ClassVar[Method] = "read"
+    span: ClassVar[int] = BUFFER
+    sees_bytes: ClassVar[bool] = True
+
+    def refuses(self, route: Route) -> Refusal | None:
+        """Never: what can be opened can be read."""
+        return None
+
+    def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
+        """Read the span; a hole in it reads as zeros and gains no page (unlike one that is mapped)."""
+        view = lane.buffer.view[: span.length]
+        # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
+        flags = 0 if route.source.in_memory else RWF_DONTCACHE
+        done = 0
+        while done < span.length:
+            got = _read(route.fd, view[done:], span.offset + done, flags)
+            if got == 0:
+                raise truncated(route.source.path, span.offset + done, span.end)
+            done += got
+        return view
+
+    def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
+        """Write what isn't zero; in many small pieces the page cache takes it sooner than the disk would."""
+        assert data is not None
+        target = route.target(span)
+        if not route.sparse:
+            route.sink.write(data, target)
+            return
+        grain = _HUGE_GRAIN if route.source.filesystem == "hugetlbfs" else SMALL_PAGE
+        pieces = list(data_runs(lane.buffer, span.length, grain))
+        for start, stop in pieces:
+            if len(pieces) > _MOST_PIECES:
+                route.sink.write_cached(data[start:stop], target + start)
+            else:
+                route.sink.write(data[start:stop], target + start)
+        if len(pieces) > _MOST_PIECES:
+            route.sink.flush_behind(target, span.length)
+
+
+def _read(fd: int, view: memoryview, offset: int, flags: int) -> int:
+    if flags:
+        try:
+            return os.preadv(fd, [view], offset, flags)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    return os.preadv(fd, [view], offset)
+
+
+def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:
+    """Yield the ``(start, stop)`` of what isn't zero in the first ``length`` bytes, in whole grains.
+
+    Bytes after the last whole word count as data, unless everything before them is zero and they are too.
+    """
+    view = buffer.view
+    begin = 0
+    if grain == SMALL_PAGE and 0 not in bytes(view[:length:grain]):
+        # One byte of each page, looked at in one go, spares random data 512 calls a buffer.
+        yield 0, length
+        return
+    for start in range(0, length, grain):
+        stop = min(start + grain, length)
+        if view[start] == 0 and _zero(buffer, start, stop):
+            if begin < start:
+                yield begin, start
+            begin = stop
+    if begin < length:
+        yield begin, length
+
+
+def _zero(buffer: Buffer, start: int, stop: int) -> bool:
+    words = (stop - start) & ~7
+    return (words == 0 or is_zero(buffer.address + start, words)) and not any(buffer.view[start + words : stop])

@@ -1,0 +1,39 @@
+"""reflink: the sink shares the source's blocks, where both are on one filesystem that can."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.lane import Lane
+from asyncdump.source import Span, truncated
+
+
+class Reflink:
+    """copy_file_range(2): a clone on XFS, Btrfs and their like, a copy by the server on NFS, by the kernel on ext4."""
+
+    method: ClassVar[Method] = "reflink"
+    span: ClassVar[int] = 64 << 20
+    sees_bytes: ClassVar[bool] = False
+
+    def refuses(self, route: Route) -> Refusal | None:
+        """Only the call tells."""
+        return None
+
+    def load(self, route: Route, span: Span, lane: Lane) -> None:
+        """Nothing: only the kernel sees the bytes."""
+
+    def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
+        """Clone the span."""
+        target = route.target(span)
+        done = 0
+        while done < span.length:
+            copied = os.copy_file_range(
+                route.fd, route.sink.fd, span.length - done, offset_src=span.offset + done, offset_dst=target + done
+            )
+            if copied == 0:
+                raise truncated(route.source.path, span.offset + done, span.end)
+            done += copied
+        route.sink.note_copied(span.length)
+        route.sink.flush_behind(target, span.length)

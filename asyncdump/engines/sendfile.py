@@ -1,0 +1,42 @@
+"""sendfile: the kernel moves the pages of the source into the sink's page cache."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.lane import Lane
+from asyncdump.source import Span, truncated
+
+
+class Sendfile:
+    """sendfile(2). Refused on hugetlbfs since Linux 5.10 (commit 36e2c7421f02 left it without ``splice_read``)."""
+
+    method: ClassVar[Method] = "sendfile"
+    span: ClassVar[int] = 16 << 20
+    sees_bytes: ClassVar[bool] = False
+
+    def refuses(self, route: Route) -> Refusal | None:
+        """Only the call tells."""
+        return None
+
+    def load(self, route: Route, span: Span, lane: Lane) -> None:
+        """Nothing: only the kernel sees the bytes."""
+
+    def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
+        """Send the span through a descriptor of its own: sendfile writes at the descriptor's file offset."""
+        target = route.target(span)
+        out = route.sink.open_again()
+        try:
+            os.lseek(out, target, os.SEEK_SET)
+            done = 0
+            while done < span.length:
+                sent = os.sendfile(out, route.fd, span.offset + done, span.length - done)
+                if sent == 0:
+                    raise truncated(route.source.path, span.offset + done, span.end)
+                done += sent
+        finally:
+            os.close(out)
+        route.sink.note_copied(span.length)
+        route.sink.flush_behind(target, span.length)

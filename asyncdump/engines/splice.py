@@ -1,0 +1,48 @@
+"""splice: pages of the source through a pipe into the sink."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.lane import Lane
+from asyncdump.source import Span, truncated
+
+
+class Splice:
+    """splice(2) through the lane's pipe, grown to its limit. Refused on hugetlbfs like sendfile."""
+
+    method: ClassVar[Method] = "splice"
+    span: ClassVar[int] = 16 << 20
+    sees_bytes: ClassVar[bool] = False
+
+    def refuses(self, route: Route) -> Refusal | None:
+        """Only the call tells."""
+        return None
+
+    def load(self, route: Route, span: Span, lane: Lane) -> None:
+        """Nothing: only the kernel sees the bytes."""
+
+    def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
+        """Fill the pipe, empty it into the sink, and again."""
+        target = route.target(span)
+        try:
+            self._move(route, span, lane, target)
+        except BaseException:
+            lane.drop_pipe()  # Whatever is left in it belongs to no other file.
+            raise
+        route.sink.note_copied(span.length)
+        route.sink.flush_behind(target, span.length)
+
+    def _move(self, route: Route, span: Span, lane: Lane, target: int) -> None:
+        reading, writing = lane.pipe
+        done = 0
+        while done < span.length:
+            wanted = min(span.length - done, lane.pipe_size)
+            filled = os.splice(route.fd, writing, wanted, offset_src=span.offset + done)
+            if filled == 0:
+                raise truncated(route.source.path, span.offset + done, span.end)
+            end = done + filled
+            while done < end:
+                done += os.splice(reading, route.sink.fd, end - done, offset_dst=target + done)

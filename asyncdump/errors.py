@@ -1,0 +1,117 @@
+"""Everything asyncdump raises: one root, one subclass for each decision of the caller."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+class AsyncdumpError(Exception):
+    """The root of all errors of this package.
+
+    Attributes:
+        hint: what the user can do about it, or an empty string.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with a manifest: where it stands and what it is."""
+
+    message: str
+    key: str = ""
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+class ManifestError(AsyncdumpError):
+    """The manifest can't be carried out; nothing was written.
+
+    Attributes:
+        problems: all that is wrong, not only the first thing.
+    """
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class DumpError(AsyncdumpError):
+    """One file could not be dumped.
+
+    Attributes:
+        path: the file that the failing call was about.
+        operation: the call that failed, as its man page names it.
+        errno: the kernel's answer, or None where no call failed.
+    """
+
+    def __init__(
+        self, message: str, *, path: str = "", operation: str = "", errno: int | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.operation = operation
+        self.errno = errno
+
+
+class SourceChangedError(DumpError):
+    """The source was truncated or replaced between planning and the last byte."""
+
+
+class MethodRefusedError(DumpError):
+    """The kernel does not accept the named method for this source and destination."""
+
+
+class InterruptedDumpError(DumpError):
+    """The run was cancelled before this file was whole."""
+
+
+_HINTS = {
+    errnos.ENOSPC: "free space in the output folder's filesystem, or choose another with --output",
+    errnos.EDQUOT: "the disk quota is used up: raise it, or choose another folder with --output",
+    errnos.EACCES: "run as the owner of the file, or as root",
+    errnos.EPERM: "run as the owner of the file, or as root",
+    errnos.EROFS: "the filesystem is read-only: choose another folder with --output",
+    errnos.EMFILE: "raise the limit of open files (ulimit -n), or lower concurrency",
+    errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
+    errnos.ENOENT: "the file or folder is gone: was it removed while the run was under way?",
+    errnos.EFAULT: "the source shrank under the mapping, or its page can't be read",
+}
+
+
+def describe_errno(number: int) -> str:
+    """Return an errno as ``EINVAL (Invalid argument)``."""
+    return f"{errnos.errorcode.get(number, number)} ({os.strerror(number)})"
+
+
+@contextmanager
+def explain(operation: str, path: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a `DumpError` that says what was being done to which file."""
+    try:
+        yield
+    except OSError as error:
+        raise from_oserror(error, operation, path) from error
+
+
+def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
+    """Return the `DumpError` that tells of ``error``, met in ``operation`` on ``path``."""
+    number = error.errno
+    reason = describe_errno(number) if number is not None else str(error)
+    return DumpError(
+        f"{operation} of {path}: {reason}",
+        path=path,
+        operation=operation,
+        errno=number,
+        hint=_HINTS.get(number, "") if number is not None else "",
+    )

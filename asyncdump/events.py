@@ -1,0 +1,135 @@
+"""What happens in a run, as frozen values, and the mailbox in which they wait for a listener.
+
+The events of one file come in a promised order: `FileStarted`, any number of `Progress`, then exactly one of
+`FileFinished` and `FileFailed`. A file that fails before it was opened only has the last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import anyio
+
+from asyncdump.engines import Method
+from asyncdump.errors import AsyncdumpError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something happened, ``at`` seconds after the run began."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """The plan stands and the first file is about to be opened."""
+
+    output: str
+    files: int
+    bytes: int
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStarted(Event):
+    """A file is being moved, by ``method``."""
+
+    name: str
+    source: str
+    kind: str
+    bytes: int
+    method: Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Event):
+    """``done`` of ``total`` bytes of a file are moved; a listener that is behind is told the latest only.
+
+    ``stage`` is ``move``, ``digest`` while the dump is read back, or ``sync`` while it is made durable.
+    """
+
+    name: str
+    done: int
+    total: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFinished(Event):
+    """A dump is whole, durable and has its name.
+
+    ``bytes`` is its size, ``stored`` what of it was written (the rest is holes), ``seconds`` the time from its opening
+    to its name. ``digest`` is ``xxh128:...`` and the like, or None without a checksum.
+    """
+
+    name: str
+    source: str
+    bytes: int
+    stored: int
+    seconds: float
+    method: Method
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFailed(Event):
+    """A dump failed or was given up in ``stage``: nothing is left of it."""
+
+    name: str
+    source: str
+    error: AsyncdumpError
+    stage: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """All is done, the receipt too. ``interrupted`` says what ended the run early, or is None."""
+
+    files: int
+    failed: int
+    bytes: int
+    seconds: float
+    interrupted: str | None
+
+
+class Mailbox:
+    """Events on their way to one listener, which may be as slow as it likes.
+
+    Progress is conflated to the latest of each file; the other events are kept, two a file and two a run at the most.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._progress: dict[str, Progress] = {}
+        self._news = anyio.Event()
+        self._closed = False
+
+    def put(self, event: Event) -> None:
+        """Add an event; never waits."""
+        if isinstance(event, Progress):
+            self._progress[event.name] = event
+        else:
+            if isinstance(event, FileFinished | FileFailed):
+                self._progress.pop(event.name, None)
+            self._events.append(event)
+        self._news.set()
+
+    def close(self) -> None:
+        """Say that no more events will come."""
+        self._closed = True
+        self._news.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            if self._events:
+                yield self._events.popleft()
+            elif self._progress:
+                yield self._progress.pop(next(iter(self._progress)))
+            elif self._closed:
+                return
+            else:
+                self._news = anyio.Event()
+                await self._news.wait()

@@ -1,0 +1,118 @@
+"""The few system calls that Python's ``os`` lacks, each with its man page.
+
+Each call releases the GIL. A failing call raises ``OSError`` with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any, Final
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+RWF_DONTCACHE: Final = 0x80
+"""preadv2(2), pwritev2(2): buffered I/O that leaves no page cache behind (Linux 6.14)."""
+
+SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
+SYNC_FILE_RANGE_WRITE: Final = 2
+SYNC_FILE_RANGE_WAIT_AFTER: Final = 4
+
+# statfs(2): f_type of the filesystems whose behaviour differs for us.
+FILESYSTEMS: Final = {
+    0x958458F6: "hugetlbfs",
+    0x01021994: "tmpfs",
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0xCA451A4E: "bcachefs",
+    0x7461636F: "ocfs2",
+    0x2FC12FC1: "zfs",
+    0xF2F52010: "f2fs",
+    0x6969: "nfs",
+    0xFE534D42: "smb",
+    0xFF534D42: "cifs",
+    0x65735546: "fuse",
+    0x794C7630: "overlayfs",
+    0x858458F6: "ramfs",
+}
+
+
+def _function(name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Any:
+    function = getattr(_libc, name)
+    function.argtypes = argtypes
+    function.restype = restype
+    return function
+
+
+_fstatfs = _function("fstatfs", ctypes.c_int, ctypes.c_void_p)
+_syncfs = _function("syncfs", ctypes.c_int)
+_sync_file_range = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_vmsplice = _function(
+    "vmsplice", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint, restype=ctypes.c_ssize_t
+)
+_renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_memcmp = _function("memcmp", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def _checked(answer: int) -> int:
+    if answer < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return answer
+
+
+def filesystem(fd: int) -> tuple[str, int]:
+    """Return the name of the filesystem that ``fd`` is on and its block size in bytes (fstatfs(2)).
+
+    On hugetlbfs the block size is the size of a huge page. A filesystem unknown here is named by its magic number.
+    """
+    words = (ctypes.c_long * 32)()
+    _checked(_fstatfs(fd, words))
+    magic = words[0] & 0xFFFFFFFF
+    return FILESYSTEMS.get(magic, hex(magic)), words[1]
+
+
+def syncfs(fd: int) -> None:
+    """Write back all of the filesystem that ``fd`` is on and flush its device (syncfs(2)).
+
+    Since Linux 5.8 it fails when write-back of any of its files failed since ``fd`` was opened.
+    """
+    _checked(_syncfs(fd))
+
+
+def sync_file_range(fd: int, offset: int, length: int, flags: int) -> None:
+    """Start or await write-back of a range of bytes, without any promise of durability (sync_file_range(2))."""
+    _checked(_sync_file_range(fd, offset, length, flags))
+
+
+def rename_new(folder: int, old: str, new: str) -> None:
+    """Rename a file within an open folder, unless the new name is taken (renameat2(2), RENAME_NOREPLACE).
+
+    Raises:
+        FileExistsError: the new name is taken.
+        OSError: EINVAL where the filesystem can't promise that.
+    """
+    _checked(_renameat2(folder, os.fsencode(old), folder, os.fsencode(new), 1))
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def vmsplice(pipe: int, address: int, length: int) -> int:
+    """Hand pages of this process to a pipe without copying them; return the bytes taken (vmsplice(2)).
+
+    The memory is only looked up by the kernel: a page that is gone makes the call fail with EFAULT, never a signal.
+    """
+    vector = _Iovec(address, length)
+    return _checked(_vmsplice(pipe, ctypes.byref(vector), 1, 0))
+
+
+def is_zero(address: int, length: int) -> bool:
+    """Tell whether ``length`` bytes of *our own* memory are all zero (at least 8, a multiple of 8).
+
+    Comparing a block with itself, shifted by a word, needs no second block of zeros in the cache.
+    """
+    first = ctypes.c_uint64.from_address(address).value
+    return first == 0 and _memcmp(address, address + 8, length - 8) == 0

@@ -1,0 +1,36 @@
+"""The library's logger: a guest in whatever logging the program has set up."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+
+def logger() -> Any:
+    """Return a structlog logger named ``asyncdump``.
+
+    A program that has configured structlog gets the records its way. In one that hasn't they go to the standard
+    library's logger of that name, so that they obey its levels and are never printed to stdout. structlog is imported
+    on the first record: it takes longer to import than many a dump takes to write.
+    """
+    import structlog
+
+    return structlog.get_logger("asyncdump") if structlog.is_configured() else _standard()
+
+
+@cache
+def _standard() -> Any:
+    import structlog
+
+    return structlog.wrap_logger(
+        logging.getLogger("asyncdump"),
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs, _inline],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def _inline(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Show the values in the message as well: the standard formatters leave ``extra`` out."""
+    values = " ".join(f"{key}={value}" for key, value in event.get("extra", {}).items())
+    return event | {"msg": f"{event['msg']} {values}".rstrip()}

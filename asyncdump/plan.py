@@ -1,0 +1,312 @@
+"""What will be done: globs resolved, sources described, names made, the destination checked.
+
+Nothing is written here. All that would go wrong and can be known beforehand is one `ManifestError`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from asyncdump.digest import LISTS, Checksum
+from asyncdump.engines import Choice
+from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
+from asyncdump.manifest import Dump, Manifest, OnError
+from asyncdump.size import format_size, parse_size
+from asyncdump.sink import TEMPORARY_PREFIX
+from asyncdump.source import Source, describe, open_source
+from asyncdump.yamlfile import Marks
+
+RECEIPT: Final = "receipt.json"
+RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
+
+_LONGEST_NAME: Final = 255
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the caller decides over the manifest's head; None leaves a decision to the manifest."""
+
+    output: str | None = None
+    concurrency: int | Literal["auto"] | None = None
+    method: Choice | None = None
+    checksum: Checksum | None = None
+    on_error: OnError | None = None
+    durable: bool | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDump:
+    """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``."""
+
+    source: Source
+    name: str
+    offset: int
+    length: int
+    method: Choice
+    checksum: Checksum
+    durable: bool
+    sparse: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes:
+        output: absolute path of the output folder.
+        free: bytes free on its filesystem when it was looked at.
+        manifest_sha256: of the manifest as it was read.
+    """
+
+    output: str
+    dumps: tuple[PlannedDump, ...]
+    concurrency: int | Literal["auto"]
+    on_error: OnError
+    overwrite: bool
+    free: int
+    manifest_sha256: str
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all dumps together."""
+        return sum(dump.length for dump in self.dumps)
+
+
+def make_plan(manifest: Manifest, marks: Marks, folder: str, options: Options) -> Plan:
+    """Resolve a manifest against the file system as it is now.
+
+    Args:
+        manifest: what is asked for.
+        marks: where its keys stand, for errors.
+        folder: what relative paths in it are relative to.
+        options: what overrides it.
+
+    Raises:
+        ManifestError: it can't be carried out. It holds all reasons, and nothing was written.
+    """
+    return _Planner(manifest, marks, folder, options).plan()
+
+
+class _Planner:
+    def __init__(self, manifest: Manifest, marks: Marks, folder: str, options: Options) -> None:
+        self._manifest = manifest
+        self._marks = marks
+        self._folder = os.path.abspath(folder)
+        self._options = options
+        self._problems: list[Problem] = []
+        output = options.output if options.output is not None else os.path.join(self._folder, manifest.output)
+        self._output = os.path.abspath(output)
+
+    def _complain(self, key: str, message: str) -> None:
+        self._problems.append(self._marks.problem(key, message))
+
+    def plan(self) -> Plan:
+        dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
+        free = self._check_output([dump for _, dump in dumps])
+        self._check_names(dumps)
+        if self._problems:
+            raise ManifestError(*self._problems)
+        manifest, options = self._manifest, self._options
+        return Plan(
+            output=self._output,
+            dumps=tuple(dump for _, dump in dumps),
+            concurrency=manifest.concurrency if options.concurrency is None else options.concurrency,
+            on_error=options.on_error or manifest.on_error,
+            overwrite=options.overwrite,
+            free=free,
+            manifest_sha256=self._marks.sha256,
+        )
+
+    def _resolve(self, index: int, dump: Dump) -> Iterator[tuple[str, PlannedDump]]:
+        key = f"dumps[{index}]"
+        for position, path in enumerate(self._paths(f"{key}.source", dump.source)):
+            try:
+                fd = open_source(path)
+                try:
+                    source = describe(fd, path)
+                finally:
+                    os.close(fd)
+            except DumpError as error:
+                self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
+                continue
+            offset = parse_size(dump.offset)
+            if offset > source.size:
+                self._complain(f"{key}.offset", f"{offset} is behind the end of {path}, which has {source.size} bytes")
+                continue
+            name = self._name(f"{key}.name", dump.name, path, position)
+            if name is not None:
+                yield key, self._planned(dump, source, name, offset)
+
+    def _planned(self, dump: Dump, source: Source, name: str, offset: int) -> PlannedDump:
+        options, defaults = self._options, self._manifest.defaults
+        rest = source.size - offset
+        durable = dump.durable if dump.durable is not None else defaults.durable
+        return PlannedDump(
+            source=source,
+            name=name,
+            offset=offset,
+            length=rest if dump.length is None else min(rest, parse_size(dump.length)),
+            method=options.method or dump.method or defaults.method,
+            checksum=options.checksum or dump.checksum or defaults.checksum,
+            durable=durable if options.durable is None else options.durable,
+            sparse=(dump.sparse or defaults.sparse) == "auto",
+        )
+
+    def _paths(self, key: str, pattern: str) -> list[str]:
+        path = os.path.join(self._folder, os.path.expanduser(pattern))
+        if "\0" in path:
+            self._complain(key, "holds a NUL character, which no path can")
+            return []
+        if os.path.lexists(path) or not glob.has_magic(path):
+            return [path]
+        matches = [match for match in glob.glob(path, recursive=True) if _is_file(match)]
+        if not matches:
+            self._complain(key, f"{pattern} matches no file")
+        return sorted(matches, key=_natural)
+
+    def _name(self, key: str, template: str, path: str, index: int) -> str | None:
+        try:
+            name = render_name(template, path, index)
+        except ValueError as error:
+            self._complain(key, str(error))
+            return None
+        if complaint := name_complaint(name):
+            self._complain(key, complaint)
+            return None
+        return name
+
+    def _check_names(self, dumps: list[tuple[str, PlannedDump]]) -> None:
+        taken: dict[str, str] = {}
+        for key, dump in dumps:
+            other = taken.setdefault(dump.name, dump.source.path)
+            if other != dump.source.path or taken[dump.name] is not dump.source.path:
+                self._complain(
+                    f"{key}.name",
+                    f"{dump.name} is the name of two dumps, of {other} and of {dump.source.path}: "
+                    "put {index} or {parent} into the name",
+                )
+        sources = {(dump.source.device, dump.source.inode): dump.source.path for _, dump in dumps}
+        existing = []
+        for key, dump in dumps:
+            try:
+                status = os.lstat(os.path.join(self._output, dump.name))
+            except (OSError, ValueError):
+                continue
+            if (source := sources.get((status.st_dev, status.st_ino))) is not None:
+                self._complain(f"{key}.name", f"{dump.name} in {self._output} is {source}, one of the sources")
+            elif stat.S_ISDIR(status.st_mode):
+                self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
+            else:
+                existing.append(dump.name)
+        if os.path.lexists(os.path.join(self._output, RECEIPT)):
+            existing.append(RECEIPT)
+        if existing and not self._options.overwrite:
+            names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
+            self._complain("output", f"{self._output} holds {names} already: choose another folder, or --overwrite")
+
+    def _check_output(self, dumps: list[PlannedDump]) -> int:
+        """Check that the folder can be written to and has room; return the bytes free."""
+        place = self._output
+        while not os.path.lexists(place) and place != os.path.dirname(place):
+            place = os.path.dirname(place)
+        if not os.path.isdir(place):
+            self._complain("output", f"{place} is not a folder")
+            return 0
+        try:
+            status = os.statvfs(place)
+        except OSError as error:
+            self._complain("output", f"{place} can't be looked at: {describe_errno(error.errno or 0)}")
+            return 0
+        if status.f_flag & os.ST_RDONLY:
+            self._complain("output", f"{place} is on a read-only filesystem")
+        elif not os.access(place, os.W_OK | os.X_OK):
+            self._complain("output", f"{place} can't be written to by this user (EACCES)")
+        free = status.f_bavail * status.f_frsize
+        needed = sum(_needed(dump, place) for dump in dumps)
+        if needed > free:
+            self._complain(
+                "output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(needed)}"
+            )
+        return free
+
+
+def _needed(dump: PlannedDump, place: str) -> int:
+    if dump.source.filesystem in {"xfs", "btrfs"} and os.stat(place).st_dev == dump.source.device:
+        return 0  # A clone shares the source's blocks.
+    return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
+
+
+def _is_file(path: str) -> bool:
+    """Tell whether a glob's match can be dumped: folders and fifos beside the files are passed over."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sort ``rtemap_2`` before ``rtemap_10``."""
+    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d{0,18})", path)]
+
+
+_SPEC: Final = re.compile(r"0?\d{0,2}")
+
+
+def render_name(template: str, path: str, index: int) -> str:
+    """Return the name that a template makes for a source.
+
+    Fields: ``{name}`` is the source's base name, ``{stem}`` and ``{suffix}`` its parts before and from the last dot,
+    ``{parent}`` the base name of its folder, ``{index}`` its place among the matches of its glob, from 0; a width may
+    follow a number: ``{index:04}``.
+
+    Raises:
+        ValueError: the template has another field, or isn't one.
+    """
+    base = os.path.basename(path.rstrip("/")) or path
+    stem, suffix = os.path.splitext(base)
+    values: dict[str, str | int] = {
+        "name": base,
+        "stem": stem,
+        "suffix": suffix,
+        "parent": os.path.basename(os.path.dirname(path)),
+        "index": index,
+    }
+    parts: list[str] = []
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r} is no name: {error}; write {{{{ for a brace") from error
+    for literal, field, spec, conversion in fields:
+        parts.append(literal)
+        if field is None:
+            continue
+        if field not in values or conversion or not _SPEC.fullmatch(spec or ""):
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise ValueError(f"{{{field}{f':{spec}' if spec else ''}}} is no field of a name; there are {known}")
+        value = values[field]
+        parts.append(f"{value:{spec}}" if isinstance(value, int) else value)
+    return "".join(parts)
+
+
+def name_complaint(name: str) -> str:
+    """Return what is wrong with a dump's name, or an empty string."""
+    if "/" in name:
+        return f"{name!r} leaves the output folder: a name has no slash"
+    if name in {"", ".", ".."}:
+        return f"{name!r} is no file name"
+    if any(ord(character) < ord(" ") or character == "\x7f" for character in name):
+        return f"{name!r} holds a control character, which the digest lists can't"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
+    if name in RESERVED or name.startswith(TEMPORARY_PREFIX):
+        return f"{name} is a name that asyncdump uses itself"
+    return ""

@@ -1,0 +1,174 @@
+"""The outcome of a run: in memory, as the receipt on disk, and as digest lists that other tools verify."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from asyncdump.digest import LISTS
+from asyncdump.engines import Method
+from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
+
+RECEIPT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport:
+    """The outcome of one dump.
+
+    Attributes:
+        source, name, path: where it came from, its name, and its full path.
+        bytes: its size; stored: what of it was written, the rest being holes. Both 0 unless it is done.
+        seconds: from its opening to its final name.
+        method: what moved it, or None if it was never opened.
+        digest: ``xxh128:...`` and the like, or None.
+        error: why there is no dump, or None if there is one.
+        stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
+    """
+
+    source: str
+    name: str
+    path: str
+    bytes: int
+    stored: int
+    seconds: float
+    method: Method | None
+    digest: str | None
+    error: AsyncdumpError | None
+    stage: str
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcome of a run.
+
+    Attributes:
+        files: the outcome of each dump, in the order of the manifest.
+        output: the output folder.
+        started, ended: in UTC.
+        seconds: from the start of the plan's execution to the last name.
+        interrupted: what ended the run early (``SIGINT``, ``cancelled``, ``on_error: abort``), or None.
+        receipt_error: why the receipt or a digest list could not be written, or None.
+    """
+
+    files: tuple[FileReport, ...]
+    output: str
+    started: datetime
+    ended: datetime
+    seconds: float
+    interrupted: str | None
+    manifest_sha256: str
+    receipt_error: AsyncdumpError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if each dump and the receipt are there."""
+        return all(file.ok for file in self.files) and self.receipt_error is None
+
+    @property
+    def failures(self) -> tuple[FileReport, ...]:
+        return tuple(file for file in self.files if not file.ok)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all dumps that are done."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def stored(self) -> int:
+        """The bytes that were written for them; the rest is holes."""
+        return sum(file.stored for file in self.files)
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+    def raise_for_failures(self) -> None:
+        """Raise an ``ExceptionGroup`` of what went wrong, if anything did."""
+        errors: list[Exception] = [file.error for file in self.files if file.error is not None]
+        if self.receipt_error is not None:
+            errors.append(self.receipt_error)
+        if errors:
+            raise ExceptionGroup(f"{len(self.failures)} of {len(self.files)} dumps failed", errors)
+
+
+def receipt(report: Report, version: str) -> bytes:
+    """Return the receipt of a run as JSON."""
+    content = {
+        "receipt": RECEIPT_VERSION,
+        "ok": report.ok,
+        "interrupted": report.interrupted,
+        "started": report.started.isoformat(),
+        "ended": report.ended.isoformat(),
+        "seconds": round(report.seconds, 6),
+        "bytes": report.bytes,
+        "stored": report.stored,
+        "manifest_sha256": report.manifest_sha256,
+        "output": text(report.output),
+        "host": platform.node(),
+        "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
+        "files": [file_record(file) for file in report.files],
+    }
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
+def file_record(file: FileReport) -> dict[str, Any]:
+    """Return the outcome of one dump as JSON can hold it."""
+    record = {
+        "source": text(file.source),
+        "name": text(file.name),
+        "bytes": file.bytes,
+        "stored": file.stored,
+        "seconds": round(file.seconds, 6),
+        "method": file.method,
+        "digest": file.digest,
+        "stage": file.stage,
+        "error": error_record(file.error) if file.error else None,
+    }
+    if text(file.source) != file.source or text(file.name) != file.name:
+        # Names are bytes to the kernel: those that aren't UTF-8 are given in full beside what can be shown.
+        record["source_base64"] = base64.b64encode(os.fsencode(file.source)).decode()
+        record["name_base64"] = base64.b64encode(os.fsencode(file.name)).decode()
+    return record
+
+
+def error_record(error: AsyncdumpError) -> dict[str, Any]:
+    """Return an error as JSON can hold it."""
+    number = error.errno if isinstance(error, DumpError) else None
+    return {
+        "type": type(error).__name__,
+        "message": text(str(error)),
+        "errno": None if number is None else describe_errno(number),
+        "hint": error.hint,
+    }
+
+
+def text(name: str) -> str:
+    """Return a name with what isn't UTF-8 in it escaped: ``\\xff``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def digest_lists(report: Report) -> dict[str, bytes]:
+    """Return the content of the digest lists by file name: what ``xxhsum -c``, ``sha256sum -c`` and ``b3sum -c`` take."""
+    lists: dict[str, list[bytes]] = defaultdict(list)
+    for file in report.files:
+        if file.ok and file.digest is not None:
+            checksum, _, digest = file.digest.partition(":")
+            lists[LISTS[checksum]].append(digest.encode() + b"  " + os.fsencode(file.name) + b"\n")
+    return {name: b"".join(sorted(lines, key=lambda line: line.partition(b"  ")[2])) for name, lines in lists.items()}
+
+
+def now() -> datetime:
+    """Return the time of day in UTC."""
+    return datetime.now(UTC)

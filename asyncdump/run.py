@@ -1,0 +1,282 @@
+"""One run from the caller's side: `dump_all` awaits it, `open_run` watches it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Literal
+
+import anyio
+import msgspec
+from anyio.to_thread import run_sync
+
+from asyncdump.digest import Checksum
+from asyncdump.engines import Choice
+from asyncdump.errors import AsyncdumpError, ManifestError, Problem
+from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
+from asyncdump.log import logger
+from asyncdump.manifest import Dump, Manifest, OnError
+from asyncdump.plan import RECEIPT, Options, Plan, make_plan
+from asyncdump.report import Report, digest_lists, now, receipt
+from asyncdump.scheduler import Scheduler
+from asyncdump.sink import Folder
+from asyncdump.transfer import Stop
+from asyncdump.version import __version__
+from asyncdump.yamlfile import Marks, read_manifest
+
+What = str | os.PathLike[str] | Manifest | Iterable[Dump]
+"""What is to be dumped: the path of a manifest, a manifest, or dumps (which need ``output``)."""
+
+Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
+"""What is called with each event. A plain function runs in the event loop, and so must not block."""
+
+
+class Run:
+    """A run under way: an asynchronous iterator of its events, for one listener."""
+
+    def __init__(self, plan: Plan, folder: Folder) -> None:
+        self.plan = plan
+        self._folder = folder
+        self._mailbox = Mailbox()
+        self._stop = Stop()
+        self._interrupted: str | None = None
+        self._report: Report | None = None
+        self._began = time.perf_counter()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return aiter(self._mailbox)
+
+    @property
+    def report(self) -> Report:
+        """The outcome, once the run has ended: after the last event, or after ``async with``.
+
+        Raises:
+            RuntimeError: the run hasn't ended.
+        """
+        if self._report is None:
+            raise RuntimeError("the run has not ended yet")
+        return self._report
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End the run within some 100 ms: finished dumps stay, others are removed, the report tells which.
+
+        May be called at any time, and more than once; not from another thread.
+        """
+        self._interrupted = self._interrupted or reason
+        self._stop.requested = True
+
+    def _clock(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def _conduct(self) -> None:
+        started, self._began = now(), time.perf_counter()
+        scheduler = Scheduler(self.plan, self._folder, emit=self._mailbox.put, stop=self._stop, clock=self._clock)
+        self._mailbox.put(
+            RunStarted(
+                at=0.0,
+                output=self.plan.output,
+                files=len(self.plan.dumps),
+                bytes=self.plan.bytes,
+                concurrency=scheduler.concurrency,
+            )
+        )
+        try:
+            await scheduler.run()
+        except anyio.get_cancelled_exc_class():
+            self.cancel()
+            raise
+        finally:
+            if scheduler.aborted:
+                self.cancel("on_error: abort")
+            with anyio.CancelScope(shield=True):
+                await self._close(scheduler, started)
+
+    async def _close(self, scheduler: Scheduler, started: datetime) -> None:
+        report = Report(
+            files=scheduler.reports,
+            output=self.plan.output,
+            started=started,
+            ended=now(),
+            seconds=self._clock(),
+            interrupted=self._interrupted,
+            manifest_sha256=self.plan.manifest_sha256,
+        )
+        try:
+            await run_sync(_write_records, self._folder, report)
+        except AsyncdumpError as error:
+            report = replace(report, receipt_error=error)
+        self._report = report
+        self._mailbox.put(
+            RunFinished(
+                at=self._clock(),
+                files=len(report.files),
+                failed=len(report.failures),
+                bytes=report.bytes,
+                seconds=report.seconds,
+                interrupted=report.interrupted,
+            )
+        )
+        self._mailbox.close()
+        self._folder.close()
+
+
+def _write_records(folder: Folder, report: Report) -> None:
+    for name, content in digest_lists(report).items():
+        folder.write_small(name, content)
+    folder.write_small(RECEIPT, receipt(report, __version__))
+
+
+async def plan(
+    what: What,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    concurrency: int | Literal["auto"] | None = None,
+    method: Choice | None = None,
+    checksum: Checksum | None = None,
+    on_error: OnError | None = None,
+    durable: bool | None = None,
+    overwrite: bool = False,
+) -> Plan:
+    """Return what `dump_all` would do with the same arguments; nothing is written.
+
+    Raises:
+        ManifestError: it can't be carried out. It holds all that is wrong.
+    """
+    options = Options(
+        output=None if output is None else os.fsdecode(output),
+        concurrency=concurrency,
+        method=method,
+        checksum=checksum,
+        on_error=on_error,
+        durable=durable,
+        overwrite=overwrite,
+    )
+    return await run_sync(_prepare, what, options)
+
+
+def _prepare(what: What, options: Options) -> Plan:
+    if isinstance(what, str | os.PathLike):
+        path = os.fsdecode(what)
+        manifest, marks = read_manifest(path)
+        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options)
+    if not isinstance(what, Manifest):
+        if options.output is None:
+            raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
+        what = Manifest(output=options.output, dumps=tuple(what))
+    marks = Marks(sha256=sha256(msgspec.json.encode(what)).hexdigest())
+    return make_plan(what, marks, os.getcwd(), options)
+
+
+@asynccontextmanager
+async def open_run(
+    what: What,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    concurrency: int | Literal["auto"] | None = None,
+    method: Choice | None = None,
+    checksum: Checksum | None = None,
+    on_error: OnError | None = None,
+    durable: bool | None = None,
+    overwrite: bool = False,
+) -> AsyncIterator[Run]:
+    """Start a run, and give it as an asynchronous iterator of its events::
+
+        async with asyncdump.open_run("manifest.yaml") as run:
+            async for event in run:
+                print(event)
+        run.report.raise_for_failures()
+
+    Leaving the block waits for the run to end; leaving it by an exception ends the run first. A listener may be slow, or
+    not listen at all: that neither slows the dumps nor lets memory grow.
+
+    Args:
+        what: the path of a manifest, a `Manifest`, or an iterable of `Dump`.
+        output: the folder for the dumps; overrides the manifest's.
+        concurrency: files in flight, or ``auto``; overrides the manifest's, as do the arguments that follow.
+        method: how bytes are moved, for all files.
+        checksum: the digest that is taken, for all files.
+        on_error: whether the failure of one file ends the run.
+        durable: whether to wait until the dumps would survive a power cut.
+        overwrite: replace dumps of the same names; without it they are an error.
+
+    Raises:
+        ManifestError: it can't be carried out; nothing was written.
+        DumpError: the output folder can't be created.
+    """
+    made = await plan(
+        what,
+        output=output,
+        concurrency=concurrency,
+        method=method,
+        checksum=checksum,
+        on_error=on_error,
+        durable=durable,
+        overwrite=overwrite,
+    )
+    run = Run(made, await run_sync(Folder, made.output))
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run._conduct)  # noqa: SLF001 (ours: the listener is given the same object)
+        try:
+            yield run
+        except BaseException as error:  # noqa: BLE001 (raised again below: the caller's own error, not a group of it)
+            failure = error
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def dump_all(
+    what: What,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    concurrency: int | Literal["auto"] | None = None,
+    method: Choice | None = None,
+    checksum: Checksum | None = None,
+    on_error: OnError | None = None,
+    durable: bool | None = None,
+    overwrite: bool = False,
+    on_event: Handler | None = None,
+) -> Report:
+    """Dump all files of a manifest and return the report of it; see `open_run` for the arguments.
+
+    The failure of a file is in the report, and raised by `Report.raise_for_failures`. The event loop stays free: bytes
+    are moved by threads. Cancelling ends the run within some 100 ms; finished dumps and the receipt stay.
+
+    Args:
+        on_event: called with each event, sync or async. An exception that it raises is logged, and it isn't called
+            again: a dump outlives its listener.
+
+    Raises:
+        ManifestError: it can't be carried out; nothing was written.
+        DumpError: the output folder can't be created.
+    """
+    async with open_run(
+        what,
+        output=output,
+        concurrency=concurrency,
+        method=method,
+        checksum=checksum,
+        on_error=on_error,
+        durable=durable,
+        overwrite=overwrite,
+    ) as run:
+        if on_event is not None:
+            await _listen(run, on_event)
+    return run.report
+
+
+async def _listen(run: Run, handler: Handler) -> None:
+    try:
+        async for event in run:
+            answer = handler(event)
+            if inspect.isawaitable(answer):
+                await answer
+    except Exception:  # noqa: BLE001 (whatever it is, it's the listener's)
+        logger().exception("listener_failed")

@@ -1,0 +1,418 @@
+"""The fan-out: which thread moves what, how many at once, and how a run ends. The only module with task groups.
+
+A *lane* is a task with a worker thread, a buffer and a pipe of its own. It takes the largest file that waits; when none
+waits, it joins the file with most bytes left, so that one huge file is not the run's long tail. What is moved goes
+through a short queue to the *committer*, which makes durable in one go all that has gathered while it was busy.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVarTuple, Unpack
+
+import anyio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from anyio.to_thread import run_sync
+
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Progress
+from asyncdump.lane import Lane
+from asyncdump.log import logger
+from asyncdump.plan import Plan, PlannedDump
+from asyncdump.report import FileReport
+from asyncdump.sink import Folder, Sink
+from asyncdump.source import MEMORY
+from asyncdump.transfer import Stop, Transfer
+
+Args = TypeVarTuple("Args")
+
+SHARED: Final = 64 << 20
+"""A file of at least this many bytes may be worked on by several lanes at once."""
+
+_WORTH_JOINING: Final = 16 << 20
+_SMALL: Final = 4 << 20
+_BATCH_BYTES: Final = 32 << 20
+_BATCH_FILES: Final = 16
+_GROUP: Final = 64
+_TICK: Final = 0.1
+_SPARE_DESCRIPTORS: Final = 64
+
+
+def default_lanes(filesystem: str) -> int:
+    """Return how many worker threads serve a destination best, by its filesystem and the cores.
+
+    A disk wants several requests in flight; threads beyond twice the cores only wait for one another. Memory is as fast
+    as the cores are. (The kernel's ``rotational`` flag is no guide: virtual disks claim to rotate.)
+    """
+    cores = len(os.sched_getaffinity(0))
+    return cores if filesystem in MEMORY else max(4, min(2 * cores, 8))
+
+
+def _group_size(lanes: int) -> int:
+    """Return how many finished dumps may wait open for the committer, within the limit of open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(_GROUP, (soft - _SPARE_DESCRIPTORS - 4 * lanes) // 2))
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One planned dump and what has become of it; changed by the event loop, and by one thread while a hop lasts."""
+
+    index: int
+    planned: PlannedDump
+    transfer: Transfer
+    lanes: int = 0
+    open_to_join: bool = False
+    started: float = 0.0
+    sealed: bool = False
+    published: bool = False
+    error: AsyncdumpError | None = None
+    announced: bool = False
+    told: tuple[int, str] = (0, "")
+
+
+class Scheduler:
+    """Carries out one plan; `run` is called once.
+
+    Attributes:
+        reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
+        aborted: True when a failure ended the run, as ``on_error: abort`` asks.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Folder, *, emit: Callable[[Event], None], stop: Stop, clock: Callable[[], float]
+    ) -> None:
+        lanes = default_lanes(folder.filesystem)
+        self.concurrency: Final = lanes if plan.concurrency == "auto" else plan.concurrency
+        self.aborted = False
+        self._plan = plan
+        self._folder = folder
+        self._emit = emit
+        self._stop = stop
+        self._clock = clock
+        self._lanes: Final = max(lanes, self.concurrency)
+        self._limiter = anyio.CapacityLimiter(self._lanes + 1)  # The committer has a thread too.
+        self._group: Final = _group_size(self._lanes)
+        self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
+        self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
+        self._in_flight = 0
+        self._active: dict[_Job, None] = {}
+        self._changed = anyio.Event()
+        self._outcomes: dict[int, FileReport] = {}
+
+    def _job(self, index: int, planned: PlannedDump) -> _Job:
+        transfer = Transfer(
+            planned.source,
+            planned.name,
+            offset=planned.offset,
+            length=planned.length,
+            method=planned.method,
+            checksum=planned.checksum,
+            sparse=planned.sparse,
+            stop=self._stop,
+        )
+        return _Job(index, planned, transfer)
+
+    @property
+    def reports(self) -> tuple[FileReport, ...]:
+        return tuple(self._outcomes[index] for index in sorted(self._outcomes))
+
+    async def run(self) -> None:
+        """Dump all files; returns when each is published, failed or given up.
+
+        When it is cancelled, or `Stop` is requested, threads end after the step they are in (some 10 ms), what they
+        were writing is removed, and what was published stays.
+        """
+        send, receive = anyio.create_memory_object_stream[_Job](self._group // 2)
+        try:
+            async with anyio.create_task_group() as watch:
+                watch.start_soon(self._tick)
+                async with anyio.create_task_group() as work:
+                    work.start_soon(self._commit, receive)
+                    async with send, anyio.create_task_group() as lanes:
+                        for _ in range(min(self._lanes, self._useful_lanes())):
+                            lanes.start_soon(self._lane, send)
+                watch.cancel_scope.cancel()
+        finally:
+            receive.close()
+            # Every thread has ended by now: what isn't published won't be.
+            for job in self._jobs:
+                if job.index in self._outcomes:
+                    continue
+                if job.published:
+                    self._finish(job)
+                else:
+                    job.transfer.abort()
+                    self._fail(job, job.error or self._given_up(job))
+
+    def _useful_lanes(self) -> int:
+        return sum(1 + job.planned.length // _WORTH_JOINING for job in self._jobs)
+
+    def _given_up(self, job: _Job) -> InterruptedDumpError:
+        return InterruptedDumpError(
+            f"{job.planned.source.path} was not dumped: the run was ended before", path=job.planned.source.path
+        )
+
+    # --- lanes ---------------------------------------------------------------------------------------------------
+
+    async def _lane(self, send: ObjectSendStream[_Job]) -> None:
+        lane = Lane()
+        try:
+            while jobs := await self._next():
+                await self._serve(jobs, lane, send)
+        finally:
+            lane.close()
+
+    async def _next(self) -> list[_Job]:
+        """Return what this lane does next: files to begin, or one under way to join; nothing when all is given out."""
+        while not self._stop.requested:
+            if self._waiting and self._in_flight < self.concurrency:
+                return self._take()
+            shared = [job for job in self._active if job.planned.length >= SHARED and job.transfer.remaining]
+            joinable = [job for job in shared if job.open_to_join and _share(job) >= _WORTH_JOINING]
+            if joinable:
+                return [max(joinable, key=_share)]
+            if not self._waiting and all(job.open_to_join for job in shared):
+                break
+            await self._changed.wait()
+        return []
+
+    def _take(self) -> list[_Job]:
+        """Take the largest file that waits; many small ones share one hop into a thread, as far as that's fair."""
+        jobs = [self._waiting.popleft()]
+        room = _BATCH_BYTES - jobs[0].planned.length
+        most = min(_BATCH_FILES, len(self._waiting) // (2 * self._lanes))
+        if jobs[0].planned.length <= _SMALL:
+            while len(jobs) < most and room > 0:
+                jobs.append(self._waiting.popleft())
+                room -= jobs[-1].planned.length
+        self._in_flight += 1
+        return jobs
+
+    async def _serve(self, jobs: list[_Job], lane: Lane, send: ObjectSendStream[_Job]) -> None:
+        joining = jobs[0].lanes > 0
+        for job in jobs:
+            job.lanes += 1
+            self._active[job] = None
+        if len(jobs) == 1 and jobs[0].planned.length >= SHARED:
+            await self._share_work(jobs[0], lane, joining=joining)
+        else:
+            await self._hop(_whole, self._folder, jobs, lane)
+        for job in jobs:
+            job.lanes -= 1
+        if jobs[0].lanes > 0:
+            return
+        for job in jobs:
+            del self._active[job]
+        self._in_flight -= 1
+        self._wake()
+        for job in jobs:
+            if job.sealed:
+                await send.send(job)
+            else:
+                job.transfer.abort()
+                self._fail(job, job.error or self._given_up(job))
+
+    async def _share_work(self, job: _Job, lane: Lane, *, joining: bool) -> None:
+        if not joining:
+            await self._hop(_begin, self._folder, job, lane)
+            job.open_to_join = True
+            self._wake()
+        if job.error is None:
+            await self._hop(_work, job, lane)
+        if job.lanes == 1:  # The last one out.
+            job.open_to_join = False
+            if job.error is None:
+                await self._hop(_seal, job, lane)
+
+    async def _hop(self, function: Callable[[Unpack[Args]], None], *args: Unpack[Args]) -> None:
+        await run_sync(function, *args, limiter=self._limiter)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    # --- the committer -------------------------------------------------------------------------------------------
+
+    async def _commit(self, receive: ObjectReceiveStream[_Job]) -> None:
+        async for first in receive:
+            group = [first]
+            while len(group) < self._group:
+                try:
+                    group.append(receive.receive_nowait())
+                except (anyio.WouldBlock, anyio.EndOfStream):
+                    break
+            await self._hop(_publish, self._folder, group, self._plan.overwrite)
+            for job in group:
+                if job.published:
+                    self._finish(job)
+                else:
+                    self._fail(job, job.error or self._given_up(job))
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Tell of progress as the clock goes; on cancellation, the first to know: it tells the threads."""
+        try:
+            while True:
+                await anyio.sleep(_TICK)
+                for job in self._active:
+                    self._tell(job)
+        finally:
+            self._stop.requested = True
+
+    def _tell(self, job: _Job) -> None:
+        transfer = job.transfer
+        state = (transfer.moved, transfer.stage)
+        if state != job.told and transfer.moved:
+            self._announce(job)
+            job.told = state
+            self._emit(
+                Progress(
+                    at=self._clock(),
+                    name=transfer.name,
+                    done=transfer.moved,
+                    total=transfer.length,
+                    stage=transfer.stage,
+                )
+            )
+
+    def _announce(self, job: _Job) -> None:
+        if job.announced or job.transfer.engine is None:
+            return
+        job.announced = True
+        source = job.planned.source
+        self._emit(
+            FileStarted(
+                at=self._clock(),
+                name=job.planned.name,
+                source=source.path,
+                kind=source.kind,
+                bytes=job.planned.length,
+                method=job.transfer.engine.method,
+            )
+        )
+
+    def _finish(self, job: _Job) -> None:
+        engine, sink = job.transfer.engine, job.transfer.sink
+        assert engine is not None
+        assert sink is not None
+        digest = f"{job.planned.checksum}:{job.transfer.digest}" if job.transfer.digest else None
+        report = FileReport(
+            source=job.planned.source.path,
+            name=job.planned.name,
+            path=sink.path,
+            bytes=job.planned.length,
+            stored=sink.stored,
+            seconds=time.perf_counter() - job.started,
+            method=engine.method,
+            digest=digest,
+            error=None,
+            stage="done",
+        )
+        self._outcomes[job.index] = report
+        self._announce(job)
+        self._emit(
+            FileFinished(
+                at=self._clock(),
+                name=report.name,
+                source=report.source,
+                bytes=report.bytes,
+                stored=report.stored,
+                seconds=report.seconds,
+                method=engine.method,
+                digest=digest,
+            )
+        )
+
+    def _fail(self, job: _Job, error: AsyncdumpError) -> None:
+        planned, engine = job.planned, job.transfer.engine
+        stage = job.transfer.stage if job.started else "plan"
+        self._outcomes[job.index] = FileReport(
+            source=planned.source.path,
+            name=planned.name,
+            path=os.path.join(self._folder.path, planned.name),
+            bytes=0,
+            stored=0,
+            seconds=time.perf_counter() - job.started if job.started else 0.0,
+            method=engine.method if engine else None,
+            digest=None,
+            error=error,
+            stage=stage,
+        )
+        if job.transfer.moved:
+            self._announce(job)
+        self._emit(
+            FileFailed(at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=stage)
+        )
+        if self._plan.on_error == "abort" and not isinstance(error, InterruptedDumpError):
+            self.aborted = self._stop.requested = True
+            self._wake()
+
+
+def _share(job: _Job) -> int:
+    """Return the bytes that one more lane would have to move."""
+    return job.transfer.remaining // (job.lanes + 1)
+
+
+# What follows runs in worker threads.
+
+
+def _whole(folder: Folder, jobs: list[_Job], lane: Lane) -> None:
+    for job in jobs:
+        _begin(folder, job, lane)
+        _work(job, lane)
+        _seal(job, lane)
+
+
+def _begin(folder: Folder, job: _Job, lane: Lane) -> None:
+    job.started = time.perf_counter()
+    _guarded(job, lambda: job.transfer.begin(folder, lane))
+
+
+def _work(job: _Job, lane: Lane) -> None:
+    _guarded(job, lambda: job.transfer.work(lane))
+
+
+def _seal(job: _Job, lane: Lane) -> None:
+    _guarded(job, lambda: job.transfer.seal(lane))
+    job.sealed = job.error is None
+
+
+def _guarded(job: _Job, step: Callable[[], None]) -> None:
+    """Take a step of a job unless it has failed; what it raises is the job's outcome, not the run's."""
+    if job.error is not None:
+        return
+    try:
+        step()
+    except AsyncdumpError as error:
+        _note(job, error)
+    except OSError as error:  # A call of ours that nobody foresaw to fail: this file's failure all the same.
+        unforeseen = DumpError(f"{job.planned.source.path}: {error}", path=job.planned.source.path, errno=error.errno)
+        unforeseen.__cause__ = error
+        _note(job, unforeseen)
+
+
+def _note(job: _Job, error: AsyncdumpError) -> None:
+    job.error = job.error or error
+    if not isinstance(error, InterruptedDumpError):
+        logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
+
+
+def _publish(folder: Folder, group: list[_Job], overwrite: bool) -> None:  # noqa: FBT001 (called by position)
+    for durable in (True, False):
+        jobs = [job for job in group if job.planned.durable is durable]
+        sinks: list[Sink] = [job.transfer.sink for job in jobs if job.transfer.sink is not None]
+        for job in jobs:
+            job.transfer.stage = "sync"
+        errors = folder.publish(sinks, durable=durable, overwrite=overwrite) if sinks else []
+        for job, error in zip(jobs, errors, strict=True):
+            if error is None:
+                job.published = True
+            else:
+                _note(job, error)

@@ -1,0 +1,351 @@
+"""Where a dump is written: a temporary name, alignment, durability in groups, the rename that is the promise.
+
+Under its final name a dump is whole and durable, or absent. Everything here serves that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from asyncdump.digest import Digest
+from asyncdump.errors import DumpError, explain, from_oserror
+from asyncdump.lane import Lane
+from asyncdump.linux import (
+    RWF_DONTCACHE,
+    SYNC_FILE_RANGE_WAIT_AFTER,
+    SYNC_FILE_RANGE_WAIT_BEFORE,
+    SYNC_FILE_RANGE_WRITE,
+    filesystem,
+    rename_new,
+    sync_file_range,
+    syncfs,
+)
+
+ALIGNMENT: Final = 4096
+"""O_DIRECT wants offsets, lengths and addresses in multiples of the logical block; 4096 serves every disk."""
+
+TEMPORARY_PREFIX: Final = ".asyncdump-"
+
+NOT_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+"""What a filesystem answers to an O_DIRECT write that it doesn't take."""
+
+_NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+_GROUP_FOR_SYNCFS: Final = 3
+_DIRTY_FOR_SYNCFS: Final = 64 << 20
+
+
+class Folder:
+    """The output folder, held open: names are looked up beneath its descriptor, links in the way aren't followed."""
+
+    def __init__(self, path: str) -> None:
+        """Create the folder with mode 0700 where it is missing, and open it.
+
+        Raises:
+            DumpError: it can't be created or opened, or isn't a folder.
+        """
+        self.path: Final = path
+        with explain("mkdir", path):
+            _make_folders(path)
+        with explain("open", path):
+            self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.filesystem, _ = filesystem(self.fd)
+        self.device: Final = os.fstat(self.fd).st_dev
+        self._run: Final = secrets.token_hex(4)
+        self._count = 0
+
+    def create(self, name: str) -> Sink:
+        """Create the temporary file that will become ``name``, mode 0600.
+
+        Raises:
+            DumpError: it can't be created.
+        """
+        self._count += 1
+        return Sink(self, name, f"{TEMPORARY_PREFIX}{self._run}-{self._count}.partial")
+
+    def publish(self, sinks: Sequence[Sink], *, durable: bool, overwrite: bool) -> list[DumpError | None]:
+        """Make finished sinks durable as a group, give them their names, and make the names durable.
+
+        Returns:
+            For each sink its error, or None. A sink with an error has been removed.
+        """
+        errors = self._sync(sinks) if durable else [None] * len(sinks)
+        for index, sink in enumerate(sinks):
+            if errors[index] is None:
+                errors[index] = sink.rename(overwrite=overwrite)
+        if durable:
+            try:
+                os.fsync(self.fd)
+            except OSError as error:
+                failed = from_oserror(error, "fsync", self.path)
+                errors = [earlier or failed for earlier in errors]
+        for sink, failure in zip(sinks, errors, strict=True):
+            if failure is not None:
+                sink.discard()
+            sink.close()
+        return errors
+
+    def _sync(self, sinks: Sequence[Sink]) -> list[DumpError | None]:
+        # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
+        # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
+        if len(sinks) >= _GROUP_FOR_SYNCFS and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
+            # An error may be any file's of the group: fdatasync, one by one, says whose.
+            with suppress(OSError):
+                syncfs(self.fd)
+                for sink in sinks:
+                    sink.drop_cache()
+                return [None] * len(sinks)
+        return [sink.sync() for sink in sinks]
+
+    def write_small(self, name: str, content: bytes) -> None:
+        """Write a small file of our own (the receipt, the digest lists), whole and durable or not at all.
+
+        Raises:
+            DumpError: it can't be written; what stood under the name stands there still.
+        """
+        sink = self.create(name)
+        try:
+            sink.write(memoryview(content), 0)
+        except BaseException:
+            sink.abort()
+            raise
+        for failure in self.publish([sink], durable=True, overwrite=True):
+            if failure is not None:
+                raise failure
+
+    def exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _make_folders(path: str) -> None:
+    missing = []
+    while path and not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        os.mkdir(folder, 0o700)
+
+
+def _dirty_bytes() -> int:
+    """Return the bytes that all processes have written and the kernel hasn't (proc_meminfo(5))."""
+    try:
+        with open("/proc/meminfo", "rb") as lines:
+            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"Dirty:", b"Writeback:")))
+    except (OSError, ValueError, IndexError):
+        return _DIRTY_FOR_SYNCFS
+
+
+class Sink:
+    """One dump on its way to its name; several threads may write different ranges of it at once.
+
+    Attributes:
+        fd: a descriptor through the page cache.
+        direct: one that goes around it (O_DIRECT), or None where the filesystem takes none.
+        stored: bytes written; what the holes leave out is not in it.
+    """
+
+    def __init__(self, folder: Folder, name: str, temporary: str) -> None:
+        self.folder: Final = folder
+        self.name: Final = name
+        self.path: Final = os.path.join(folder.path, name)
+        self.stored = 0
+        self._temporary: str | None = temporary
+        self._dontcache = True
+        self._cached = False
+        self._behind = 0
+        self._refused: int | None = None
+        self._lock = threading.Lock()
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        with explain("open", self.path):
+            self.fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder.fd)
+        try:
+            self.direct: int | None = os.open(temporary, flags | os.O_DIRECT, dir_fd=folder.fd)
+        except OSError:
+            self.direct = None
+
+    def resize(self, size: int) -> None:
+        """Set the size in bytes: what isn't written is a hole, and writes in any order don't extend the file."""
+        with explain("ftruncate", self.path):
+            os.ftruncate(self.fd, size)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of ``data`` at ``offset`` bytes, with O_DIRECT as far as the kernel and the alignment allow.
+
+        The memory may be a mapping of the source: only the kernel looks at it.
+
+        Raises:
+            OSError: the kernel refused; how much was written is not told.
+        """
+        done = 0
+        try:
+            done = self.write_direct(data, offset)
+        except OSError as error:
+            if error.errno not in NOT_DIRECT:
+                raise
+            # Not closed: another thread may be in a call on it. close() finds both.
+            self._refused, self.direct = self.direct or self._refused, None
+        if done < len(data):
+            self.write_cached(data[done:], offset + done, flags=RWF_DONTCACHE)
+
+    def write_direct(self, data: memoryview, offset: int) -> int:
+        """Write the aligned part of ``data`` with O_DIRECT and return its length, in bytes.
+
+        Raises:
+            OSError: one of `NOT_DIRECT` where the filesystem doesn't take this after all.
+        """
+        if (direct := self.direct) is None or offset % ALIGNMENT:
+            return 0
+        aligned = len(data) - len(data) % ALIGNMENT
+        done = 0
+        while done < aligned:
+            done += _some(os.pwrite(direct, data[done:aligned], offset + done))
+            if done % ALIGNMENT:  # A short write, as a filling disk makes them: go on from the last whole block.
+                done -= done % ALIGNMENT
+        self._count(aligned)
+        return aligned
+
+    def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
+        """Write all of ``data`` through the page cache; ``flags`` (pwritev2(2)) are dropped where they're unknown."""
+        done = 0
+        self._cached = True
+        while done < len(data):
+            try:
+                wanted = flags if self._dontcache else 0
+                done += _some(os.pwritev(self.fd, [data[done:]], offset + done, wanted))
+            except OSError as error:
+                if not wanted or error.errno not in _NOT_DONTCACHE:
+                    raise
+                self._dontcache = False
+        self._count(done)
+
+    def _count(self, stored: int) -> None:
+        with self._lock:
+            self.stored += stored
+
+    def open_again(self) -> int:
+        """Return a new descriptor with a file offset of its own; the caller closes it."""
+        assert self._temporary is not None
+        return os.open(self._temporary, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.folder.fd)
+
+    def note_copied(self, length: int) -> None:
+        """Count ``length`` bytes that the kernel moved into `fd` by itself."""
+        self._cached = True
+        self._count(length)
+
+    def flush_behind(self, offset: int, length: int) -> None:
+        """Start write-back of a range that went through the page cache, and drop the one before it from there."""
+        with self._lock:
+            behind, self._behind = self._behind, offset
+        with suppress(OSError):  # Advice: fdatasync is what must succeed.
+            sync_file_range(self.fd, offset, length, SYNC_FILE_RANGE_WRITE)
+            if behind < offset:
+                wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
+                sync_file_range(self.fd, behind, offset - behind, wait)
+                os.posix_fadvise(self.fd, behind, offset - behind, os.POSIX_FADV_DONTNEED)
+
+    def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
+        """Feed what was written, ``size`` bytes, to ``digest``, past the page cache where that is possible.
+
+        ``check`` is called before each block, and may raise to end it.
+
+        Raises:
+            DumpError: it can't be read, or is shorter than what was written.
+        """
+        view = lane.buffer.view
+        offset = 0
+        while offset < size:
+            check()
+            fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self.fd
+            with explain("read back", self.path):
+                got = min(os.preadv(fd, [view], offset), size - offset)
+            if got == 0:
+                message = f"{self.path} ends at byte {offset}, {size} were written"
+                raise DumpError(message, path=self.path, operation="read back")
+            digest.update(view[:got])
+            offset += got
+
+    def sync(self) -> DumpError | None:
+        """Make the bytes and the size durable (fdatasync(2)); return the error, if any."""
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            return from_oserror(error, "fdatasync", self.path)
+        self.drop_cache()
+        return None
+
+    def drop_cache(self) -> None:
+        """Let the page cache forget what is durable by now."""
+        if self._cached:
+            with suppress(OSError):
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def rename(self, *, overwrite: bool) -> DumpError | None:
+        """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken)."""
+        assert self._temporary is not None
+        try:
+            self._rename(self._temporary, overwrite=overwrite)
+        except FileExistsError:
+            return DumpError(
+                f"{self.path} appeared while the dump was written",
+                path=self.path,
+                operation="rename",
+                errno=errno.EEXIST,
+                hint="dump into an empty folder, or allow --overwrite",
+            )
+        except OSError as error:
+            return from_oserror(error, "rename", self.path)
+        self._temporary = None
+        return None
+
+    def _rename(self, temporary: str, *, overwrite: bool) -> None:
+        folder = self.folder.fd
+        if not overwrite:
+            try:
+                rename_new(folder, temporary, self.name)
+                return
+            except OSError as error:
+                if error.errno not in _NO_RENAME_NEW:
+                    raise
+            if self.folder.exists(self.name):  # The filesystem leaves no better way than to look first.
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def discard(self) -> None:
+        """Remove the file, under whichever name it has now."""
+        with suppress(OSError):
+            os.unlink(self._temporary or self.name, dir_fd=self.folder.fd)
+
+    def close(self) -> None:
+        """Close the descriptors; the data was synced before, so that an error here says nothing new."""
+        descriptors = (self.fd, self.direct, self._refused)
+        self.fd, self.direct, self._refused = -1, None, None
+        for fd in descriptors:
+            if fd is not None and fd >= 0:
+                with suppress(OSError):
+                    os.close(fd)
+
+    def abort(self) -> None:
+        """Remove the temporary file and close the descriptors; does nothing to a sink that is closed."""
+        if self.fd >= 0:
+            self.discard()
+            self.close()
+
+
+def _some(count: int) -> int:
+    """Return a count of written bytes that is more than none: zero would make a loop spin for ever."""
+    if count == 0:
+        raise OSError(errno.EIO, "the kernel wrote nothing")
+    return count

@@ -1,0 +1,46 @@
+"""Sizes in bytes as people write them: ``4096``, ``512KiB``, ``1GiB``, and all that dd takes."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_UNITS: Final = {"": 1, "c": 1, "w": 2, "b": 512, "B": 1}
+for _power, _letter in enumerate("KMGTP", start=1):
+    _UNITS |= {_letter: 1024**_power, f"{_letter}iB": 1024**_power, f"{_letter}B": 1000**_power}
+_UNITS |= {"k": 1024, "kB": 1000, "kiB": 1024}
+
+_FACTOR: Final = re.compile(r"(\d{1,20})\s*([A-Za-z]*)")
+MAXIMUM: Final = 2**63 - 1
+"""The largest offset a Linux file can have (off_t), in bytes."""
+
+
+def parse_size(text: int | str) -> int:
+    """Return a size in bytes.
+
+    Takes whole numbers and dd's suffixes: ``c`` 1, ``w`` 2, ``b`` 512, ``K`` or ``KiB`` 1024, ``KB`` 1000, and so
+    on through M, G, T and P. Factors are multiplied: ``2x512``.
+
+    Raises:
+        ValueError: the text is no size, is negative, or is larger than a file can be.
+    """
+    if isinstance(text, bool):
+        raise ValueError(f"{text} is no size: write bytes, or 512KiB, 16MiB, 1GiB")
+    product = 1
+    for factor in str(text).strip().split("x"):
+        match = _FACTOR.fullmatch(factor)
+        if match is None or match[2] not in _UNITS:
+            raise ValueError(f"{text!r} is no size: write bytes, or 512KiB, 16MiB, 1GiB")
+        product *= int(match[1]) * _UNITS[match[2]]
+        if product > MAXIMUM:
+            raise ValueError(f"{text!r} is more than a file can hold ({MAXIMUM} bytes)")
+    return product
+
+
+def format_size(count: float) -> str:
+    """Return a number of bytes for people, in binary units: ``8.0 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

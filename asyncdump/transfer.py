@@ -1,0 +1,293 @@
+"""One file under way: from its opening to a sealed sink that only waits to be made durable.
+
+Any number of lanes (worker threads) may work on a transfer at once. Choosing an engine, falling back to the next one
+and the chunk loop stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from asyncdump.digest import Checksum, Digest, new_digest
+from asyncdump.engines import REFUSALS, Choice, Engine, Refusal, Refused, Route, accepting, candidates
+from asyncdump.errors import (
+    AsyncdumpError,
+    DumpError,
+    InterruptedDumpError,
+    MethodRefusedError,
+    describe_errno,
+    from_oserror,
+)
+from asyncdump.lane import Lane
+from asyncdump.sink import Folder, Sink
+from asyncdump.source import Source, Span, find_spans, reopen, truncated
+
+_ZEROS: Final = memoryview(bytes(1 << 20))
+_LONGEST_HOLE: Final = 256 << 20
+"""Bytes of a hole that are taken in one step: hashing that many zeros takes some 10 ms."""
+
+
+class Stop:
+    """A flag that ends a run: set from any thread, looked at before each step."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        """Raise `InterruptedDumpError` when the run is to end."""
+        if self.requested:
+            raise InterruptedDumpError("interrupted before it was whole", operation="move")
+
+
+class Transfer:
+    """One dump: `begin`, then `work` in one or more lanes, then `seal`; `abort` ends it at any point before.
+
+    Attributes:
+        length: bytes to move.
+        moved: bytes moved so far, holes included.
+        engine: what moves them, once `begin` has returned.
+        digest: the digest of the content in hexadecimal, once sealed.
+        stage: what is being done: ``open``, ``move``, ``digest``.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        *,
+        offset: int,
+        length: int,
+        method: Choice,
+        checksum: Checksum,
+        sparse: bool,
+        stop: Stop,
+    ) -> None:
+        self.source: Final = source
+        self.name: Final = name
+        self.length: Final = length
+        self.moved = 0
+        self.stage = "open"
+        self.engine: Engine | None = None
+        self.digest: str | None = None
+        self.sink: Sink | None = None
+        self._offset: Final = offset
+        self._choice: Final[Choice] = method
+        self._checksum: Final[Checksum] = checksum
+        self._sparse: Final = sparse
+        self._stop: Final = stop
+        self._fd: int | None = None
+        self._route: Route
+        self._failed = False
+        self._proved = False  # Has the engine moved anything yet? Only before that may the kernel refuse it.
+        self._engines: list[Engine] = []
+        self._spans: Iterator[Span] = iter(())
+        self._hasher: Digest | None = None
+        self._hash_on_the_way = False
+        self._turn = threading.Lock()  # Held while a span is taken, loaded and hashed: in the order of the file.
+        self._counting = threading.Lock()
+
+    @property
+    def remaining(self) -> int:
+        return self.length - self.moved
+
+    def begin(self, folder: Folder, lane: Lane) -> None:
+        """Open both ends and move the first span with the first engine that the kernel accepts.
+
+        Raises:
+            MethodRefusedError: it accepts none of those that were asked for.
+            AsyncdumpError: an end can't be opened, the source changed, or a call failed.
+        """
+        self._stop.check()
+        self._fd, source = reopen(self.source)
+        self.sink = folder.create(self.name)
+        self.stage = "move"
+        self.sink.resize(self.length)
+        route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
+        self._route = route
+        self._hasher = new_digest(self._checksum)
+        self._engines = candidates(
+            self._choice,
+            source=source.filesystem,
+            destination=folder.filesystem,
+            hashing=self._hasher is not None,
+        )
+        self.engine = self._engines[0]
+        if (refusal := self.engine.refuses(route)) is not None:
+            self._fall_back(refusal, lane)
+        self._hash_on_the_way = self._hasher is not None and self.engine.sees_bytes
+        self._spans = self._cut_spans(route)
+        self.step(lane)
+
+    def _cut_spans(self, route: Route) -> Iterator[Span]:
+        assert self.engine is not None
+        extents = find_spans(
+            route.fd,
+            route.source,
+            self._offset,
+            self._offset + self.length,
+            shortest_hole=self.engine.span if self.engine.sees_bytes else 1,
+        )
+        for extent in extents:
+            offset = extent.offset
+            while offset < extent.end:
+                # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
+                step = _LONGEST_HOLE if extent.hole else self.engine.span
+                length = min(step - (offset - self._offset) % step, extent.end - offset)
+                yield Span(offset=offset, length=length, hole=extent.hole)
+                offset += length
+
+    def _fall_back(self, refusal: Refusal, lane: Lane) -> Engine:
+        """Drop the present engine because of ``refusal`` and return the next one that doesn't refuse at sight."""
+        reason: Refusal | None = refusal
+        while reason is not None:
+            last = self._engines.pop(0)
+            if not self._engines:
+                raise self._refused(last, reason, lane)
+            self.engine = self._engines[0]
+            reason = self.engine.refuses(self._route)
+        return self._engines[0]
+
+    def _refused(self, engine: Engine, refusal: Refusal, lane: Lane) -> MethodRefusedError:
+        others: list[str] = []
+        with suppress(OSError, AsyncdumpError):
+            others += accepting(self._route, lane)
+        return MethodRefusedError(
+            f"{engine.method} is refused for {self.source.path} ({self.source.kind}): {refusal.reason}",
+            path=self.source.path,
+            operation=engine.method,
+            errno=refusal.errno,
+            hint=f"use method: auto, or one that works here: {', '.join(others)}" if others else "use method: auto",
+        )
+
+    def work(self, lane: Lane) -> None:
+        """Move spans until none is left; several lanes may do so at once.
+
+        Raises:
+            AsyncdumpError: a call failed, the source changed, or the run was stopped. Other lanes then stop too.
+        """
+        while self.step(lane):
+            pass
+
+    def step(self, lane: Lane) -> bool:
+        """Move one span; return False when none is left."""
+        try:
+            return self._step(lane)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _step(self, lane: Lane) -> bool:
+        self._stop.check()
+        with self._turn:
+            span = None if self._failed else next(self._spans, None)
+            if span is None:
+                return False
+            engine = self.engine
+            assert engine is not None
+            data = self._load(engine, span, lane)
+            self._hash(span, data)
+        if not span.hole:
+            self._store(engine, span, lane, data)
+        elif not self._sparse:
+            self._store_zeros(span)
+        with self._counting:
+            self.moved += span.length
+        return True
+
+    def _load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
+        if span.hole:
+            return None
+        try:
+            return engine.load(self._route, span, lane)
+        except OSError as error:
+            raise self._failure(error, engine, span) from error
+
+    def _hash(self, span: Span, data: memoryview | None) -> None:
+        if self._hasher is None or not self._hash_on_the_way:
+            return
+        if data is not None:
+            self._hasher.update(data)
+            return
+        for done in range(0, span.length, len(_ZEROS)):
+            self._hasher.update(_ZEROS[: span.length - done])
+
+    def _store(self, engine: Engine, span: Span, lane: Lane, data: memoryview | None) -> None:
+        """Write one span, falling back to another engine as long as that loses nothing."""
+        while True:
+            try:
+                engine.store(self._route, span, lane, data)
+            except Refused as refused:
+                refusal = refused.refusal
+            except OSError as error:
+                if self._proved or error.errno not in REFUSALS:
+                    raise self._failure(error, engine, span) from error
+                refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
+            else:
+                self._proved = True
+                return
+            with self._turn:
+                if engine is self.engine:  # Else another lane was refused too, and has chosen already.
+                    self._fall_back(refusal, lane)
+                    first = span.offset == self._offset
+                    self._hash_on_the_way = first and self._hasher is not None and self.engine.sees_bytes
+                engine = self.engine
+                data = self._load(engine, span, lane)
+                if span.offset == self._offset:
+                    self._hash(span, data)
+
+    def _store_zeros(self, span: Span) -> None:
+        assert self.sink is not None
+        target = self._route.target(span)
+        for done in range(0, span.length, len(_ZEROS)):
+            self._stop.check()
+            try:
+                self.sink.write_cached(_ZEROS[: span.length - done], target + done)
+            except OSError as error:
+                raise from_oserror(error, "write", self.sink.path) from error
+        self.sink.flush_behind(target, span.length)
+
+    def _failure(self, error: OSError, engine: Engine, span: Span) -> DumpError:
+        """Return the error to show for a call that failed on a span: often it's the source that changed."""
+        size = os.fstat(self._route.fd).st_size
+        if size < span.end and self._route.source.filesystem != "block device":
+            return truncated(self.source.path, size, span.end)
+        failure = from_oserror(error, f"{engine.method} at byte {span.offset}", self.source.path)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            failure = from_oserror(error, f"{engine.method} at byte {self._route.target(span)}", self._route.sink.path)
+        failure.operation = engine.method
+        return failure
+
+    def seal(self, lane: Lane) -> None:
+        """Check that the source still holds what was moved, take the digest if it wasn't taken on the way, close it.
+
+        Raises:
+            SourceChangedError: the source has shrunk meanwhile: what was moved last may be zeros that never were.
+            DumpError: the sink can't be read back.
+        """
+        assert self.sink is not None
+        end = self._offset + self.length
+        size = os.fstat(self._route.fd).st_size
+        if size < end and self._route.source.filesystem != "block device":
+            raise truncated(self.source.path, size, end)
+        if self._hasher is not None:
+            if not self._hash_on_the_way:
+                self.stage = "digest"
+                self.sink.read_back(self.length, self._hasher, lane, self._stop.check)
+            self.digest = self._hasher.hexdigest()
+        self._close_source()
+
+    def abort(self) -> None:
+        """Remove what was written and close both ends."""
+        self._close_source()
+        if self.sink is not None:
+            self.sink.abort()
+
+    def _close_source(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
