@@ -4,8 +4,8 @@ The way of a byte::
 
     manifest -> plan -> scheduler -> engine (a thread: the kernel moves the bytes) -> sink -> events, report
 
-`dump_all` carries out a manifest, `open_run` does so and lets you watch. What they take is in `Manifest` and `Dump`, what
-they say in the events and in `Report`, what they raise descends from `AsyncdumpError`.
+`dump_all` carries out a manifest, `open_run` does so and lets you watch. What they take is in `Manifest` and `Dump`,
+what they say in the events and in `Report`, what they raise descends from `AsyncdumpError`.
 
 Names are imported when they are first used, so that importing this package costs nothing.
 """
@@ -32,20 +32,21 @@ if TYPE_CHECKING:
     from asyncdump.events import Progress as Progress
     from asyncdump.events import RunFinished as RunFinished
     from asyncdump.events import RunStarted as RunStarted
+    from asyncdump.finding import Finding as Finding
+    from asyncdump.finding import probe as probe
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
     from asyncdump.manifest import Manifest as Manifest
     from asyncdump.manifest import json_schema as json_schema
     from asyncdump.plan import Plan as Plan
     from asyncdump.plan import PlannedDump as PlannedDump
-    from asyncdump.probe import Finding as Finding
-    from asyncdump.probe import probe as probe
     from asyncdump.report import FileReport as FileReport
     from asyncdump.report import Report as Report
+    from asyncdump.run import Overrides as Overrides
     from asyncdump.run import Run as Run
     from asyncdump.run import dump_all as dump_all
     from asyncdump.run import open_run as open_run
-    from asyncdump.run import plan as plan
+    from asyncdump.run import plan_all as plan_all
     from asyncdump.source import Source as Source
 
 _HOMES = {
@@ -59,16 +60,16 @@ _HOMES = {
         "SourceChangedError",
     ),
     "events": ("Event", "FileFailed", "FileFinished", "FileStarted", "Progress", "RunFinished", "RunStarted"),
+    "finding": ("Finding", "probe"),
     "manifest": ("Defaults", "Dump", "Manifest", "json_schema"),
     "plan": ("Plan", "PlannedDump"),
-    "probe": ("Finding", "probe"),
     "report": ("FileReport", "Report"),
-    "run": ("Run", "dump_all", "open_run", "plan"),
+    "run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),
     "source": ("Source",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 (they are strings)
 
 
 def __getattr__(name: str) -> Any:

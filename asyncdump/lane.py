@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 from functools import cached_property
 from typing import Final
 
@@ -26,10 +27,8 @@ class Buffer:
         self._memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         skip = -start % _HUGE
-        try:
+        with suppress(OSError):  # A kernel without transparent huge pages: slower, nothing else.
             self._memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # A kernel without transparent huge pages: slower, nothing else.
         self.view: Final = memoryview(self._memory)[skip : skip + size]
         self.address: Final = start + skip
 

@@ -6,6 +6,7 @@ Each call releases the GIL. A failing call raises ``OSError`` with the kernel's 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from typing import Any, Final
 
@@ -52,6 +53,17 @@ _vmsplice = _function(
     "vmsplice", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint, restype=ctypes.c_ssize_t
 )
 _renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_mmap = _function(
+    "mmap",
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+    restype=ctypes.c_void_p,
+)
+_munmap = _function("munmap", ctypes.c_void_p, ctypes.c_size_t)
 _memcmp = _function("memcmp", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
@@ -94,6 +106,19 @@ def rename_new(folder: int, old: str, new: str) -> None:
         OSError: EINVAL where the filesystem can't promise that.
     """
     _checked(_renameat2(folder, os.fsencode(old), folder, os.fsencode(new), 1))
+
+
+def map_for_kernel(fd: int, length: int, offset: int) -> int:
+    """Map a file read-only and shared, and return the address (mmap(2)): for calls that take one, not to be read."""
+    address = _mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        _checked(-1)
+    return int(address)
+
+
+def unmap(address: int, length: int) -> None:
+    """Undo `map_for_kernel` (munmap(2)); pages that a pipe still holds stay valid."""
+    _checked(_munmap(address, length))
 
 
 class _Iovec(ctypes.Structure):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import cache
 from typing import Any
+
+setups: list[Callable[[], None]] = []
+"""What the command line wants done before the first record."""
 
 
 def logger() -> Any:
@@ -16,6 +20,8 @@ def logger() -> Any:
     """
     import structlog
 
+    while setups:
+        setups.pop()()
     return structlog.get_logger("asyncdump") if structlog.is_configured() else _standard()
 
 
@@ -30,7 +36,7 @@ def _standard() -> Any:
     )
 
 
-def _inline(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _inline(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Show the values in the message as well: the standard formatters leave ``extra`` out."""
     values = " ".join(f"{key}={value}" for key, value in event.get("extra", {}).items())
-    return event | {"msg": f"{event['msg']} {values}".rstrip()}
+    return {**event, "msg": f"{event['msg']} {values}".rstrip()}

@@ -45,7 +45,7 @@ class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ManifestError(*problems)
 
 
-class Defaults(_Model, kw_only=True):
+class Defaults(_Model, frozen=True, kw_only=True):
     """What holds for each dump that doesn't say otherwise."""
 
     method: MethodField = "auto"
@@ -54,7 +54,7 @@ class Defaults(_Model, kw_only=True):
     sparse: SparseField = "auto"
 
 
-class Dump(_Model, kw_only=True):
+class Dump(_Model, frozen=True, kw_only=True):
     """One source, or all that a glob matches."""
 
     source: Annotated[
@@ -81,7 +81,7 @@ class Dump(_Model, kw_only=True):
         super().__post_init__()
 
 
-class Manifest(_Model, kw_only=True):
+class Manifest(_Model, frozen=True, kw_only=True):
     """A run: which files are dumped, where to, and how."""
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1

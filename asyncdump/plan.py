@@ -18,8 +18,8 @@ from asyncdump.digest import LISTS, Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.manifest import Dump, Manifest, OnError
-from asyncdump.size import format_size, parse_size
 from asyncdump.sink import TEMPORARY_PREFIX
+from asyncdump.size import format_size, parse_size
 from asyncdump.source import Source, describe, open_source
 from asyncdump.yamlfile import Marks
 
@@ -34,7 +34,7 @@ _SHOWN: Final = 3
 class Options:
     """What the caller decides over the manifest's head; None leaves a decision to the manifest."""
 
-    output: str | None = None
+    output: str | os.PathLike[str] | None = None
     concurrency: int | Literal["auto"] | None = None
     method: Choice | None = None
     checksum: Checksum | None = None
@@ -103,7 +103,8 @@ class _Planner:
         self._folder = os.path.abspath(folder)
         self._options = options
         self._problems: list[Problem] = []
-        output = options.output if options.output is not None else os.path.join(self._folder, manifest.output)
+        given = options.output
+        output = os.path.join(self._folder, manifest.output) if given is None else os.fsdecode(given)
         self._output = os.path.abspath(output)
 
     def _complain(self, key: str, message: str) -> None:

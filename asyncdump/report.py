@@ -8,7 +8,7 @@ import platform
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -160,13 +160,13 @@ def text(name: str) -> str:
 
 
 def digest_lists(report: Report) -> dict[str, bytes]:
-    """Return the content of the digest lists by file name: what ``xxhsum -c``, ``sha256sum -c`` and ``b3sum -c`` take."""
-    lists: dict[str, list[bytes]] = defaultdict(list)
-    for file in report.files:
+    """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
+    lists: dict[str, str] = defaultdict(str)
+    for file in sorted(report.files, key=lambda file: file.name):
         if file.ok and file.digest is not None:
             checksum, _, digest = file.digest.partition(":")
-            lists[LISTS[checksum]].append(digest.encode() + b"  " + os.fsencode(file.name) + b"\n")
-    return {name: b"".join(sorted(lines, key=lambda line: line.partition(b"  ")[2])) for name, lines in lists.items()}
+            lists[LISTS[checksum]] += f"{digest}  {file.name}\n"
+    return {name: os.fsencode(lines) for name, lines in lists.items()}
 
 
 def now() -> datetime:

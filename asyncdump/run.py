@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import anyio
 import msgspec
@@ -132,31 +132,35 @@ def _write_records(folder: Folder, report: Report) -> None:
     folder.write_small(RECEIPT, receipt(report, __version__))
 
 
-async def plan(
-    what: What,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    concurrency: int | Literal["auto"] | None = None,
-    method: Choice | None = None,
-    checksum: Checksum | None = None,
-    on_error: OnError | None = None,
-    durable: bool | None = None,
-    overwrite: bool = False,
-) -> Plan:
+class Overrides(TypedDict, total=False):
+    """Keyword arguments of `dump_all`, `open_run` and `plan_all`: each overrides the manifest, for all its files.
+
+    Attributes:
+        output: the folder for the dumps, relative to the working directory.
+        concurrency: files in flight, or ``auto``.
+        method: how bytes are moved: ``auto``, ``reflink``, ``direct``, ``sendfile``, ``splice``, ``mmap`` or ``read``.
+        checksum: the digest that is taken: ``xxh128``, ``blake3``, ``sha256`` or ``none``.
+        on_error: ``continue``, or ``abort`` to end the run when a file fails.
+        durable: whether to wait until the dumps would survive a power cut.
+        overwrite: replace dumps of the same names; without it they are an error.
+    """
+
+    output: str | os.PathLike[str] | None
+    concurrency: int | Literal["auto"] | None
+    method: Choice | None
+    checksum: Checksum | None
+    on_error: OnError | None
+    durable: bool | None
+    overwrite: bool
+
+
+async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
     """Return what `dump_all` would do with the same arguments; nothing is written.
 
     Raises:
         ManifestError: it can't be carried out. It holds all that is wrong.
     """
-    options = Options(
-        output=None if output is None else os.fsdecode(output),
-        concurrency=concurrency,
-        method=method,
-        checksum=checksum,
-        on_error=on_error,
-        durable=durable,
-        overwrite=overwrite,
-    )
+    options = Options(**overrides)
     return await run_sync(_prepare, what, options)
 
 
@@ -168,23 +172,13 @@ def _prepare(what: What, options: Options) -> Plan:
     if not isinstance(what, Manifest):
         if options.output is None:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
-        what = Manifest(output=options.output, dumps=tuple(what))
+        what = Manifest(output=os.fsdecode(options.output), dumps=tuple(what))
     marks = Marks(sha256=sha256(msgspec.json.encode(what)).hexdigest())
     return make_plan(what, marks, os.getcwd(), options)
 
 
 @asynccontextmanager
-async def open_run(
-    what: What,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    concurrency: int | Literal["auto"] | None = None,
-    method: Choice | None = None,
-    checksum: Checksum | None = None,
-    on_error: OnError | None = None,
-    durable: bool | None = None,
-    overwrite: bool = False,
-) -> AsyncIterator[Run]:
+async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[Run]:
     """Start a run, and give it as an asynchronous iterator of its events::
 
         async with asyncdump.open_run("manifest.yaml") as run:
@@ -192,33 +186,18 @@ async def open_run(
                 print(event)
         run.report.raise_for_failures()
 
-    Leaving the block waits for the run to end; leaving it by an exception ends the run first. A listener may be slow, or
-    not listen at all: that neither slows the dumps nor lets memory grow.
+    Leaving the block waits for the run to end; leaving it by an exception ends the run first. A listener may be slow,
+    or not listen at all: that neither slows the dumps nor lets memory grow.
 
     Args:
-        what: the path of a manifest, a `Manifest`, or an iterable of `Dump`.
-        output: the folder for the dumps; overrides the manifest's.
-        concurrency: files in flight, or ``auto``; overrides the manifest's, as do the arguments that follow.
-        method: how bytes are moved, for all files.
-        checksum: the digest that is taken, for all files.
-        on_error: whether the failure of one file ends the run.
-        durable: whether to wait until the dumps would survive a power cut.
-        overwrite: replace dumps of the same names; without it they are an error.
+        what: the path of a manifest, a `Manifest`, or an iterable of `Dump`, which needs ``output``.
+        overrides: see `Overrides`.
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
         DumpError: the output folder can't be created.
     """
-    made = await plan(
-        what,
-        output=output,
-        concurrency=concurrency,
-        method=method,
-        checksum=checksum,
-        on_error=on_error,
-        durable=durable,
-        overwrite=overwrite,
-    )
+    made = await plan_all(what, **overrides)
     run = Run(made, await run_sync(Folder, made.output))
     failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
@@ -232,41 +211,23 @@ async def open_run(
         raise failure
 
 
-async def dump_all(
-    what: What,
-    *,
-    output: str | os.PathLike[str] | None = None,
-    concurrency: int | Literal["auto"] | None = None,
-    method: Choice | None = None,
-    checksum: Checksum | None = None,
-    on_error: OnError | None = None,
-    durable: bool | None = None,
-    overwrite: bool = False,
-    on_event: Handler | None = None,
-) -> Report:
-    """Dump all files of a manifest and return the report of it; see `open_run` for the arguments.
+async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: Unpack[Overrides]) -> Report:
+    """Dump all files of a manifest and return the report of it.
 
     The failure of a file is in the report, and raised by `Report.raise_for_failures`. The event loop stays free: bytes
     are moved by threads. Cancelling ends the run within some 100 ms; finished dumps and the receipt stay.
 
     Args:
+        what: the path of a manifest, a `Manifest`, or an iterable of `Dump`, which needs ``output``.
         on_event: called with each event, sync or async. An exception that it raises is logged, and it isn't called
             again: a dump outlives its listener.
+        overrides: see `Overrides`.
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
         DumpError: the output folder can't be created.
     """
-    async with open_run(
-        what,
-        output=output,
-        concurrency=concurrency,
-        method=method,
-        checksum=checksum,
-        on_error=on_error,
-        durable=durable,
-        overwrite=overwrite,
-    ) as run:
+    async with open_run(what, **overrides) as run:
         if on_event is not None:
             await _listen(run, on_event)
     return run.report

@@ -13,10 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVarTuple, Unpack
+from typing import Final, TypeVarTuple
 
 import anyio
-from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.to_thread import run_sync
 
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
@@ -25,7 +25,7 @@ from asyncdump.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.report import FileReport
-from asyncdump.sink import Folder, Sink
+from asyncdump.sink import Draft, Folder
 from asyncdump.source import MEMORY
 from asyncdump.transfer import Stop, Transfer
 
@@ -160,7 +160,7 @@ class Scheduler:
 
     # --- lanes ---------------------------------------------------------------------------------------------------
 
-    async def _lane(self, send: ObjectSendStream[_Job]) -> None:
+    async def _lane(self, send: MemoryObjectSendStream[_Job]) -> None:
         lane = Lane()
         try:
             while jobs := await self._next():
@@ -194,7 +194,7 @@ class Scheduler:
         self._in_flight += 1
         return jobs
 
-    async def _serve(self, jobs: list[_Job], lane: Lane, send: ObjectSendStream[_Job]) -> None:
+    async def _serve(self, jobs: list[_Job], lane: Lane, send: MemoryObjectSendStream[_Job]) -> None:
         joining = jobs[0].lanes > 0
         for job in jobs:
             job.lanes += 1
@@ -230,7 +230,7 @@ class Scheduler:
             if job.error is None:
                 await self._hop(_seal, job, lane)
 
-    async def _hop(self, function: Callable[[Unpack[Args]], None], *args: Unpack[Args]) -> None:
+    async def _hop(self, function: Callable[[*Args], None], *args: *Args) -> None:
         await run_sync(function, *args, limiter=self._limiter)
 
     def _wake(self) -> None:
@@ -239,7 +239,7 @@ class Scheduler:
 
     # --- the committer -------------------------------------------------------------------------------------------
 
-    async def _commit(self, receive: ObjectReceiveStream[_Job]) -> None:
+    async def _commit(self, receive: MemoryObjectReceiveStream[_Job]) -> None:
         async for first in receive:
             group = [first]
             while len(group) < self._group:
@@ -407,7 +407,7 @@ def _note(job: _Job, error: AsyncdumpError) -> None:
 def _publish(folder: Folder, group: list[_Job], overwrite: bool) -> None:  # noqa: FBT001 (called by position)
     for durable in (True, False):
         jobs = [job for job in group if job.planned.durable is durable]
-        sinks: list[Sink] = [job.transfer.sink for job in jobs if job.transfer.sink is not None]
+        sinks: list[Draft] = [job.transfer.sink for job in jobs if job.transfer.sink is not None]
         for job in jobs:
             job.transfer.stage = "sync"
         errors = folder.publish(sinks, durable=durable, overwrite=overwrite) if sinks else []

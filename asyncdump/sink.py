@@ -35,6 +35,8 @@ TEMPORARY_PREFIX: Final = ".asyncdump-"
 NOT_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 """What a filesystem answers to an O_DIRECT write that it doesn't take."""
 
+ZEROS: Final = memoryview(bytes(1 << 20))
+
 _NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _GROUP_FOR_SYNCFS: Final = 3
@@ -60,22 +62,31 @@ class Folder:
         self._run: Final = secrets.token_hex(4)
         self._count = 0
 
-    def create(self, name: str) -> Sink:
+    def create(self, name: str) -> Draft:
         """Create the temporary file that will become ``name``, mode 0600.
 
         Raises:
             DumpError: it can't be created.
         """
         self._count += 1
-        return Sink(self, name, f"{TEMPORARY_PREFIX}{self._run}-{self._count}.partial")
+        return Draft(self, name, f"{TEMPORARY_PREFIX}{self._run}-{self._count}.partial")
 
-    def publish(self, sinks: Sequence[Sink], *, durable: bool, overwrite: bool) -> list[DumpError | None]:
+    def scratch(self) -> Sink:
+        """Return a sink without a name, that is gone when it's closed (O_TMPFILE), to try things on.
+
+        Raises:
+            DumpError: the filesystem has no such files, or the folder can't be written to.
+        """
+        with explain("open", self.path):
+            return Sink(os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.fd), self.path)
+
+    def publish(self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool) -> list[DumpError | None]:
         """Make finished sinks durable as a group, give them their names, and make the names durable.
 
         Returns:
             For each sink its error, or None. A sink with an error has been removed.
         """
-        errors = self._sync(sinks) if durable else [None] * len(sinks)
+        errors: list[DumpError | None] = self._sync(sinks) if durable else [None] * len(sinks)
         for index, sink in enumerate(sinks):
             if errors[index] is None:
                 errors[index] = sink.rename(overwrite=overwrite)
@@ -91,7 +102,7 @@ class Folder:
             sink.close()
         return errors
 
-    def _sync(self, sinks: Sequence[Sink]) -> list[DumpError | None]:
+    def _sync(self, sinks: Sequence[Draft]) -> list[DumpError | None]:
         # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
         # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
         if len(sinks) >= _GROUP_FOR_SYNCFS and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
@@ -149,32 +160,32 @@ def _dirty_bytes() -> int:
 
 
 class Sink:
-    """One dump on its way to its name; several threads may write different ranges of it at once.
+    """An open file that is written to; several threads may write different ranges of it at once.
 
     Attributes:
-        fd: a descriptor through the page cache.
+        path: what errors call it.
+        fd: a descriptor through the page cache; the sink closes it.
         direct: one that goes around it (O_DIRECT), or None where the filesystem takes none.
         stored: bytes written; what the holes leave out is not in it.
     """
 
-    def __init__(self, folder: Folder, name: str, temporary: str) -> None:
-        self.folder: Final = folder
-        self.name: Final = name
-        self.path: Final = os.path.join(folder.path, name)
+    def __init__(self, fd: int, path: str) -> None:
+        self.fd = fd
+        self.path: Final = path
         self.stored = 0
-        self._temporary: str | None = temporary
         self._dontcache = True
         self._cached = False
         self._behind = 0
         self._refused: int | None = None
         self._lock = threading.Lock()
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        with explain("open", self.path):
-            self.fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder.fd)
         try:
-            self.direct: int | None = os.open(temporary, flags | os.O_DIRECT, dir_fd=folder.fd)
+            self.direct: int | None = self.open_again(os.O_RDWR | os.O_DIRECT)
         except OSError:
             self.direct = None
+
+    def open_again(self, flags: int = os.O_WRONLY) -> int:
+        """Return a new descriptor of the same file, with a file offset of its own; the caller closes it."""
+        return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
 
     def resize(self, size: int) -> None:
         """Set the size in bytes: what isn't written is a hole, and writes in any order don't extend the file."""
@@ -231,14 +242,15 @@ class Sink:
                 self._dontcache = False
         self._count(done)
 
+    def write_zeros(self, offset: int, length: int) -> None:
+        """Write ``length`` zeros through the page cache."""
+        for done in range(0, length, len(ZEROS)):
+            self.write_cached(ZEROS[: length - done], offset + done)
+        self.flush_behind(offset, length)
+
     def _count(self, stored: int) -> None:
         with self._lock:
             self.stored += stored
-
-    def open_again(self) -> int:
-        """Return a new descriptor with a file offset of its own; the caller closes it."""
-        assert self._temporary is not None
-        return os.open(self._temporary, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.folder.fd)
 
     def note_copied(self, length: int) -> None:
         """Count ``length`` bytes that the kernel moved into `fd` by itself."""
@@ -292,6 +304,29 @@ class Sink:
             with suppress(OSError):
                 os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def close(self) -> None:
+        """Close the descriptors; the data was synced before, so that an error here says nothing new."""
+        descriptors = (self.fd, self.direct, self._refused)
+        self.fd, self.direct, self._refused = -1, None, None
+        for fd in descriptors:
+            if fd is not None and fd >= 0:
+                with suppress(OSError):
+                    os.close(fd)
+
+
+class Draft(Sink):
+    """A dump on its way to its name: until `Folder.publish` it has a temporary one."""
+
+    def __init__(self, folder: Folder, name: str, temporary: str) -> None:
+        self.folder: Final = folder
+        self.name: Final = name
+        self._temporary: str | None = temporary
+        path = os.path.join(folder.path, name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with explain("open", path):
+            fd = os.open(temporary, flags, 0o600, dir_fd=folder.fd)
+        super().__init__(fd, path)
+
     def rename(self, *, overwrite: bool) -> DumpError | None:
         """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken)."""
         assert self._temporary is not None
@@ -327,15 +362,6 @@ class Sink:
         """Remove the file, under whichever name it has now."""
         with suppress(OSError):
             os.unlink(self._temporary or self.name, dir_fd=self.folder.fd)
-
-    def close(self) -> None:
-        """Close the descriptors; the data was synced before, so that an error here says nothing new."""
-        descriptors = (self.fd, self.direct, self._refused)
-        self.fd, self.direct, self._refused = -1, None, None
-        for fd in descriptors:
-            if fd is not None and fd >= 0:
-                with suppress(OSError):
-                    os.close(fd)
 
     def abort(self) -> None:
         """Remove the temporary file and close the descriptors; does nothing to a sink that is closed."""

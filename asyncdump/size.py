@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_UNITS: Final = {"": 1, "c": 1, "w": 2, "b": 512, "B": 1}
+_UNITS = {"": 1, "c": 1, "w": 2, "b": 512, "B": 1}
 for _power, _letter in enumerate("KMGTP", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}iB": 1024**_power, f"{_letter}B": 1000**_power}
 _UNITS |= {"k": 1024, "kB": 1000, "kiB": 1024}
 
 _FACTOR: Final = re.compile(r"(\d{1,20})\s*([A-Za-z]*)")
+KIB: Final = 1024
 MAXIMUM: Final = 2**63 - 1
 """The largest offset a Linux file can have (off_t), in bytes."""
 
@@ -25,7 +26,7 @@ def parse_size(text: int | str) -> int:
         ValueError: the text is no size, is negative, or is larger than a file can be.
     """
     if isinstance(text, bool):
-        raise ValueError(f"{text} is no size: write bytes, or 512KiB, 16MiB, 1GiB")
+        raise ValueError(f"{text} is no size: write bytes, or 512KiB, 16MiB, 1GiB")  # noqa: TRY004
     product = 1
     for factor in str(text).strip().split("x"):
         match = _FACTOR.fullmatch(factor)
@@ -40,7 +41,7 @@ def parse_size(text: int | str) -> int:
 def format_size(count: float) -> str:
     """Return a number of bytes for people, in binary units: ``8.0 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
+        if abs(count) < KIB:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
+        count /= KIB
     return f"{count:.1f} TiB"

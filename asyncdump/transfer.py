@@ -21,13 +21,13 @@ from asyncdump.errors import (
     InterruptedDumpError,
     MethodRefusedError,
     describe_errno,
+    explain,
     from_oserror,
 )
 from asyncdump.lane import Lane
-from asyncdump.sink import Folder, Sink
+from asyncdump.sink import ZEROS, Draft, Folder
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
 
-_ZEROS: Final = memoryview(bytes(1 << 20))
 _LONGEST_HOLE: Final = 256 << 20
 """Bytes of a hole that are taken in one step: hashing that many zeros takes some 10 ms."""
 
@@ -74,7 +74,7 @@ class Transfer:
         self.stage = "open"
         self.engine: Engine | None = None
         self.digest: str | None = None
-        self.sink: Sink | None = None
+        self.sink: Draft | None = None
         self._offset: Final = offset
         self._choice: Final[Choice] = method
         self._checksum: Final[Checksum] = checksum
@@ -136,7 +136,7 @@ class Transfer:
             offset = extent.offset
             while offset < extent.end:
                 # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
-                step = _LONGEST_HOLE if extent.hole else self.engine.span
+                step = _LONGEST_HOLE if extent.hole and self._sparse else self.engine.span
                 length = min(step - (offset - self._offset) % step, extent.end - offset)
                 yield Span(offset=offset, length=length, hole=extent.hole)
                 offset += length
@@ -213,8 +213,8 @@ class Transfer:
         if data is not None:
             self._hasher.update(data)
             return
-        for done in range(0, span.length, len(_ZEROS)):
-            self._hasher.update(_ZEROS[: span.length - done])
+        for done in range(0, span.length, len(ZEROS)):
+            self._hasher.update(ZEROS[: span.length - done])
 
     def _store(self, engine: Engine, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write one span, falling back to another engine as long as that loses nothing."""
@@ -235,21 +235,15 @@ class Transfer:
                     self._fall_back(refusal, lane)
                     first = span.offset == self._offset
                     self._hash_on_the_way = first and self._hasher is not None and self.engine.sees_bytes
-                engine = self.engine
+                engine = self._engines[0]
                 data = self._load(engine, span, lane)
                 if span.offset == self._offset:
                     self._hash(span, data)
 
     def _store_zeros(self, span: Span) -> None:
-        assert self.sink is not None
-        target = self._route.target(span)
-        for done in range(0, span.length, len(_ZEROS)):
-            self._stop.check()
-            try:
-                self.sink.write_cached(_ZEROS[: span.length - done], target + done)
-            except OSError as error:
-                raise from_oserror(error, "write", self.sink.path) from error
-        self.sink.flush_behind(target, span.length)
+        sink = self._route.sink
+        with explain("write", sink.path):
+            sink.write_zeros(self._route.target(span), span.length)
 
     def _failure(self, error: OSError, engine: Engine, span: Span) -> DumpError:
         """Return the error to show for a call that failed on a span: often it's the source that changed."""

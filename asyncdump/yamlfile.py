@@ -80,6 +80,10 @@ def _compose(content: bytes, path: str) -> yaml.Node | None:
         raise ManifestError(Problem(file=path, line=1, message=message)) from error
 
 
+def _line(place: Any) -> int:
+    return int(place.start_mark.line) + 1
+
+
 def _check_depth(content: bytes, path: str) -> None:
     """Refuse what would exhaust the stack, before anything recursive looks at it."""
     depth = 0
@@ -87,7 +91,7 @@ def _check_depth(content: bytes, path: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             message = f"nested deeper than {_DEEPEST} levels"
-            raise ManifestError(Problem(file=path, line=event.start_mark.line + 1, message=message))
+            raise ManifestError(Problem(file=path, line=_line(event), message=message))
 
 
 class _Reader:
@@ -101,14 +105,14 @@ class _Reader:
         if node is None:
             self.problems.append(self.marks.problem(key, message))
         else:
-            line = node.start_mark.line + 1
+            line = _line(node)
             self.problems.append(Problem(message=message, key=key, file=self.marks.file, line=line))
 
     def manifest(self, node: yaml.Node | None) -> Manifest | None:
         if not isinstance(node, yaml.MappingNode):
             self._complain("", "a manifest is a mapping with the keys version, output and dumps", node)
             return None
-        self.marks.lines[""] = node.start_mark.line + 1
+        self.marks.lines[""] = _line(node)
         values = self._mapping(Manifest, node, "")
         if "version" not in values and not any(problem.key == "version" for problem in self.problems):
             self._complain("version", "is missing: write version: 1", node)
@@ -124,7 +128,7 @@ class _Reader:
                 self._complain(key, f"stands twice, first in line {self.marks.lines[key]}", key_node)
                 continue
             seen.add(name)
-            self.marks.lines[key] = key_node.start_mark.line + 1
+            self.marks.lines[key] = _line(key_node)
             if name not in model.__struct_fields__:
                 self._complain(key, unknown_key(model, name))
             elif (value := self._value(model, name, value_node, key)) is not _WRONG:
@@ -164,7 +168,7 @@ class _Reader:
         for index, item in enumerate(node.value):
             before = len(self.problems)
             place = f"{key}[{index}]"
-            self.marks.lines[place] = item.start_mark.line + 1
+            self.marks.lines[place] = _line(item)
             values = self._submodel(Dump, item, place)
             if len(self.problems) == before:
                 dumps.append(Dump(**values))

@@ -22,7 +22,7 @@ class Route:
 
     Attributes:
         source: what the source is; ``fd`` is its open descriptor.
-        start: the first byte of the source that is dumped; it becomes byte 0 of the sink.
+        start: the byte of the source that becomes byte 0 of the sink.
         sparse: leave zeros out of the sink where the engine sees them.
     """
 
@@ -39,7 +39,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """ "Not supported here": why an engine can't serve a route. No bytes were moved.
+    """Why an engine can't serve a route. No bytes were moved.
 
     Attributes:
         errno: the kernel's answer, or None where the engine itself declines.
@@ -89,11 +89,23 @@ class Engine(Protocol):
         """
 
 
+class Unseen:
+    """What engines have in common that leave the bytes to the kernel."""
+
+    sees_bytes: ClassVar[bool] = False
+
+    def refuses(self, route: Route) -> Refusal | None:
+        """Only the call tells."""
+
+    def load(self, route: Route, span: Span, lane: Lane) -> None:
+        """Nothing: only the kernel sees the bytes."""
+
+
 HOLES: Final = Refusal(reason="the source has holes: mapping them would take huge pages from the host's pool")
 
 
 @contextmanager
-def mapped(route: Route, span: Span) -> Iterator[memoryview]:
+def mapped(fd: int, source: Source, span: Span) -> Iterator[memoryview]:
     """Map a span of the source, for the kernel alone to read (mmap(2)).
 
     A mapping must start and end on a page of the source, which on hugetlbfs is a huge one.
@@ -102,15 +114,15 @@ def mapped(route: Route, span: Span) -> Iterator[memoryview]:
         Refused: the source has got holes since it was opened.
         SourceChangedError: the file ends before the span does.
     """
-    page = route.source.page
-    if route.source.filesystem == "hugetlbfs" and has_holes(route.fd):
+    page = source.page
+    if source.filesystem == "hugetlbfs" and has_holes(fd):
         raise Refused(HOLES)
     start = span.offset - span.offset % page
-    length = min(-(-span.end // page) * page, max(route.source.size, span.end)) - start
+    length = min(-(-span.end // page) * page, max(source.size, span.end)) - start
     try:
-        mapping = mmap.mmap(route.fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
+        mapping = mmap.mmap(fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
     except ValueError as error:  # Python compares with the file's size before the kernel does.
-        raise truncated(route.source.path, os.fstat(route.fd).st_size, span.end) from error
+        raise truncated(source.path, os.fstat(fd).st_size, span.end) from error
     view = memoryview(mapping)[span.offset - start : span.end - start]
     try:
         yield view

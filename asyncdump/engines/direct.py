@@ -5,18 +5,17 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
-from asyncdump.engines.base import HOLES, Method, Refusal, Route, mapped
+from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
 from asyncdump.lane import Lane
 from asyncdump.sink import ALIGNMENT
 from asyncdump.source import Span
 
 
-class Direct:
+class Direct(Unseen):
     """mmap(2) + pwrite(2) to an O_DIRECT descriptor: zero-copy off huge pages."""
 
     method: ClassVar[Method] = "direct"
     span: ClassVar[int] = 8 << 20
-    sees_bytes: ClassVar[bool] = False
 
     def refuses(self, route: Route) -> Refusal | None:
         """Say that the destination takes no O_DIRECT, that the start isn't aligned, or that there are holes."""
@@ -28,13 +27,10 @@ class Direct:
             return HOLES
         return None
 
-    def load(self, route: Route, span: Span, lane: Lane) -> None:
-        """Nothing: only the kernel sees the bytes."""
-
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write the mapping. Only the first step may be refused; a later one goes through the page cache instead."""
-        with mapped(route, span) as view:
+        with mapped(route.fd, route.source, span) as view:
             target = route.target(span)
-            done = route.sink.write_direct(view, target) if span.offset == route.start else 0
+            done = route.sink.write_direct(view, target) if route.sink.stored == 0 else 0
             with view[done:] as rest:
                 route.sink.write(rest, target + done)

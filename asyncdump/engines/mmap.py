@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from asyncdump.engines.base import HOLES, Method, Refusal, Route, mapped
+from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
 from asyncdump.lane import Lane
 from asyncdump.source import Span
 
 
-class Mmap:
+class Mmap(Unseen):
     """mmap(2) + pwrite(2): one copy, for destinations that take no O_DIRECT."""
 
     method: ClassVar[Method] = "mmap"
     span: ClassVar[int] = 8 << 20
-    sees_bytes: ClassVar[bool] = False
 
     def refuses(self, route: Route) -> Refusal | None:
         """Say that there are holes in huge pages."""
         return HOLES if route.source.filesystem == "hugetlbfs" and route.source.has_holes else None
 
-    def load(self, route: Route, span: Span, lane: Lane) -> None:
-        """Nothing: only the kernel sees the bytes."""
-
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write the mapping; write-back starts behind it."""
         target = route.target(span)
-        with mapped(route, span) as view:
+        with mapped(route.fd, route.source, span) as view:
             route.sink.write_cached(view, target)
         route.sink.flush_behind(target, span.length)

@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.engines.base import Method, Route, Unseen
 from asyncdump.lane import Lane
 from asyncdump.source import Span, truncated
 
 
-class Reflink:
+class Reflink(Unseen):
     """copy_file_range(2): a clone on XFS, Btrfs and their like, a copy by the server on NFS, by the kernel on ext4."""
 
     method: ClassVar[Method] = "reflink"
     span: ClassVar[int] = 64 << 20
-    sees_bytes: ClassVar[bool] = False
-
-    def refuses(self, route: Route) -> Refusal | None:
-        """Only the call tells."""
-        return None
-
-    def load(self, route: Route, span: Span, lane: Lane) -> None:
-        """Nothing: only the kernel sees the bytes."""
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Clone the span."""

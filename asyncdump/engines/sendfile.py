@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.engines.base import Method, Route, Unseen
 from asyncdump.lane import Lane
 from asyncdump.source import Span, truncated
 
 
-class Sendfile:
+class Sendfile(Unseen):
     """sendfile(2). Refused on hugetlbfs since Linux 5.10 (commit 36e2c7421f02 left it without ``splice_read``)."""
 
     method: ClassVar[Method] = "sendfile"
     span: ClassVar[int] = 16 << 20
-    sees_bytes: ClassVar[bool] = False
-
-    def refuses(self, route: Route) -> Refusal | None:
-        """Only the call tells."""
-        return None
-
-    def load(self, route: Route, span: Span, lane: Lane) -> None:
-        """Nothing: only the kernel sees the bytes."""
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Send the span through a descriptor of its own: sendfile writes at the descriptor's file offset."""

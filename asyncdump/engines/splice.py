@@ -5,24 +5,16 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import Method, Refusal, Route
+from asyncdump.engines.base import Method, Route, Unseen
 from asyncdump.lane import Lane
 from asyncdump.source import Span, truncated
 
 
-class Splice:
+class Splice(Unseen):
     """splice(2) through the lane's pipe, grown to its limit. Refused on hugetlbfs like sendfile."""
 
     method: ClassVar[Method] = "splice"
     span: ClassVar[int] = 16 << 20
-    sees_bytes: ClassVar[bool] = False
-
-    def refuses(self, route: Route) -> Refusal | None:
-        """Only the call tells."""
-        return None
-
-    def load(self, route: Route, span: Span, lane: Lane) -> None:
-        """Nothing: only the kernel sees the bytes."""
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Fill the pipe, empty it into the sink, and again."""

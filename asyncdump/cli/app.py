@@ -1,0 +1,164 @@
+"""The commands and their options. What they do is imported when they are called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Literal, NoReturn
+
+import click
+
+from asyncdump.errors import AsyncdumpError, ManifestError
+from asyncdump.version import __version__
+
+METHODS = ["auto", "reflink", "direct", "sendfile", "splice", "mmap", "read"]
+CHECKSUMS = ["xxh128", "blake3", "sha256", "none"]
+
+
+class _Commands(click.Group):
+    """A group in which what is no command is the manifest of the command ``run``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Options of the run may stand before its manifest; those of the group itself are few and known.
+        if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "MANIFEST [OPTIONS]\nCOMMAND [ARGS]...")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options of a run on the first page: they are what people look for."""
+        records = [record for option in run_manifest.get_params(ctx) if (record := option.get_help_record(ctx))]
+        with formatter.section("Options"):
+            formatter.write_dl(records)
+        self.format_commands(ctx, formatter)
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return [name for name in self.commands if name != "run"]
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.version_option(__version__, message="asyncdump %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Dump the memory-mapped files that MANIFEST (YAML) names: concurrently, durably, with digests.
+
+    \b
+    A manifest in short:
+      version: 1
+      output: /var/dumps/crash-42
+      dumps:
+        - source: /dev/hugepages/rtemap_*
+
+    Exit codes: 0 all dumped, 1 some failed, 2 wrong usage or manifest, 130 or 143 interrupted.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(2)
+
+
+def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
+    if value is None or value == "auto":
+        return value  # type: ignore[return-value] # "auto" is just that literal
+    if not value.isdigit() or not 1 <= int(value) <= 256:  # noqa: PLR2004
+        raise click.BadParameter(f"{value!r} is not a whole number from 1 to 256 or auto")
+    return int(value)
+
+
+@cli.command("run", hidden=True)
+@click.argument("manifest", type=click.Path())
+@click.option("--output", metavar="DIR", help="Folder for the dumps, instead of the manifest's.")
+@click.option("--concurrency", metavar="N", callback=_concurrency, help="Files in flight: a number, or auto.")
+@click.option("--method", type=click.Choice(METHODS), help="How bytes are moved, for all files.")
+@click.option("--checksum", type=click.Choice(CHECKSUMS), help="The digest that is taken, for all files.")
+@click.option("--on-error", type=click.Choice(["continue", "abort"]), help="What one failure means for the others.")
+@click.option("--overwrite", is_flag=True, help="Replace dumps that exist already.")
+@click.option("--no-durable", is_flag=True, help="Don't wait until the dumps would survive a power cut.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: files, sizes, kinds, methods, free space.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+    default="auto",
+    help="How progress is told: a bar on a terminal, plain lines, JSON events on stdout. Default: auto.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["console", "json"]), default="console", help="How warnings look on stderr."
+)
+@click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+@click.help_option("-h", "--help")
+def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str, quiet: bool, **options: Any) -> None:
+    """Dump the files that MANIFEST names."""
+    from asyncdump.cli.logs import configure_later
+    from asyncdump.cli.run import dry, wet
+    from asyncdump.plan import Options
+
+    configure_later(log_format)
+    durable = False if options.pop("no_durable") else None
+    chosen = Options(durable=durable, **options)
+    sys.exit(dry(manifest, chosen) if dry_run else wet(manifest, chosen, "none" if quiet else progress, quiet=quiet))
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of a manifest, for editors."""
+    import json
+
+    from asyncdump.manifest import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
+@click.argument("source", type=click.Path())
+@click.argument("folder", metavar="DEST_DIR", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probe(source: str, folder: str, *, as_json: bool) -> None:
+    """Try each method on SOURCE into DEST_DIR: accepted and how fast, or refused and why. Leaves nothing there."""
+    from asyncdump.cli.tables import print_findings
+    from asyncdump.finding import probe_all
+
+    print_findings(probe_all(source, folder), as_json=as_json)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("operands", nargs=-1, type=click.UNPROCESSED)
+def dd(operands: tuple[str, ...]) -> None:
+    """Copy one file as dd does, the kernel moving the bytes.
+
+    \b
+    Operands: if= of= bs= count= skip= seek= status=none|noxfer|progress
+              conv=fsync,fdatasync,notrunc,sparse  oflag=direct
+              method=auto|reflink|direct|sendfile|splice|mmap|read
+    Without if= it reads standard input, without of= it writes standard output.
+    """
+    from asyncdump.cli.dd import main
+
+    sys.exit(main(operands))
+
+
+def run() -> NoReturn:
+    """Run the command line and exit with its code: 2 for what was wrong before the start, 130 for Ctrl-C."""
+    try:
+        cli(prog_name="asyncdump")
+    except ManifestError as error:
+        for problem in error.problems:
+            print(f"asyncdump: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except AsyncdumpError as error:
+        print(f"asyncdump: {error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read our output has gone: there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)

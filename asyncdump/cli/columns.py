@@ -1,0 +1,52 @@
+"""Tables of plain text: aligned, cut to the width of the terminal, nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+
+from asyncdump.report import text
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), shrink: int = 0) -> list[str]:
+    """Return the lines of a table; the first row is its head.
+
+    Args:
+        rows: as many cells in each.
+        right: the columns that are aligned to the right.
+        shrink: the column that is cut, in its middle, where a terminal is too narrow.
+    """
+    shown = [[text(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
+    excess = sum(widths) + 2 * (len(widths) - 1) - width()
+    if excess > 0:
+        widths[shrink] = max(8, widths[shrink] - excess)
+    lines = []
+    for row in shown:
+        cells = [
+            cut(cell, size).rjust(size) if column in right else cut(cell, size).ljust(size)
+            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def cut(cell: str, size: int) -> str:
+    """Return a text of at most ``size`` characters: the end of a path tells more than its middle."""
+    if len(cell) <= size:
+        return cell
+    head = (size - 1) // 3
+    return f"{cell[:head]}…{cell[len(cell) - (size - 1 - head) :]}"
+
+
+def width() -> int:
+    """Return the columns of the terminal; a pipe has no width to keep to."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 16
+
+
+def seconds(count: float) -> str:
+    """Return a time for people: ``0.81 s``, ``3 min 20 s``."""
+    if count < 60:  # noqa: PLR2004
+        return f"{count:.2f} s"
+    return f"{count // 60:.0f} min {count % 60:.0f} s"

@@ -1,0 +1,154 @@
+"""How a run is told while it lasts: a bar, plain lines, JSON, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, Self
+
+from asyncdump.errors import AsyncdumpError
+from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Progress, RunFinished, RunStarted
+from asyncdump.report import error_record, text
+from asyncdump.size import format_size
+
+_EVERY = 2.0
+"""Seconds between two plain lines."""
+
+
+class Listener:
+    """Hears each event of a run; this one says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event."""
+
+
+def new_listener(progress: str) -> Listener:
+    """Return the listener of that name; ``auto`` is a bar on a terminal and plain lines elsewhere."""
+    if progress == "auto":
+        progress = "bar" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
+    match progress:
+        case "bar":
+            from asyncdump.cli.bar import Bar
+
+            return Bar()
+        case "plain":
+            return Plain()
+        case "json":
+            return Json()
+        case _:
+            return Listener()
+
+
+class Tally(Listener):
+    """Counts what the events tell, apart from any drawing."""
+
+    def __init__(self) -> None:
+        self.files = self.finished = self.failed = 0
+        self.total = self.durable = 0
+        self.began = time.monotonic()
+        self.in_flight: dict[str, Progress] = {}
+        self.methods: dict[str, str] = {}
+        self.lost = 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes moved, those of files that failed meanwhile not counted."""
+        return self.durable + sum(progress.done for progress in self.in_flight.values())
+
+    @property
+    def expected(self) -> int:
+        """Bytes that will be moved when nothing more fails."""
+        return self.total - self.lost
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second since the run began."""
+        return self.moved / max(time.monotonic() - self.began, 1e-6)
+
+    def tell(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self.files, self.total, self.began = event.files, event.bytes, time.monotonic()
+            case FileStarted():
+                self.methods[event.name] = event.method
+            case Progress():
+                self.in_flight[event.name] = event
+            case FileFinished():
+                self.finished += 1
+                self.durable += event.bytes
+                self._forget(event.name)
+            case FileFailed():
+                self.failed += 1
+                self._forget(event.name)
+
+    def _forget(self, name: str) -> None:
+        self.in_flight.pop(name, None)
+        self.methods.pop(name, None)
+
+
+class Plain(Tally):
+    """A line on stderr every two seconds, for logs: the total only, whatever the number of files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = time.monotonic() + _EVERY
+
+    def tell(self, event: Event) -> None:
+        super().tell(event)
+        if isinstance(event, RunStarted):
+            _say(f"dumping {event.files} files, {format_size(event.bytes)}, to {text(event.output)}")
+        elif time.monotonic() >= self._next and not isinstance(event, RunFinished):
+            self._next = time.monotonic() + _EVERY
+            _say(self._line())
+
+    def _line(self) -> str:
+        share = 100 * self.moved // max(self.total, 1)
+        left = (self.total - self.moved) / self.rate if self.rate else 0
+        failed = f", {self.failed} failed" if self.failed else ""
+        return (
+            f"{share:3d} %  {format_size(self.moved)} of {format_size(self.total)} moved, "
+            f"{format_size(self.durable)} durable, {self.finished} of {self.files} files{failed}, "
+            f"{format_size(self.rate)}/s, {left:.0f} s left"
+        )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class Json(Listener):
+    """Each event as a line of JSON on stdout."""
+
+    def tell(self, event: Event) -> None:
+        try:
+            print(json.dumps(event_record(event)), flush=True)
+        except BrokenPipeError:
+            # The reader has gone. The dump goes on: what it saves may not be there a second time.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """Return an event as JSON can hold it: ``{"event": "file_finished", "at": 0.42, ...}``."""
+    kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
+    record: dict[str, Any] = {"event": kind}
+    for field in fields(event):
+        value = getattr(event, field.name)
+        if isinstance(value, AsyncdumpError):
+            value = error_record(value)
+        elif isinstance(value, str):
+            value = text(value)
+        elif isinstance(value, float):
+            value = round(value, 6)
+        record[field.name] = value
+    return record

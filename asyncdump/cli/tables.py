@@ -1,0 +1,117 @@
+"""What is printed before and after a run: the plan, the summary, the findings of a probe."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+
+from asyncdump.cli.columns import seconds, table
+from asyncdump.digest import LISTS
+from asyncdump.errors import describe_errno
+from asyncdump.finding import Finding
+from asyncdump.plan import RECEIPT, Plan
+from asyncdump.report import FileReport, Report, text
+from asyncdump.size import format_size
+
+_MOST_FAILURES = 20
+
+
+def print_plan(plan: Plan, methods: list[str]) -> None:
+    """Print each file of a plan with the method it would use, the totals and the free space."""
+    rows = [("name", "source", "kind", "size", "method", "checksum")]
+    rows += [
+        (dump.name, dump.source.path, dump.source.kind, format_size(dump.length), method, dump.checksum)
+        for dump, method in zip(plan.dumps, methods, strict=True)
+    ]
+    _print(*table(rows, right=(3,), shrink=1), "")
+    files = _count(len(plan.dumps), "file")
+    _print(
+        f"{files}, {format_size(plan.bytes)} to {text(plan.output)} ({format_size(plan.free)} free there)",
+        "A dry run: nothing was written.",
+    )
+
+
+def print_summary(report: Report, *, quiet: bool) -> None:
+    """Print the outcome of a run: totals on stdout, failures on stderr; with ``quiet`` the latter alone."""
+    done = [file for file in report.files if file.ok]
+    if not quiet:
+        _print(*_totals(report, done))
+    failures = report.failures
+    for file in failures[:_MOST_FAILURES]:
+        _complain(f"failed: {file.name} ({file.stage}): {file.error}")
+        if file.error is not None and file.error.hint:
+            _complain(f"  {file.error.hint}")
+    if len(failures) > _MOST_FAILURES:
+        _complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
+    if report.receipt_error is not None:
+        _complain(f"the receipt could not be written: {report.receipt_error}")
+
+
+def _totals(report: Report, done: list[FileReport]) -> list[str]:
+    lines = [
+        f"{len(done)} of {_count(len(report.files), 'file')} dumped to {text(report.output)}"
+        + (f", ended early: {report.interrupted}" if report.interrupted else "")
+    ]
+    if done:
+        groups: dict[str, list[FileReport]] = defaultdict(list)
+        for file in done:
+            groups[file.method or ""].append(file)
+        rows = [("method", "files", "size", "written", "time", "rate")]
+        rows += [_row(method, files, "", "") for method, files in sorted(groups.items())]
+        rate = f"{format_size(report.bytes_per_second)}/s"
+        rows.append(_row("total", done, seconds(report.seconds), rate))
+        lines += ["", *table(rows, right=(1, 2, 3, 4, 5)), ""]
+    lists = sorted({LISTS[file.digest.partition(":")[0]] for file in done if file.digest})
+    lines.append(f"Written beside them: {', '.join([RECEIPT, *lists])}")
+    return lines
+
+
+def _row(name: str, files: list[FileReport], time: str, rate: str) -> tuple[str, str, str, str, str, str]:
+    size = sum(file.bytes for file in files)
+    written = sum(file.stored for file in files)
+    return name, str(len(files)), format_size(size), format_size(written), time, rate
+
+
+def print_findings(findings: list[Finding], *, as_json: bool) -> None:
+    """Print what came of a probe."""
+    if as_json:
+        import json
+
+        _print(json.dumps([_finding_record(finding) for finding in findings], indent=1))
+        return
+    rows = [("method", "accepted", "rate", "CPU s per GiB", "auto picks it")]
+    for finding in findings:
+        if finding.refusal is not None:
+            rows.append((finding.method, "no", "", "", finding.refusal.reason))
+        else:
+            rate = f"{format_size(finding.bytes_per_second)}/s" if finding.bytes else "no data"
+            cpu = f"{finding.cpu_seconds * 2**30 / finding.bytes:.2f}" if finding.bytes else ""
+            rows.append((finding.method, "yes", rate, cpu, finding.chosen))
+    _print(*table(rows, right=(2, 3), shrink=4))
+    _print("", "Measured on one thread, made durable; a run uses several.")
+
+
+def _finding_record(finding: Finding) -> dict[str, object]:
+    refusal = finding.refusal
+    return {
+        "method": finding.method,
+        "accepted": refusal is None,
+        "reason": refusal.reason if refusal else None,
+        "errno": describe_errno(refusal.errno) if refusal and refusal.errno else None,
+        "bytes": finding.bytes,
+        "bytes_per_second": round(finding.bytes_per_second),
+        "cpu_seconds": round(finding.cpu_seconds, 6),
+        "chosen": finding.chosen,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _print(*lines: str) -> None:
+    print(*(line.encode(errors="backslashreplace").decode() for line in lines), sep="\n")
+
+
+def _complain(line: str) -> None:
+    print(f"asyncdump: {text(line)}", file=sys.stderr)

@@ -1,0 +1,164 @@
+"""What this kernel accepts for a source and a folder, and how fast it is: tried, never looked up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from anyio.to_thread import run_sync
+
+from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refusal_of
+from asyncdump.errors import DumpError, ManifestError, Problem, explain
+from asyncdump.lane import Lane
+from asyncdump.plan import PlannedDump
+from asyncdump.sink import ALIGNMENT, Folder, Sink
+from asyncdump.source import Source, Span, describe, find_spans, open_source
+
+_LONGEST: Final = 1.0
+"""Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What came of one method.
+
+    Attributes:
+        method: the method that was tried.
+        refusal: why it can't be used here, or None if it can.
+        bytes: how much was moved and made durable to measure it, on one thread.
+        seconds: the time that took, in seconds of the clock.
+        cpu_seconds: the CPU time that took, in seconds.
+        chosen: ``auto`` picks it ``with a checksum``, ``without`` one, ``always`` or ``never``.
+    """
+
+    method: Method
+    refusal: Refusal | None
+    bytes: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    chosen: str = "never"
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+
+async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Finding]:
+    """Try each method on ``source``, into a file without a name in ``folder``; nothing is left there.
+
+    Raises:
+        DumpError: the source can't be opened, or the folder can't be written to.
+    """
+    return await run_sync(probe_all, os.fsdecode(source), os.fsdecode(folder))
+
+
+def probe_all(source: str, folder: str) -> list[Finding]:
+    """Do as `probe` does, blocking."""
+    if not os.path.isdir(folder):
+        raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
+    fd = open_source(source)
+    place = Folder(folder)
+    lane = Lane()
+    try:
+        described = describe(fd, source)
+        picks = {hashing: _pick(described, fd, place, lane, hashing=hashing) for hashing in (True, False)}
+        return [_try(method, described, fd, place, lane, _chosen(method, picks)) for method in ENGINES]
+    finally:
+        lane.close()
+        place.close()
+        os.close(fd)
+
+
+def _chosen(method: Method, picks: dict[bool, Method]) -> str:
+    answers = {(True, True): "always", (True, False): "with a checksum", (False, True): "without a checksum"}
+    return answers.get((picks[True] == method, picks[False] == method), "never")
+
+
+def _pick(source: Source, fd: int, folder: Folder, lane: Lane, *, hashing: bool, start: int = 0) -> Method:
+    engines = candidates("auto", source=source.filesystem, destination=folder.filesystem, hashing=hashing)
+    for engine in engines[:-1]:
+        if _refusal(engine.method, source, fd, folder, lane, start) is None:
+            return engine.method
+    return engines[-1].method
+
+
+def _refusal(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, start: int) -> Refusal | None:
+    """Try a method on the first block of a source."""
+    sink = folder.scratch()
+    try:
+        span = Span(offset=start, length=min(ALIGNMENT, source.size - start))
+        route = Route(source=source, fd=fd, sink=sink, start=start)
+        if span.length == 0:
+            return ENGINES[method].refuses(route)
+        with explain(method, source.path):
+            return refusal_of(ENGINES[method], route, span, lane)
+    finally:
+        sink.close()
+
+
+def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, chosen: str) -> Finding:
+    if (refusal := _refusal(method, source, fd, folder, lane, 0)) is not None:
+        return Finding(method=method, refusal=refusal)
+    sink = folder.scratch()
+    try:
+        began, cpu = time.perf_counter(), time.thread_time()
+        with explain(method, source.path):
+            moved = _measure(method, source, fd, sink, lane, began)
+            os.fdatasync(sink.fd)
+        seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
+    finally:
+        sink.close()
+    return Finding(method=method, refusal=None, bytes=moved, seconds=seconds, cpu_seconds=cpu, chosen=chosen)
+
+
+def _measure(method: Method, source: Source, fd: int, sink: Sink, lane: Lane, began: float) -> int:
+    engine = ENGINES[method]
+    route = Route(source=source, fd=fd, sink=sink, sparse=False)
+    sink.resize(source.size)
+    moved = 0
+    for extent in find_spans(fd, source, 0, source.size):
+        for offset in range(extent.offset, extent.end, engine.span):
+            span = Span(offset=offset, length=min(engine.span, extent.end - offset))
+            if not extent.hole:
+                engine.store(route, span, lane, engine.load(route, span, lane))
+                moved += span.length
+            if time.perf_counter() - began > _LONGEST:
+                return moved
+    return moved
+
+
+def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
+    """Return the method that each planned dump would use, tried on a file without a name beside the output folder.
+
+    Raises:
+        ManifestError: the output folder, or the one above it, can't be written to.
+    """
+    while not os.path.isdir(output):
+        output = os.path.dirname(output)
+    lane = Lane()
+    try:
+        folder = Folder(output)
+        try:
+            return [_expected(dump, folder, lane) for dump in dumps]
+        finally:
+            folder.close()
+    except DumpError as error:
+        raise ManifestError(Problem(key="output", message=str(error))) from error
+    finally:
+        lane.close()
+
+
+def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
+    if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
+        return "read"  # The only candidate: nothing to try.
+    fd = open_source(dump.source.path)
+    try:
+        if dump.method == "auto":
+            return _pick(dump.source, fd, folder, lane, hashing=dump.checksum != "none", start=dump.offset)
+        refusal = _refusal(dump.method, dump.source, fd, folder, lane, dump.offset)
+        return dump.method if refusal is None else f"{dump.method} is refused: {refusal.reason}"
+    finally:
+        os.close(fd)

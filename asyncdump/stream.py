@@ -1,0 +1,220 @@
+"""A copy outside of a run, one source on one thread: into a file in place, or into a pipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from asyncdump.engines import REFUSALS, Choice, Engine, Refused, Route, candidates, refusal_of
+from asyncdump.engines.base import HOLES, Refusal, has_holes
+from asyncdump.errors import MethodRefusedError, describe_errno
+from asyncdump.lane import BUFFER, Lane, grow_pipe
+from asyncdump.linux import filesystem, map_for_kernel, unmap, vmsplice
+from asyncdump.sink import Sink
+from asyncdump.source import Source, Span, find_spans, truncated
+
+StreamMethod = Literal["auto", "vmsplice", "splice", "sendfile", "read"]
+
+_STEP: Final = 8 << 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a copy has come: it tells the truth after an error too.
+
+    Attributes:
+        bytes: moved so far.
+        method: what moves them.
+        tick: called after each step.
+    """
+
+    bytes: int = 0
+    method: str = ""
+    tick: Callable[[], None] = lambda: None
+
+    def add(self, count: int, method: str) -> None:
+        """Count a step."""
+        self.bytes += count
+        self.method = method
+        self.tick()
+
+
+def copy_in_place(
+    fd: int,
+    source: Source,
+    sink: Sink,
+    tally: Tally,
+    *,
+    start: int,
+    length: int,
+    seek: int,
+    method: Choice,
+    sparse: bool,
+) -> None:
+    """Copy ``length`` bytes of an open source from byte ``start`` into a sink at byte ``seek``.
+
+    With ``sparse``, zeros are passed over: what the sink held there before stays.
+
+    Raises:
+        MethodRefusedError: the kernel doesn't take the method for these two.
+        OSError: a call failed.
+        SourceChangedError: the source ended early.
+    """
+    lane = Lane()
+    route = Route(source=source, fd=fd, sink=sink, start=start - seek, sparse=sparse)
+    engines = candidates(method, source=source.filesystem, destination=filesystem(sink.fd)[0], hashing=False)
+    try:
+        for extent in find_spans(fd, source, start, start + length):
+            for span in _steps(extent):
+                if not extent.hole:
+                    _store(engines, route, span, lane)
+                elif not sparse:
+                    sink.write_zeros(route.target(span), span.length)
+                tally.add(span.length, engines[0].method)
+    finally:
+        lane.close()
+
+
+def _steps(extent: Span) -> list[Span]:
+    """Cut an extent into pieces that fit a lane's buffer, whichever engine takes them."""
+    step = 16 * BUFFER if extent.hole else BUFFER
+    return [
+        Span(offset=offset, length=min(step, extent.end - offset)) for offset in range(extent.offset, extent.end, step)
+    ]
+
+
+def _store(engines: list[Engine], route: Route, span: Span, lane: Lane) -> None:
+    while (refusal := refusal_of(engines[0], route, span, lane)) is not None:
+        engine = engines.pop(0)
+        if not engines:
+            raise _refused(engine.method, refusal, route.source.path)
+
+
+def _refused(method: str, refusal: Refusal, path: str) -> MethodRefusedError:
+    return MethodRefusedError(
+        f"{method} is refused for {path}: {refusal.reason}",
+        path=path,
+        operation=method,
+        errno=refusal.errno,
+        hint="use method=auto",
+    )
+
+
+def copy_stream(
+    reading: int,
+    writing: int,
+    tally: Tally,
+    *,
+    source: Source | None,
+    start: int = 0,
+    length: int | None = None,
+    method: StreamMethod = "auto",
+) -> None:
+    """Copy from one descriptor to another, at least one of which has no offsets (a pipe, a terminal).
+
+    Args:
+        reading, writing: the descriptors; writing goes on at the descriptor's file offset, if it has one.
+        tally: counts what is moved.
+        source: what ``reading`` is, if it is a file; its bytes from ``start`` on are read.
+        start: for a file, the first byte.
+        length: the bytes to copy at most; None for all there are.
+        method: a way of moving them, or ``auto`` for the first of all that the kernel accepts.
+
+    Raises:
+        MethodRefusedError: the kernel doesn't take the method for these two.
+        BrokenPipeError: the reader of the pipe has gone.
+        OSError: a call failed.
+        SourceChangedError: the file ended early.
+    """
+    lane = Lane()
+    copy = _Stream(reading, writing, source, lane)
+    ways = copy.ways() if method == "auto" else [str(method)]
+    left = length if source is None else min(source.size - start, source.size if length is None else length)
+    position = start
+    try:
+        while left is None or left > 0:
+            count = _STEP if left is None else min(_STEP, left)
+            moved = copy.step(ways, position, count)
+            if moved == 0:
+                if source is not None:
+                    raise truncated(source.path, position, position + count)
+                return
+            tally.add(moved, ways[0])
+            position += moved
+            left = None if left is None else left - moved
+    finally:
+        lane.close()
+
+
+class _Stream:
+    def __init__(self, reading: int, writing: int, source: Source | None, lane: Lane) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._source = source
+        self._lane = lane
+        self._pipes = [fd for fd in (reading, writing) if stat.S_ISFIFO(os.fstat(fd).st_mode)]
+        for pipe in self._pipes:
+            grow_pipe(pipe)
+
+    def ways(self) -> list[str]:
+        """Return the ways worth trying, the fastest first."""
+        ways = []
+        if self._source is not None and self._source.filesystem == "hugetlbfs" and self._writing in self._pipes:
+            ways.append("vmsplice")
+        if self._pipes:
+            ways.append("splice")
+        if self._source is not None:
+            ways.append("sendfile")
+        return [*ways, "read"]
+
+    def step(self, ways: list[str], position: int, count: int) -> int:
+        """Move up to ``count`` bytes the first way that isn't refused; ways that are, are dropped for good."""
+        while True:
+            way = getattr(self, f"_{ways[0]}")
+            try:
+                return int(way(position, count))
+            except Refused as refused:
+                refusal = refused.refusal
+            except OSError as error:
+                if error.errno not in REFUSALS:
+                    raise
+                refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
+            refused_way = ways.pop(0)
+            if not ways:
+                raise _refused(refused_way, refusal, self._source.path if self._source else "standard input")
+
+    def _splice(self, position: int, count: int) -> int:
+        offset = None if self._source is None else position
+        return os.splice(self._reading, self._writing, count, offset_src=offset)
+
+    def _sendfile(self, position: int, count: int) -> int:
+        if self._source is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return os.sendfile(self._writing, self._reading, position, count)
+
+    def _vmsplice(self, position: int, count: int) -> int:
+        """Hand the pages themselves to the pipe: its reader sees what they hold when it reads."""
+        source = self._source
+        if source is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if source.filesystem == "hugetlbfs" and has_holes(self._reading):
+            raise Refused(HOLES)
+        begin = position - position % source.page
+        length = -(-(position + count) // source.page) * source.page - begin
+        address = map_for_kernel(self._reading, length, begin)
+        try:
+            return vmsplice(self._writing, address + position - begin, count)
+        finally:
+            unmap(address, length)
+
+    def _read(self, position: int, count: int) -> int:
+        view = self._lane.buffer.view[:count]
+        got = os.readv(self._reading, [view]) if self._source is None else os.preadv(self._reading, [view], position)
+        done = 0
+        while done < got:
+            done += os.write(self._writing, view[done:got])
+        return got
