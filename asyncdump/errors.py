@@ -6,7 +6,8 @@ import errno as errnos
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 
 class AsyncdumpError(Exception):
@@ -21,8 +22,7 @@ class AsyncdumpError(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One thing wrong with a manifest: where it stands and what it is."""
 
     message: str

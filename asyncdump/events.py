@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import anyio
+import msgspec
 
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened, ``at`` seconds after the run began."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted(Event):
+class RunStarted(Event, frozen=True, kw_only=True):
     """The plan stands and the first file is about to be opened."""
 
     output: str
@@ -33,8 +31,7 @@ class RunStarted(Event):
     concurrency: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStarted(Event):
+class FileStarted(Event, frozen=True, kw_only=True):
     """A file is being moved, by ``method``."""
 
     name: str
@@ -44,8 +41,7 @@ class FileStarted(Event):
     method: Method
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress(Event):
+class Progress(Event, frozen=True, kw_only=True):
     """``done`` of ``total`` bytes of a file are moved; a listener that is behind is told the latest only.
 
     ``stage`` is ``move``, ``digest`` while the dump is read back, or ``sync`` while it is made durable.
@@ -57,8 +53,7 @@ class Progress(Event):
     stage: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFinished(Event):
+class FileFinished(Event, frozen=True, kw_only=True):
     """A dump is whole, durable and has its name.
 
     ``bytes`` is its size, ``stored`` what of it was written (the rest is holes), ``seconds`` the time from its opening
@@ -74,8 +69,7 @@ class FileFinished(Event):
     digest: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFailed(Event):
+class FileFailed(Event, frozen=True, kw_only=True):
     """A dump failed or was given up in ``stage``: nothing is left of it."""
 
     name: str
@@ -84,8 +78,7 @@ class FileFailed(Event):
     stage: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFinished(Event):
+class RunFinished(Event, frozen=True, kw_only=True):
     """All is done, the receipt too. ``interrupted`` says what ended the run early, or is None."""
 
     files: int

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from anyio.to_thread import run_sync
 
 from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refusal_of
@@ -21,8 +21,7 @@ _LONGEST: Final = 1.0
 """Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one method.
 
     Attributes:

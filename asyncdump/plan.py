@@ -11,8 +11,9 @@ import re
 import stat
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from asyncdump.digest import LISTS, Checksum
 from asyncdump.engines import Choice
@@ -30,8 +31,7 @@ _LONGEST_NAME: Final = 255
 _SHOWN: Final = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller decides over the manifest's head; None leaves a decision to the manifest."""
 
     output: str | os.PathLike[str] | None = None
@@ -43,8 +43,7 @@ class Options:
     overwrite: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedDump:
+class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``."""
 
     source: Source
@@ -57,8 +56,7 @@ class PlannedDump:
     sparse: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A run that is ready to start.
 
     Attributes:

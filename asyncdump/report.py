@@ -6,7 +6,6 @@ import base64
 import os
 import platform
 from collections import defaultdict
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,8 +18,7 @@ from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
 RECEIPT_VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileReport:
+class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one dump.
 
     Attributes:
@@ -49,8 +47,7 @@ class FileReport:
         return self.error is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a run.
 
     Attributes:

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Literal, TypedDict, Unpack
@@ -110,7 +109,7 @@ class Run:
         try:
             await run_sync(_write_records, self._folder, report)
         except AsyncdumpError as error:
-            report = replace(report, receipt_error=error)
+            report = msgspec.structs.replace(report, receipt_error=error)
         self._report = report
         self._mailbox.put(
             RunFinished(

@@ -12,10 +12,10 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeVarTuple
 
 import anyio
+import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.to_thread import run_sync
 
@@ -59,8 +59,7 @@ def _group_size(lanes: int) -> int:
     return max(1, min(_GROUP, (soft - _SPARE_DESCRIPTORS - 4 * lanes) // 2))
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
+class _Job(msgspec.Struct, eq=False):
     """One planned dump and what has become of it; changed by the event loop, and by one thread while a hop lasts."""
 
     index: int

@@ -10,8 +10,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from asyncdump.errors import DumpError, SourceChangedError, explain
 from asyncdump.linux import filesystem
@@ -22,8 +23,7 @@ MEMORY: Final = frozenset({"hugetlbfs", "tmpfs", "ramfs"})
 SMALL_PAGE: Final = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, kw_only=True):
     """A range of bytes of a source; a hole holds no memory and reads as zeros."""
 
     offset: int
@@ -35,8 +35,7 @@ class Span:
         return self.offset + self.length
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, kw_only=True):
     """What a source was when it was looked at.
 
     Attributes:

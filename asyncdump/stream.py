@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from asyncdump.engines import REFUSALS, Choice, Engine, Refused, Route, candidates, refusal_of
 from asyncdump.engines.base import HOLES, Refusal, has_holes
@@ -22,8 +23,7 @@ StreamMethod = Literal["auto", "vmsplice", "splice", "sendfile", "read"]
 _STEP: Final = 8 << 20
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(msgspec.Struct):
     """How far a copy has come: it tells the truth after an error too.
 
     Attributes:

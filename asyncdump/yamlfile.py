@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
+import msgspec
 import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
@@ -18,12 +18,11 @@ _DEEPEST: Final = 16
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
+class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """Where the keys of a manifest stand: ``dumps[3].source`` to a line number, counted from 1."""
 
     file: str = ""
-    lines: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int] = msgspec.field(default_factory=dict)
     sha256: str = ""
 
     def problem(self, key: str, message: str) -> Problem:

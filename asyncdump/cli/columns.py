@@ -14,10 +14,12 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), shrink: i
 
     Args:
         rows: as many cells in each.
-        right: the columns that are aligned to the right.
+        right: the columns that are aligned to the right. A column without any text is left out.
         shrink: the column that is cut, in its middle, where a terminal is too narrow.
     """
-    shown = [[text(cell) for cell in row] for row in rows]
+    used = [column for column in range(len(rows[0])) if any(row[column] for row in rows)]
+    right = [place for place, column in enumerate(used) if column in right]
+    shown = [[text(row[column]) for column in used] for row in rows]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
     excess = sum(widths) + 2 * (len(widths) - 1) - width()
     if excess > 0:

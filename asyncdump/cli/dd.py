@@ -8,8 +8,9 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, get_args
+
+import msgspec
 
 from asyncdump.engines import Choice
 from asyncdump.errors import AsyncdumpError, DumpError, explain, from_oserror
@@ -24,8 +25,7 @@ _METHODS: Final = tuple(dict.fromkeys(get_args(Choice) + get_args(StreamMethod))
 _USAGE: Final = 2
 
 
-@dataclass(slots=True)
-class Operands:
+class Operands(msgspec.Struct):
     """What was asked for; ``skip``, ``seek`` and ``count`` in bytes."""
 
     source: str | None = None
@@ -34,7 +34,7 @@ class Operands:
     skip: int = 0
     seek: int = 0
     count: int | None = None
-    conversions: set[str] = field(default_factory=set)
+    conversions: set[str] = msgspec.field(default_factory=set)
     direct: bool = False
     status: str = "default"
     method: Any = "auto"

@@ -7,9 +7,10 @@ import os
 import re
 import sys
 import time
-from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from asyncdump.errors import AsyncdumpError
 from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Progress, RunFinished, RunStarted
@@ -141,14 +142,17 @@ class Json(Listener):
 def event_record(event: Event) -> dict[str, Any]:
     """Return an event as JSON can hold it: ``{"event": "file_finished", "at": 0.42, ...}``."""
     kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
-    record: dict[str, Any] = {"event": kind}
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if isinstance(value, AsyncdumpError):
-            value = error_record(value)
-        elif isinstance(value, str):
-            value = text(value)
-        elif isinstance(value, float):
-            value = round(value, 6)
-        record[field.name] = value
-    return record
+    values = msgspec.structs.asdict(event)
+    return {"event": kind, **{name: _plain(value) for name, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case AsyncdumpError():
+            return error_record(value)
+        case str():
+            return text(value)
+        case float():
+            return round(value, 6)
+        case _:
+            return value

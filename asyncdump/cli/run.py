@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import asdict
 
 import anyio
+import msgspec
 
 from asyncdump.cli.progress import Listener, new_listener
 from asyncdump.cli.tables import print_plan, print_summary
@@ -20,7 +20,7 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
     """Dump, and return the exit code."""
 
     async def dump() -> Report:
-        async with open_run(manifest, **asdict(options)) as run, anyio.create_task_group() as tasks:
+        async with open_run(manifest, **msgspec.structs.asdict(options)) as run, anyio.create_task_group() as tasks:
             tasks.start_soon(_heed_signals, run)
             await _listen(run, new_listener(progress))
             tasks.cancel_scope.cancel()
@@ -38,7 +38,7 @@ def dry(manifest: str, options: Options) -> int:
     from asyncdump.finding import expected_methods
 
     async def make() -> Plan:
-        return await plan_all(manifest, **asdict(options))
+        return await plan_all(manifest, **msgspec.structs.asdict(options))
 
     made = anyio.run(make)
     print_plan(made, expected_methods(made.dumps, made.output))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
-from asyncdump.cli.columns import seconds, table
+from asyncdump.cli.columns import seconds, table, width
 from asyncdump.digest import LISTS
 from asyncdump.errors import describe_errno
-from asyncdump.finding import Finding
 from asyncdump.plan import RECEIPT, Plan
 from asyncdump.report import FileReport, Report, text
 from asyncdump.size import format_size
 
+if TYPE_CHECKING:
+    from asyncdump.finding import Finding
+
 _MOST_FAILURES = 20
+_NARROW = 60
 
 
 def print_plan(plan: Plan, methods: list[str]) -> None:
@@ -60,6 +64,8 @@ def _totals(report: Report, done: list[FileReport]) -> list[str]:
         rows += [_row(method, files, "", "") for method, files in sorted(groups.items())]
         rate = f"{format_size(report.bytes_per_second)}/s"
         rows.append(_row("total", done, seconds(report.seconds), rate))
+        if width() < _NARROW:
+            rows = [(method, files, size, "", "", rate) for method, files, size, _, _, rate in rows]
         lines += ["", *table(rows, right=(1, 2, 3, 4, 5)), ""]
     lists = sorted({LISTS[file.digest.partition(":")[0]] for file in done if file.digest})
     lines.append(f"Written beside them: {', '.join([RECEIPT, *lists])}")

@@ -6,8 +6,9 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol
+
+import msgspec
 
 from asyncdump.lane import Lane
 from asyncdump.sink import Sink
@@ -16,8 +17,7 @@ from asyncdump.source import Source, Span, truncated
 Method = Literal["reflink", "direct", "sendfile", "splice", "mmap", "read"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """From one open source into one sink.
 
     Attributes:
@@ -37,8 +37,7 @@ class Route:
         return span.offset - self.start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Why an engine can't serve a route. No bytes were moved.
 
     Attributes:
