@@ -6,7 +6,6 @@ The same models serve a YAML file (read by `asyncdump.yamlfile`) and a program t
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -142,6 +141,8 @@ def unknown_key(model: type[_Model], key: str) -> str:
 
 
 def _near(word: object, choices: list[str]) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(str(word), choices, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

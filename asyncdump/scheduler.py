@@ -35,8 +35,8 @@ SHARED: Final = 64 << 20
 """A file of at least this many bytes may be worked on by several lanes at once."""
 
 _WORTH_JOINING: Final = 16 << 20
-_SMALL: Final = 4 << 20
-_BATCH_BYTES: Final = 32 << 20
+_SMALL: Final = 16 << 20
+_BATCH_BYTES: Final = 64 << 20
 _BATCH_FILES: Final = 16
 _GROUP: Final = 64
 _TICK: Final = 0.1

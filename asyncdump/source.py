@@ -145,7 +145,7 @@ def describe(fd: int, path: str) -> Source:
         device=status.st_dev,
         inode=status.st_ino,
         mtime_ns=status.st_mtime_ns,
-        memfd=kind in MEMORY and _is_memfd(fd),
+        memfd=kind in MEMORY and path.startswith("/proc/") and _is_memfd(fd),
     )
 
 

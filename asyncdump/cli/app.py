@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import click
 
@@ -144,21 +144,23 @@ def dd(operands: tuple[str, ...]) -> None:
     sys.exit(main(operands))
 
 
-def run() -> NoReturn:
-    """Run the command line and exit with its code: 2 for what was wrong before the start, 130 for Ctrl-C."""
+def run() -> int:
+    """Run the command line and return its exit code: 2 for what was wrong before the start, 130 for Ctrl-C."""
     try:
         cli(prog_name="asyncdump")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ManifestError as error:
         for problem in error.problems:
             print(f"asyncdump: {problem}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except AsyncdumpError as error:
         print(f"asyncdump: {error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except BrokenPipeError:
         # Whoever read our output has gone: there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+        return 130
+    return 0

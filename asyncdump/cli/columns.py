@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,7 +44,7 @@ def cut(cell: str, size: int) -> str:
 
 def width() -> int:
     """Return the columns of the terminal; a pipe has no width to keep to."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 1 << 16
+    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 1 << 16
 
 
 def seconds(count: float) -> str:

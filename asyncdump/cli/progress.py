@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -133,7 +132,7 @@ class Json(Listener):
 
     def tell(self, event: Event) -> None:
         try:
-            print(json.dumps(event_record(event)), flush=True)
+            print(msgspec.json.encode(event_record(event)).decode(), flush=True)
         except BrokenPipeError:
             # The reader has gone. The dump goes on: what it saves may not be there a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

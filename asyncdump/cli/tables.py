@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncdump.cli.columns import seconds, table, width
 from asyncdump.digest import LISTS
-from asyncdump.errors import describe_errno
+from asyncdump.errors import InterruptedDumpError, describe_errno
 from asyncdump.plan import RECEIPT, Plan
 from asyncdump.report import FileReport, Report, text
 from asyncdump.size import format_size
@@ -40,13 +40,16 @@ def print_summary(report: Report, *, quiet: bool) -> None:
     done = [file for file in report.files if file.ok]
     if not quiet:
         _print(*_totals(report, done))
-    failures = report.failures
+    failures = [file for file in report.failures if not isinstance(file.error, InterruptedDumpError)]
+    given_up = len(report.failures) - len(failures)
     for file in failures[:_MOST_FAILURES]:
         _complain(f"failed: {file.name} ({file.stage}): {file.error}")
         if file.error is not None and file.error.hint:
             _complain(f"  {file.error.hint}")
     if len(failures) > _MOST_FAILURES:
         _complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
+    if given_up:
+        _complain(f"{_count(given_up, 'file')} not dumped: the run was ended by {report.interrupted or 'a failure'}")
     if report.receipt_error is not None:
         _complain(f"the receipt could not be written: {report.receipt_error}")
 
