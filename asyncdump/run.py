@@ -126,9 +126,7 @@ class Run:
 
 
 def _write_records(folder: Folder, report: Report) -> None:
-    for name, content in digest_lists(report).items():
-        folder.write_small(name, content)
-    folder.write_small(RECEIPT, receipt(report, __version__))
+    folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
 
 
 class Overrides(TypedDict, total=False):

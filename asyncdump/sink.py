@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -39,6 +39,9 @@ ZEROS: Final = memoryview(bytes(1 << 20))
 
 _NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+_SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
+"""Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
+
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
 
@@ -105,7 +108,8 @@ class Folder:
     def _sync(self, sinks: Sequence[Draft]) -> list[DumpError | None]:
         # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
         # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
-        if len(sinks) >= _GROUP_FOR_SYNCFS and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
+        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and self.filesystem in _SYNCFS_FLUSHES
+        if grouped and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
             # An error may be any file's of the group: fdatasync, one by one, says whose.
             with suppress(OSError):
                 syncfs(self.fd)
@@ -114,21 +118,25 @@ class Folder:
                 return [None] * len(sinks)
         return [sink.sync() for sink in sinks]
 
-    def write_small(self, name: str, content: bytes) -> None:
-        """Write a small file of our own (the receipt, the digest lists), whole and durable or not at all.
+    def write_small(self, files: Mapping[str, bytes]) -> None:
+        """Write small files of our own (the receipt, the digest lists), each whole and durable or not at all.
 
         Raises:
-            DumpError: it can't be written; what stood under the name stands there still.
+            DumpError: one can't be written; what stood under its name stands there still.
         """
-        sink = self.create(name)
+        drafts: list[Draft] = []
         try:
-            sink.write(memoryview(content), 0)
+            for name, content in files.items():
+                drafts.append(self.create(name))
+                with explain("write", drafts[-1].path):
+                    drafts[-1].write_cached(memoryview(content), 0)
         except BaseException:
-            sink.abort()
+            for draft in drafts:
+                draft.abort()
             raise
-        for failure in self.publish([sink], durable=True, overwrite=True):
-            if failure is not None:
-                raise failure
+        failures = [failure for failure in self.publish(drafts, durable=True, overwrite=True) if failure is not None]
+        if failures:
+            raise failures[0]
 
     def exists(self, name: str) -> bool:
         try:
@@ -148,6 +156,16 @@ def _make_folders(path: str) -> None:
         path = os.path.dirname(path)
     for folder in reversed(missing):
         os.mkdir(folder, 0o700)
+        _sync_folder(os.path.dirname(folder))
+
+
+def _sync_folder(path: str) -> None:
+    """Make the names in a folder durable: a dump is lost with the folder that holds it."""
+    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _dirty_bytes() -> int:

@@ -107,7 +107,8 @@ class Plain(Tally):
     def tell(self, event: Event) -> None:
         super().tell(event)
         if isinstance(event, RunStarted):
-            _say(f"dumping {event.files} files, {format_size(event.bytes)}, to {text(event.output)}")
+            files = "file" if event.files == 1 else "files"
+            _say(f"dumping {event.files} {files}, {format_size(event.bytes)}, to {text(event.output)}")
         elif time.monotonic() >= self._next and not isinstance(event, RunFinished):
             self._next = time.monotonic() + _EVERY
             _say(self._line())
