@@ -85,7 +85,7 @@ _HINTS = {
     errnos.EROFS: "the filesystem is read-only: choose another folder with --output",
     errnos.EMFILE: "raise the limit of open files (ulimit -n), or lower concurrency",
     errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
-    errnos.ENOENT: "the file or folder is gone: was it removed while the run was under way?",
+    errnos.ENOENT: "check the path: there is no such file or folder, or no longer",
     errnos.EFAULT: "the source shrank under the mapping, or its page can't be read",
 }
 

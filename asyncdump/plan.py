@@ -113,7 +113,7 @@ class _Planner:
         free = self._check_output([dump for _, dump in dumps])
         self._check_names(dumps)
         if self._problems:
-            raise ManifestError(*self._problems)
+            raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
         manifest, options = self._manifest, self._options
         return Plan(
             output=self._output,
@@ -252,9 +252,9 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
+def _natural(path: str) -> list[tuple[str, int]]:
     """Sort ``rtemap_2`` before ``rtemap_10``."""
-    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d{0,18})", path)]
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d{0,18})", path)]
 
 
 _SPEC: Final = re.compile(r"0?\d{0,2}")

@@ -32,17 +32,26 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "MANIFEST [OPTIONS]\nCOMMAND [ARGS]...")
+        formatter.write_usage(ctx.command_path, "MANIFEST [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the options of a run on the first page: they are what people look for."""
-        records = [record for option in run_manifest.get_params(ctx) if (record := option.get_help_record(ctx))]
+        options = [option for option in run_manifest.get_params(ctx) if isinstance(option, click.Option)]
+        records = [record for option in options if (record := option.get_help_record(ctx))]
         with formatter.section("Options"):
             formatter.write_dl(records)
         self.format_commands(ctx, formatter)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return [name for name in self.commands if name != "run"]
+
+
+class _Run(click.Command):
+    """The command without a name: its manifest stands where other commands have theirs."""
+
+    def format_usage(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage("asyncdump", "MANIFEST [OPTIONS]")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
@@ -73,7 +82,7 @@ def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None
     return int(value)
 
 
-@cli.command("run", hidden=True)
+@cli.command("run", cls=_Run, hidden=True)
 @click.argument("manifest", type=click.Path())
 @click.option("--output", metavar="DIR", help="Folder for the dumps, instead of the manifest's.")
 @click.option("--concurrency", metavar="N", callback=_concurrency, help="Files in flight: a number, or auto.")
@@ -116,7 +125,7 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
-@cli.command()
+@cli.command(short_help="Try each method on SOURCE into DEST_DIR.")
 @click.argument("source", type=click.Path())
 @click.argument("folder", metavar="DEST_DIR", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
