@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256
-from typing import Literal, TypedDict, Unpack
+from typing import Final, Literal, TypedDict, Unpack
 
 import anyio
 import msgspec
@@ -17,7 +17,7 @@ from anyio.to_thread import run_sync
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import AsyncdumpError, ManifestError, Problem
+from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.log import logger
 from asyncdump.manifest import Dump, Manifest, OnError
@@ -40,13 +40,14 @@ class Run:
     """A run under way: an asynchronous iterator of its events, for one listener."""
 
     def __init__(self, plan: Plan, folder: Folder) -> None:
-        self.plan = plan
+        self.plan: Final = plan
         self._folder = folder
         self._mailbox = Mailbox()
         self._stop = Stop()
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
+        self._scheduler = Scheduler(plan, folder, emit=self._mailbox.put, stop=self._stop, clock=self._clock)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
@@ -75,7 +76,7 @@ class Run:
 
     async def _conduct(self) -> None:
         started, self._began = now(), time.perf_counter()
-        scheduler = Scheduler(self.plan, self._folder, emit=self._mailbox.put, stop=self._stop, clock=self._clock)
+        scheduler = self._scheduler
         self._mailbox.put(
             RunStarted(
                 at=0.0,
@@ -192,10 +193,15 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created.
+        DumpError: the output folder can't be created, or too few files may be open.
     """
     made = await plan_all(what, **overrides)
-    run = Run(made, await run_sync(Folder, made.output))
+    folder = await run_sync(Folder, made.output)
+    try:
+        run = Run(made, folder)
+    except DumpError:
+        folder.close()
+        raise
     failure: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run._conduct)  # noqa: SLF001 (ours: the listener is given the same object)

@@ -7,6 +7,7 @@ through a short queue to the *committer*, which makes durable in one go all that
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
@@ -40,7 +41,8 @@ _BATCH_BYTES: Final = 64 << 20
 _BATCH_FILES: Final = 16
 _GROUP: Final = 64
 _TICK: Final = 0.1
-_SPARE_DESCRIPTORS: Final = 64
+_SPARE_DESCRIPTORS: Final = 16
+_DESCRIPTORS_PER_LANE: Final = 6  # The source, the sink twice and once more, the two ends of the pipe.
 
 
 def default_lanes(filesystem: str) -> int:
@@ -53,10 +55,22 @@ def default_lanes(filesystem: str) -> int:
     return cores if filesystem in MEMORY else max(4, min(2 * cores, 8))
 
 
-def _group_size(lanes: int) -> int:
-    """Return how many finished dumps may wait open for the committer, within the limit of open files."""
+def _open_files_allowed(lanes: int) -> int:
+    """Return how many finished dumps may wait open to be made durable, within the limit of open files.
+
+    Raises:
+        DumpError: not even one for each lane.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(_GROUP, (soft - _SPARE_DESCRIPTORS - 4 * lanes) // 2))
+    needed = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS + _DESCRIPTORS_PER_LANE * lanes
+    if soft < needed + lanes:
+        raise DumpError(
+            f"a run needs {needed + lanes} open files, the limit is {soft}",
+            operation="getrlimit",
+            errno=errno.EMFILE,
+            hint="raise it (ulimit -n), or lower concurrency",
+        )
+    return soft - needed
 
 
 class _Job(msgspec.Struct, eq=False):
@@ -76,7 +90,7 @@ class _Job(msgspec.Struct, eq=False):
 
 
 class Scheduler:
-    """Carries out one plan; `run` is called once.
+    """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
@@ -96,7 +110,10 @@ class Scheduler:
         self._clock = clock
         self._lanes: Final = max(lanes, self.concurrency)
         self._limiter = anyio.CapacityLimiter(self._lanes + 1)  # The committer has a thread too.
-        self._group: Final = _group_size(self._lanes)
+        # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
+        allowed = _open_files_allowed(self._lanes)
+        self._group: Final = max(1, min(_GROUP, allowed // 4))
+        self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
@@ -127,7 +144,7 @@ class Scheduler:
         When it is cancelled, or `Stop` is requested, threads end after the step they are in (some 10 ms), what they
         were writing is removed, and what was published stays.
         """
-        send, receive = anyio.create_memory_object_stream[_Job](self._group // 2)
+        send, receive = anyio.create_memory_object_stream[_Job](self._group)
         try:
             async with anyio.create_task_group() as watch:
                 watch.start_soon(self._tick)
@@ -185,7 +202,7 @@ class Scheduler:
         """Take the largest file that waits; many small ones share one hop into a thread, as far as that's fair."""
         jobs = [self._waiting.popleft()]
         room = _BATCH_BYTES - jobs[0].planned.length
-        most = min(_BATCH_FILES, len(self._waiting) // (2 * self._lanes))
+        most = min(self._batch, len(self._waiting) // (2 * self._lanes))
         if jobs[0].planned.length <= _SMALL:
             while len(jobs) < most and room > 0:
                 jobs.append(self._waiting.popleft())

@@ -307,6 +307,15 @@ class Sink:
             digest.update(view[:got])
             offset += got
 
+    def close_direct(self) -> None:
+        """Close the O_DIRECT descriptors: what waits to be synced needs but one."""
+        descriptors = (self.direct, self._refused)
+        self.direct = self._refused = None
+        for fd in descriptors:
+            if fd is not None:
+                with suppress(OSError):
+                    os.close(fd)
+
     def sync(self) -> DumpError | None:
         """Make the bytes and the size durable (fdatasync(2)); return the error, if any."""
         try:
@@ -324,12 +333,11 @@ class Sink:
 
     def close(self) -> None:
         """Close the descriptors; the data was synced before, so that an error here says nothing new."""
-        descriptors = (self.fd, self.direct, self._refused)
-        self.fd, self.direct, self._refused = -1, None, None
-        for fd in descriptors:
-            if fd is not None and fd >= 0:
-                with suppress(OSError):
-                    os.close(fd)
+        self.close_direct()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
 
 
 class Draft(Sink):

@@ -273,6 +273,7 @@ class Transfer:
                 self.stage = "digest"
                 self.sink.read_back(self.length, self._hasher, lane, self._stop.check)
             self.digest = self._hasher.hexdigest()
+        self.sink.close_direct()
         self._close_source()
 
     def abort(self) -> None:
