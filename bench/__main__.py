@@ -1,0 +1,32 @@
+"""``python -m bench COMMAND``: each command answers one question."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from bench.constants import chunk, group, lanes
+from bench.engines import engines
+from bench.large import large
+from bench.loop import loop
+from bench.raw import raw
+from bench.shapes import shapes
+from bench.start import start
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Benchmarks of asyncdump, with peers beside it in one run; a table on stdout, all runs with --json FILE.
+
+    Most need root: they reserve huge pages and mount a hugetlbfs of their own, and put back both however they end.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+for command in (raw, large, shapes, loop, engines, chunk, lanes, group, start):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")

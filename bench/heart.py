@@ -1,0 +1,46 @@
+"""Dump while a heartbeat runs, and print how late its beats were: ``heart asyncio|uvloop MANIFEST OUTPUT``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import uvloop
+
+import asyncdump
+
+BEAT = 0.001
+
+
+async def beat(lags: list[float]) -> None:
+    while True:
+        due = time.perf_counter() + BEAT
+        await asyncio.sleep(BEAT)
+        lags.append(time.perf_counter() - due)
+
+
+async def dump(manifest: str, output: str) -> dict[str, object]:
+    """Return the lags in seconds, of an idle second first and then beside the dump, and what the dump took."""
+    idle: list[float] = []
+    busy: list[float] = []
+    async with asyncio.TaskGroup() as tasks:
+        heart = tasks.create_task(beat(idle))
+        await asyncio.sleep(1)
+        heart.cancel()
+        heart = tasks.create_task(beat(busy))
+        report = await asyncdump.dump_all(manifest, output=output)
+        heart.cancel()
+    report.raise_for_failures()
+    return {"idle": idle, "busy": busy, "seconds": report.seconds, "bytes": report.bytes}
+
+
+def main() -> None:
+    loop, manifest, output = sys.argv[1:]
+    run = uvloop.run if loop == "uvloop" else asyncio.run
+    sys.stdout.write(json.dumps(run(dump(manifest, output))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Peers in turn: each once a round, the first of one round last in the next."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from bench.measure import Measurement, evict, files_in, measure
+
+_MOST_ON_DISK: Final = 14 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One way to do the job.
+
+    Attributes:
+        command: returns the command line that writes into a folder, new and empty.
+        bytes: what the folder must hold at the end, for a peer that fails in silence would win.
+    """
+
+    name: str
+    command: Callable[[str], list[str]]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where peers write to.
+
+    Attributes:
+        folder: each run gets a folder of its own in it.
+        settle: seconds to wait after files were removed: the device is told then which blocks are free, and an ext4
+            folder that has just lost its files is slower to write to.
+    """
+
+    folder: str
+    settle: float
+
+
+Runs = dict[str, list[Measurement]]
+
+
+def run_rounds(peers: Sequence[Peer], place: Place, rounds: int) -> Runs:
+    """Run each peer once a round, with the state of the host alike before each; nothing of it is left on disk."""
+    room = _room(peers, place.folder)
+    runs: Runs = {peer.name: [] for peer in peers}
+    for number in range(rounds):
+        turn, used = number % len(peers), 0
+        for peer in (*peers[turn:], *peers[:turn]):
+            if used + peer.bytes > room:
+                clear(place)
+                used = 0
+            used += peer.bytes
+            taken = _run(peer, place, number)
+            runs[peer.name].append(taken)
+            click.echo(f"round {number + 1}/{rounds}: {taken.wall:8.3f} s  {peer.name}", err=True)
+        clear(place)
+    return runs
+
+
+def clear(place: Place) -> None:
+    """Remove all that was written, and wait until the disk has heard of it."""
+    for entry in os.scandir(place.folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+    os.sync()
+    time.sleep(place.settle)
+
+
+def _run(peer: Peer, place: Place, number: int) -> Measurement:
+    folder = os.path.join(place.folder, f"{number}-{len(os.listdir(place.folder))}")
+    os.mkdir(folder, 0o700)
+    os.sync()
+    time.sleep(place.settle / 4)
+    taken = measure(peer.command(folder), folder)
+    written = files_in(folder)
+    size = sum(os.stat(path).st_size for path in written)
+    if size < peer.bytes:
+        raise click.ClickException(f"{peer.name} wrote {size} bytes of {peer.bytes}")
+    for path in written:
+        evict(path)
+    return taken
+
+
+def _room(peers: Sequence[Peer], folder: str) -> int:
+    """Return the bytes that may lie on disk at once: a round's, where that many are free and it isn't too many."""
+    free = shutil.disk_usage(folder).free
+    largest = max(peer.bytes for peer in peers)
+    if largest > free:
+        raise click.ClickException(f"{folder} has {free >> 20} MiB free, a run needs {largest >> 20}")
+    return min(_MOST_ON_DISK, free)

@@ -1,0 +1,88 @@
+"""The files that are dumped: some pages random, some zero, all of them present."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import click
+
+from bench.keeper import huge_pages
+from bench.measure import files_in
+
+MIB = 1 << 20
+PAGE = 2 * MIB
+FIO_BUFFERS = 64 * MIB
+"""Huge pages beside those of the files, for fio's buffers: 16 of 2 MiB, and room."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Files in one folder.
+
+    Attributes:
+        title: what they are, for people.
+        huge: whether the folder is a hugetlbfs of ours, with room for fio's buffers.
+    """
+
+    title: str
+    folder: str
+    files: int
+    bytes: int
+    huge: bool = True
+
+
+@contextmanager
+def huge_files(files: int, mib: int, *, zeros: int = 0) -> Iterator[Sources]:
+    """Make files on a hugetlbfs of our own; ``zeros`` percent of their 2 MiB pages are zero, the others random."""
+    size = mib * MIB
+    with huge_pages(files * (-(-size // PAGE) * PAGE) + FIO_BUFFERS) as folder:
+        # A folder of their own: fio's buffers are a file on this mount too.
+        folder = os.path.join(folder, "files")  # noqa: PLW2901 (the mount itself isn't needed)
+        os.mkdir(folder)
+        click.echo(f"filling {files} x {mib} MiB of huge pages ...", err=True)
+        fill(folder, files, size, zeros=zeros)
+        kind = f"{zeros} % of the pages zero" if zeros else "random pages"
+        yield Sources(title=f"{files} x {mib} MiB on hugetlbfs, {kind}", folder=folder, files=files, bytes=files * size)
+
+
+def found_files(folder: str) -> Sources:
+    """Take the files that a folder holds."""
+    sizes = [os.stat(path).st_size for path in files_in(folder)]
+    if not sizes:
+        raise click.ClickException(f"{folder} holds no files")
+    title = f"{len(sizes)} files of {folder}, {sum(sizes) / (1 << 30):.2f} GiB"
+    return Sources(title=title, folder=os.path.abspath(folder), files=len(sizes), bytes=sum(sizes), huge=False)
+
+
+def fill(folder: str, files: int, size: int, *, zeros: int = 0) -> None:
+    """Make ``mem_0000`` and so on. Zero pages are present as others are: a hole would be another question."""
+    pages = -(-size // PAGE)
+    chosen = random.Random(0).sample(range(files * pages), files * pages * zeros // 100)
+    blank = frozenset(chosen)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        jobs = [
+            pool.submit(_fill, os.path.join(folder, f"mem_{index:04}"), size, index * pages, blank)
+            for index in range(files)
+        ]
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _fill(path: str, size: int, first: int, blank: frozenset[int]) -> None:
+    with open(path, "xb+", buffering=0) as file, open("/dev/urandom", "rb", buffering=0) as noise:
+        os.posix_fallocate(file.fileno(), 0, size)
+        with mmap.mmap(file.fileno(), size) as mapping, memoryview(mapping) as view:
+            for index, offset in enumerate(range(0, size, PAGE), first):
+                if index not in blank:
+                    with view[offset : offset + PAGE] as page:
+                        noise.readinto(page)

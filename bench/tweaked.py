@@ -1,0 +1,39 @@
+"""asyncdump's command line with other constants: ``tweaked NAME=VALUE MANIFEST [OPTION]...``.
+
+Names: ``buffer`` (bytes a step of the method read takes), ``lanes`` (worker threads), ``syncfs`` (the smallest group of
+dumps that is made durable by one syncfs), ``group`` (the most dumps that the committer takes at once).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from asyncdump import lane, scheduler, sink
+from asyncdump.engines.read import Read
+
+
+def tweak(name: str, value: int) -> None:
+    if name == "buffer":
+        lane.BUFFER = value  # type: ignore[misc] # finals are what is to be chosen here
+        lane.Buffer.__init__.__defaults__ = (value,)
+        Read.span = value
+    elif name == "lanes":
+        scheduler.default_lanes = lambda filesystem: value  # noqa: ARG005 (the name is part of its type)
+    elif name == "syncfs":
+        sink._GROUP_FOR_SYNCFS = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
+    elif name == "group":
+        scheduler._GROUP = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
+    else:
+        raise SystemExit(f"{name} is not a constant")
+
+
+def main() -> None:
+    from asyncdump.__main__ import main as asyncdump
+
+    name, _, value = sys.argv.pop(1).partition("=")
+    tweak(name, int(value))
+    asyncdump()
+
+
+if __name__ == "__main__":
+    main()

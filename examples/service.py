@@ -1,0 +1,242 @@
+"""A web service that dumps on demand and streams what happens to every browser that looks.
+
+    ASYNCDUMP_MANIFEST=manifest.yaml ASYNCDUMP_OUTPUT=dumps uvicorn service:app
+
+=======================  ==================================================================
+``POST /dumps``          start a dump; 409 while one is under way, 422 if the manifest is wrong
+``GET /dumps/ID``        how far it is, as JSON
+``GET /dumps/ID/events`` the same as it changes: Server-Sent Events
+``DELETE /dumps/ID``     cancel it
+=======================  ==================================================================
+
+Who asks can't say what is dumped or where to: the manifest does. There is no login here: keep it on 127.0.0.1, or put
+it behind whatever your other services are behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+import asyncdump
+
+PAGE = Path(__file__).with_name("service.html")
+KEPT = 20
+SHOWN_IN_FLIGHT = 12
+BATCH = 200
+PAUSE = 0.15
+
+
+class Board:
+    """What is known of one dump. Viewers read it when they are ready to: nothing is queued for them."""
+
+    def __init__(self, name: str, run: asyncdump.Run) -> None:
+        self.name = name
+        self.run = run
+        self.files, self.bytes = len(run.plan.dumps), run.plan.bytes
+        self.ended: list[dict[str, Any]] = []
+        self.in_flight: dict[str, asyncdump.Progress] = {}
+        self.methods: dict[str, str] = {}
+        self.state = "running"
+        self.interrupted: str | None = None
+        self.error: str | None = None
+        self._whole = 0
+        self._began = time.monotonic()
+        self._seconds: float | None = None
+        self._changed = anyio.Event()
+
+    def note(self, event: asyncdump.Event) -> None:
+        match event:
+            case asyncdump.FileStarted():
+                self.methods[event.name] = event.method
+            case asyncdump.Progress():
+                self.in_flight[event.name] = event
+            case asyncdump.FileFinished():
+                self._whole += event.bytes
+                self._end(event.name, bytes=event.bytes, seconds=event.seconds, digest=event.digest)
+            case asyncdump.FileFailed():
+                given_up = isinstance(event.error, asyncdump.InterruptedDumpError)
+                self._end(event.name, error=str(event.error), hint=event.error.hint, given_up=given_up)
+            case asyncdump.RunFinished():
+                self.interrupted = event.interrupted
+        self._tell()
+
+    def close(self, error: Exception | None = None) -> None:
+        self.error = str(error) if error else None
+        self.in_flight.clear()
+        self.state = "cancelled" if self.interrupted else "failed" if error or self.failed else "finished"
+        self._seconds = self.seconds
+        self._tell()
+
+    @property
+    def failed(self) -> int:
+        return sum("error" in file for file in self.ended)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began if self._seconds is None else self._seconds
+
+    def totals(self) -> dict[str, Any]:
+        done = self._whole + sum(progress.done for progress in self.in_flight.values())
+        flying = list(self.in_flight.values())[:SHOWN_IN_FLIGHT]
+        return {
+            "id": self.name,
+            "state": self.state,
+            "error": self.error,
+            "output": self.run.plan.output,
+            "files": self.files,
+            "ended": len(self.ended),
+            "failed": self.failed,
+            "bytes": self.bytes,
+            "done": done,
+            "seconds": round(self.seconds, 3),
+            "bytes_per_second": round(done / max(self.seconds, 1e-3)),
+            "in_flight": [
+                {
+                    "name": progress.name,
+                    "done": progress.done,
+                    "total": progress.total,
+                    "stage": progress.stage,
+                    "method": self.methods.get(progress.name),
+                }
+                for progress in flying
+            ],
+            "hidden_in_flight": len(self.in_flight) - len(flying),
+        }
+
+    async def changed(self) -> None:
+        await self._changed.wait()
+
+    def _end(self, name: str, **outcome: Any) -> None:
+        self.in_flight.pop(name, None)
+        self.ended.append({"name": name, "method": self.methods.pop(name, None), **outcome})
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+async def conduct(state: Any, *, task_status: TaskStatus[Board]) -> None:
+    """Carry out one dump, whoever is looking or has stopped to."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{state.count}"
+    output = Path(os.environ.get("ASYNCDUMP_OUTPUT", "dumps")) / name
+    manifest = os.environ.get("ASYNCDUMP_MANIFEST", "manifest.yaml")
+    board: Board | None = None
+    try:
+        async with asyncdump.open_run(manifest, output=output) as run:
+            board = state.boards[name] = Board(name, run)
+            task_status.started(board)
+            async for event in run:
+                board.note(event)
+        board.close()
+    except Exception as error:
+        if board is None:
+            raise  # The request that started it is told.
+        board.close(error)
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Hold the dumps: they belong to the service, not to the request that started them."""
+    app.state.boards = {}
+    app.state.count = 0
+    app.state.starting = anyio.Lock()
+    async with anyio.create_task_group() as tasks:
+        app.state.tasks = tasks
+        yield
+        tasks.cancel_scope.cancel()  # Finished dumps stay, what is half-written goes.
+
+
+async def start(request: Request) -> Response:
+    # A page of another site may make a browser send this, but not without this header.
+    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        raise HTTPException(403, "from another site")
+    state = request.app.state
+    async with state.starting:
+        for board in state.boards.values():
+            if board.state == "running":
+                return JSONResponse({"error": "a dump is under way", "id": board.name}, 409)
+        state.count += 1
+        try:
+            board = await state.tasks.start(conduct, state)
+        except asyncdump.AsyncdumpError as error:
+            return JSONResponse({"error": str(error)}, 422)
+    for old in list(state.boards)[:-KEPT]:
+        del state.boards[old]
+    return JSONResponse(board.totals(), 202, headers={"Location": f"/dumps/{board.name}"})
+
+
+def find(request: Request) -> Board:
+    board: Board | None = request.app.state.boards.get(request.path_params["name"])
+    if board is None:
+        raise HTTPException(404, "no such dump")
+    return board
+
+
+async def index(request: Request) -> Response:
+    return JSONResponse([board.totals() for board in reversed(request.app.state.boards.values())])
+
+
+async def show(request: Request) -> Response:
+    board = find(request)
+    return JSONResponse({**board.totals(), "outcomes": board.ended})
+
+
+async def cancel(request: Request) -> Response:
+    board = find(request)
+    board.run.cancel("cancelled in the browser")
+    return JSONResponse(board.totals(), 202)
+
+
+async def events(request: Request) -> Response:
+    seen = request.headers.get("last-event-id", "0")
+    stream = watch(find(request), int(seen) if seen.isdecimal() else 0)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def watch(board: Board, seen: int) -> AsyncIterator[str]:
+    """Yield the state of a dump whenever it has changed, with the outcomes that this viewer hasn't seen.
+
+    A viewer that is slow gets fewer, later ones. One that comes back says how many outcomes it has seen.
+    """
+    while True:
+        outcomes = board.ended[seen : seen + BATCH]
+        seen += len(outcomes)
+        over = board.state != "running" and seen >= len(board.ended)
+        data = json.dumps({**board.totals(), "outcomes": outcomes, "over": over})
+        yield f"id: {seen}\ndata: {data}\n\n"
+        if over:
+            return
+        if seen == len(board.ended) and board.state == "running":
+            await board.changed()
+            await anyio.sleep(PAUSE)
+
+
+async def page(_request: Request) -> Response:
+    return FileResponse(PAGE)
+
+
+app = Starlette(
+    lifespan=lifespan,
+    routes=[
+        Route("/", page),
+        Route("/dumps", index),
+        Route("/dumps", start, methods=["POST"]),
+        Route("/dumps/{name}", show),
+        Route("/dumps/{name}", cancel, methods=["DELETE"]),
+        Route("/dumps/{name}/events", events),
+    ],
+)

@@ -1,0 +1,287 @@
+"""Real files of every kind, on real filesystems. What a fixture takes from the machine it gives back."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from files import (
+    HUGE_KINDS,
+    HUGE_PAGE,
+    Dumper,
+    GiB,
+    MiB,
+    noise,
+    transfer_file,
+    unavailable,
+    write_huge,
+    write_pages,
+)
+
+from asyncdump.lane import Lane
+from asyncdump.linux import filesystem
+from asyncdump.sink import Folder
+
+_POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+_GIGANTIC_POOL = Path("/sys/kernel/mm/hugepages/hugepages-1048576kB")
+_HUGE_PAGES = 160
+_MFD_HUGE_2MB = 21 << 26
+
+Factory = pytest.TempPathFactory
+Maker = Callable[..., str]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "kernel" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
+            item.add_marker(pytest.mark.kernel)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        unavailable(f"{' '.join(map(str, command))} says {done.stderr.strip()}")
+
+
+@contextmanager
+def _mounted(point: Path, *command: str | Path) -> Iterator[Path]:
+    _run("mount", *command, point)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@contextmanager
+def _pages_reserved(pool: Path, wanted: int, *, excusable: bool = False) -> Iterator[None]:
+    """Add pages to a pool, and take as many away again: the pool is everybody's."""
+    knob = pool / "nr_hugepages"
+    if not knob.exists():
+        unavailable(f"the kernel has no {knob}", excusable=excusable)
+    before = int(knob.read_text())
+    knob.write_text(str(before + wanted))
+    granted = int(knob.read_text()) - before
+    try:
+        if granted < wanted:
+            unavailable(f"the kernel grants {granted} of {wanted} pages of {pool.name}", excusable=excusable)
+        yield
+    finally:
+        knob.write_text(str(int(knob.read_text()) - granted))
+
+
+@contextmanager
+def _huge_pages_of_a_user() -> Iterator[Path]:
+    """Find a mount that whoever runs the tests may write to, in a pool with pages to spare."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, point, kind, options, *_ = line.split()
+        if kind == "hugetlbfs" and "pagesize=2M" in options and os.access(point, os.W_OK):
+            if int((_POOL / "free_hugepages").read_text()) < _HUGE_PAGES:
+                unavailable(f"fewer than {_HUGE_PAGES} huge pages are free")
+            folder = Path(tempfile.mkdtemp(prefix="asyncdump-tests-", dir=point))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder)
+            return
+    unavailable("not root, and there is no hugetlbfs to write to")
+
+
+@pytest.fixture(scope="session")
+def hugetlbfs(tmp_path_factory: Factory) -> Iterator[Path]:
+    """A folder on hugetlbfs with 2 MiB pages, enough of them reserved."""
+    if not _is_root():
+        with _huge_pages_of_a_user() as folder:
+            yield folder
+        return
+    options = f"pagesize=2M,size={_HUGE_PAGES * HUGE_PAGE}"
+    point = tmp_path_factory.mktemp("hugetlbfs")
+    # More than the mount may hold: huge memfds come out of the same pool.
+    with _pages_reserved(_POOL, _HUGE_PAGES + 40), _mounted(point, "-t", "hugetlbfs", "-o", options, "none"):
+        yield point
+
+
+@pytest.fixture(scope="session")
+def gigantic(tmp_path_factory: Factory) -> Iterator[Path]:
+    """A hugetlbfs with one 1 GiB page: the one thing that may be missing even where the kernel is required."""
+    if not _is_root():
+        unavailable("1 GiB pages need root", excusable=True)
+    point = tmp_path_factory.mktemp("gigantic")
+    with (
+        _pages_reserved(_GIGANTIC_POOL, 1, excusable=True),
+        _mounted(point, "-t", "hugetlbfs", "-o", "pagesize=1G", "none"),
+    ):
+        yield point
+
+
+@pytest.fixture(scope="session")
+def tmpfs(tmp_path_factory: Factory) -> Iterator[Path]:
+    if _kind_of("/dev/shm") == "tmpfs" and os.access("/dev/shm", os.W_OK):
+        folder = Path(tempfile.mkdtemp(prefix="asyncdump-tests-", dir="/dev/shm"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+        return
+    if not _is_root():
+        unavailable("not root, and /dev/shm is no tmpfs to write to")
+    with _mounted(tmp_path_factory.mktemp("tmpfs"), "-t", "tmpfs", "none") as point:
+        yield point
+
+
+def _kind_of(path: str | Path) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return filesystem(fd)[0]
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _on_loop_device(base: Path, size: int, *mkfs: str) -> Iterator[Path]:
+    if not _is_root():
+        unavailable(f"{mkfs[0]} on a loop device needs root")
+    if shutil.which(mkfs[0]) is None:
+        unavailable(f"{mkfs[0]} is not installed")
+    image, point = base / "image", base / "mount"
+    point.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    _run(*mkfs, image)
+    try:
+        with _mounted(point, "-o", "loop", image):
+            yield point
+    finally:
+        image.unlink()
+
+
+@pytest.fixture(scope="session")
+def ext4(tmp_path_factory: Factory) -> Iterator[Path]:
+    """An ext4 with some GiB to spare: the one that temporary files are on, or one of our own."""
+    folder = tmp_path_factory.mktemp("ext4")
+    if _kind_of(folder) == "ext4":
+        yield folder
+        shutil.rmtree(folder)
+        return
+    with _on_loop_device(folder, 6 * GiB, "mkfs.ext4", "-q", "-m", "0") as point:
+        yield point
+
+
+@pytest.fixture(scope="session")
+def xfs(tmp_path_factory: Factory) -> Iterator[Path]:
+    with _on_loop_device(tmp_path_factory.mktemp("xfs"), 512 * MiB, "mkfs.xfs", "-q", "-m", "reflink=1") as point:
+        yield point
+
+
+@pytest.fixture(scope="session")
+def btrfs(tmp_path_factory: Factory) -> Iterator[Path]:
+    with _on_loop_device(tmp_path_factory.mktemp("btrfs"), 512 * MiB, "mkfs.btrfs", "-q") as point:
+        yield point
+
+
+@pytest.fixture
+def tiny(tmp_path_factory: Factory) -> Iterator[Path]:
+    """An ext4 of 32 MiB with 2 MiB left."""
+    with _on_loop_device(tmp_path_factory.mktemp("tiny"), 32 * MiB, "mkfs.ext4", "-q", "-m", "0") as point:
+        status = os.statvfs(point)
+        (point / "filler").write_bytes(noise(status.f_bavail * status.f_frsize - 2 * MiB))
+        os.sync()
+        yield point
+
+
+@contextmanager
+def _memfds(flags: int) -> Iterator[Maker]:
+    fds = []
+
+    def make(data: bytes, *, holes: bool = False) -> str:
+        fds.append(os.memfd_create("asyncdump-tests", flags | os.MFD_CLOEXEC))
+        path = f"/proc/{os.getpid()}/fd/{fds[-1]}"
+        write = write_huge if flags & os.MFD_HUGETLB else write_pages
+        write(path, data, holes=holes)
+        return path
+
+    try:
+        yield make
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def memfd() -> Iterator[Maker]:
+    """Makes memfds: files without a name, that are open in this process alone."""
+    with _memfds(0) as make:
+        yield make
+
+
+@pytest.fixture
+def huge_memfd(hugetlbfs: Path) -> Iterator[Maker]:
+    """Makes memfds of 2 MiB pages, out of the pool that the hugetlbfs fixture has filled."""
+    with _memfds(os.MFD_HUGETLB | _MFD_HUGE_2MB) as make:
+        try:
+            mmap.mmap(-1, HUGE_PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000).close()  # MAP_HUGETLB
+        except OSError as error:
+            unavailable(f"huge pages without a file are refused: {error}")
+        yield make
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    """Makes a file of any kind, for one test: ``make(kind, data, holes=False)`` returns its path."""
+    made: list[Path] = []
+
+    def make(kind: str, data: bytes, *, holes: bool = False) -> str:
+        place = request.getfixturevalue(kind)
+        if callable(place):
+            return str(place(data, holes=holes))
+        made.append(place / f"source-{len(made)}")
+        (write_huge if kind in HUGE_KINDS else write_pages)(made[-1], data, holes=holes)
+        return str(made[-1])
+
+    yield make
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def lane() -> Iterator[Lane]:
+    lane = Lane()
+    yield lane
+    lane.close()
+
+
+@pytest.fixture(scope="session")
+def dump(lane: Lane) -> Dumper:
+    """Takes one file through a transfer: ``dump(folder, path, method=..., checksum=...)``."""
+    return partial(transfer_file, lane)
+
+
+@pytest.fixture
+def folder_on(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Folder]]:
+    """Opens fresh output folders, by the name of the fixture that they are to be on, or beneath a path."""
+    made: list[Folder] = []
+
+    def folder(where: str | Path) -> Folder:
+        place = request.getfixturevalue(where) if isinstance(where, str) else where
+        made.append(Folder(tempfile.mkdtemp(prefix="dumps-", dir=place)))
+        return made[-1]
+
+    yield folder
+    for each in made:
+        each.close()
+        shutil.rmtree(each.path)

@@ -1,0 +1,181 @@
+"""What tests do with files: content, sources of every kind, one transfer driven by hand, what the kernel says after."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import blake3
+import pytest
+import xxhash
+
+from asyncdump.lane import Lane
+from asyncdump.sink import Folder
+from asyncdump.source import Source, describe, open_source
+from asyncdump.transfer import Stop, Transfer
+
+KiB = 1 << 10
+MiB = 1 << 20
+GiB = 1 << 30
+PAGE = 4096
+HUGE_PAGE = 2 * MiB
+METHODS = ("reflink", "direct", "sendfile", "splice", "mmap", "read")
+HUGE_KINDS = frozenset({"hugetlbfs", "huge_memfd"})
+
+_RANDOM = random.Random(7).randbytes(MiB + 13)  # An odd length: a block written at the wrong place is never the same.
+
+Dumper = Callable[..., Transfer]
+
+
+def unavailable(reason: str, *, excusable: bool = False) -> None:
+    """Skip the test, or fail it where ASYNCDUMP_REQUIRE_KERNEL=1 says that this machine has everything.
+
+    ``excusable`` is for what no machine can be told to have: 1 GiB pages need that much memory in one piece, which
+    a kernel that has run for a while may not find.
+    """
+    if os.environ.get("ASYNCDUMP_REQUIRE_KERNEL") == "1" and not excusable:
+        pytest.fail(f"ASYNCDUMP_REQUIRE_KERNEL=1, but {reason}")
+    pytest.skip(reason)
+
+
+def noise(length: int, start: int = 0) -> bytes:
+    """Return bytes that hold no run of zeros; those of different ``start`` differ."""
+    start %= len(_RANDOM)
+    whole = _RANDOM[start:] + _RANDOM * (length // len(_RANDOM) + 1)
+    return whole[:length]
+
+
+def content(length: int) -> bytes:
+    """Return noise with runs of zeros in it: a few bytes, whole pages, half a MiB, a whole huge page."""
+    data = bytearray(noise(length, length))
+    for start, stop in ((100, 200), (5 * PAGE, 9 * PAGE), (MiB, MiB + 512 * KiB + 3), (4 * MiB, 6 * MiB)):
+        data[start:stop] = bytes(len(data[start:stop]))
+    return bytes(data)
+
+
+def digest_of(data: bytes, checksum: str) -> str | None:
+    """Return the digest of ``data`` by a library's own one-shot function."""
+    match checksum:
+        case "xxh128":
+            return xxhash.xxh3_128_hexdigest(data)
+        case "blake3":
+            return str(blake3.blake3(data).hexdigest())
+        case "sha256":
+            return hashlib.sha256(data).hexdigest()
+    return None
+
+
+def write_pages(path: str | Path, data: bytes, *, holes: bool = False) -> None:
+    """Write an ordinary file; with ``holes``, pages of zeros are left out."""
+    with open(path, "wb", buffering=0) as file:
+        file.truncate(len(data))
+        for start in range(0, len(data), PAGE if holes else MiB):
+            piece = data[start : start + (PAGE if holes else MiB)]
+            if not holes or any(piece):
+                os.pwrite(file.fileno(), piece, start)
+
+
+def write_huge(path: str | Path, data: bytes, *, page: int = HUGE_PAGE, holes: bool = False) -> None:
+    """Write a file of huge pages, through a mapping; with ``holes``, pages of zeros are left out."""
+    size = -(-len(data) // page) * page
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.ftruncate(fd, size)
+        if size:
+            with mmap.mmap(fd, size) as mapping:
+                for start in range(0, len(data), page):
+                    piece = data[start : start + page]
+                    if not holes or any(piece):
+                        mapping[start : start + len(piece)] = piece
+    finally:
+        os.close(fd)
+
+
+def read(path: str | Path) -> bytes:
+    """Return what a file holds."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def look_at(path: str | Path) -> Source:
+    """Return the source as planning sees it."""
+    fd = open_source(os.fspath(path))
+    try:
+        return describe(fd, os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+def new_transfer(source: Source, name: str = "dump", **options: Any) -> Transfer:
+    offset = options.pop("offset", 0)
+    given: dict[str, Any] = {
+        "offset": offset,
+        "length": source.size - offset,
+        "method": "auto",
+        "checksum": "none",
+        "sparse": True,
+        "stop": Stop(),
+    }
+    return Transfer(source, name, **{**given, **options})
+
+
+def finish(transfer: Transfer, folder: Folder, lane: Lane, *, durable: bool = False) -> None:
+    """Take a transfer that has begun to its final name, as the scheduler does."""
+    try:
+        transfer.work(lane)
+        transfer.seal(lane)
+    except BaseException:
+        transfer.abort()
+        raise
+    assert transfer.sink is not None
+    for error in folder.publish([transfer.sink], durable=durable, overwrite=True):
+        if error is not None:
+            raise error
+
+
+def transfer_file(
+    lane: Lane, folder: Folder, path: str | Path, name: str = "dump", *, durable: bool = False, **options: Any
+) -> Transfer:
+    """Dump one file, as the scheduler does."""
+    transfer = new_transfer(look_at(path), name, **options)
+    try:
+        transfer.begin(folder, lane)
+    except BaseException:
+        transfer.abort()
+        raise
+    finish(transfer, folder, lane, durable=durable)
+    return transfer
+
+
+def allocated(path: str | Path) -> int:
+    """Return the bytes of memory or disk that a file holds."""
+    return os.stat(path).st_blocks * 512
+
+
+def free_pages(mount: Path) -> int:
+    """Return the huge pages that a mount with a limit of its own has left: unlike the pool, nobody else's business."""
+    return os.statvfs(mount).f_bfree
+
+
+def resident(path: str | Path) -> int:
+    """Return the bytes of a file that the page cache holds (mincore(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    size = os.path.getsize(path)
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), size) as mapping:
+        start = ctypes.c_char.from_buffer(mapping)
+        states = (ctypes.c_ubyte * (-(-size // PAGE)))()
+        failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), states)
+        del start  # Else the mapping can't be closed.
+        assert failed == 0, os.strerror(ctypes.get_errno())
+    return sum(state & 1 for state in states) * PAGE
+
+
+def leftovers(folder: str | Path) -> list[str]:
+    """Return the temporary files of asyncdump in a folder."""
+    return [name for name in os.listdir(folder) if name.startswith(".asyncdump-")]

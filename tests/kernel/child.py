@@ -1,0 +1,31 @@
+"""A run in a process of its own, for strace to watch: its argument is JSON, and so is its last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import anyio
+
+import asyncdump
+
+
+def say(event: asyncdump.Event) -> None:
+    if isinstance(event, asyncdump.FileFinished):
+        os.write(1, f"finished {event.name}\n".encode())
+
+
+async def run(dumps: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    report = await asyncdump.dump_all([asyncdump.Dump(**dump) for dump in dumps], on_event=say, **options)
+    outcome = {
+        "ok": report.ok,
+        "errors": {file.name: str(file.error) if file.error else None for file in report.files},
+        "receipt_error": str(report.receipt_error) if report.receipt_error else None,
+    }
+    os.write(1, json.dumps(outcome).encode())
+
+
+if __name__ == "__main__":
+    anyio.run(run, *json.loads(sys.argv[1]))
