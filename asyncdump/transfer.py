@@ -133,13 +133,18 @@ class Transfer:
             shortest_hole=self.engine.span if self.engine.sees_bytes else 1,
         )
         for extent in extents:
-            offset = extent.offset
-            while offset < extent.end:
-                # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
-                step = _LONGEST_HOLE if extent.hole and self._sparse else self.engine.span
-                length = min(step - (offset - self._offset) % step, extent.end - offset)
-                yield Span(offset=offset, length=length, hole=extent.hole)
-                offset += length
+            yield from self._cut(extent)
+
+    def _cut(self, extent: Span) -> Iterator[Span]:
+        """Yield the steps in which the present engine takes an extent; it may be another one before the next step."""
+        offset = extent.offset
+        while offset < extent.end:
+            assert self.engine is not None
+            # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
+            step = _LONGEST_HOLE if extent.hole and self._sparse else self.engine.span
+            length = min(step - (offset - self._offset) % step, extent.end - offset)
+            yield Span(offset=offset, length=length, hole=extent.hole)
+            offset += length
 
     def _fall_back(self, refusal: Refusal, lane: Lane) -> Engine:
         """Drop the present engine because of ``refusal`` and return the next one that doesn't refuse at sight."""
@@ -217,28 +222,30 @@ class Transfer:
             self._hasher.update(ZEROS[: span.length - done])
 
     def _store(self, engine: Engine, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Write one span, falling back to another engine as long as that loses nothing."""
-        while True:
-            try:
-                engine.store(self._route, span, lane, data)
-            except Refused as refused:
-                refusal = refused.refusal
-            except OSError as error:
-                if self._proved or error.errno not in REFUSALS:
-                    raise self._failure(error, engine, span) from error
-                refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
-            else:
-                self._proved = True
-                return
+        """Write one span; what is refused goes to the next engine, as long as that loses nothing."""
+        try:
+            engine.store(self._route, span, lane, data)
+        except Refused as refused:
+            refusal = refused.refusal
+        except OSError as error:
+            if self._proved or error.errno not in REFUSALS:
+                raise self._failure(error, engine, span) from error
+            refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
+        else:
+            self._proved = True
+            return
+        first = span.offset == self._offset
+        with self._turn:
+            if engine is self.engine:  # Else another lane was refused too, and has chosen already.
+                engine = self._fall_back(refusal, lane)
+                self._hash_on_the_way = first and self._hasher is not None and engine.sees_bytes
+            engine = self._engines[0]
+        for piece in self._cut(span):
             with self._turn:
-                if engine is self.engine:  # Else another lane was refused too, and has chosen already.
-                    self._fall_back(refusal, lane)
-                    first = span.offset == self._offset
-                    self._hash_on_the_way = first and self._hasher is not None and self.engine.sees_bytes
-                engine = self._engines[0]
-                data = self._load(engine, span, lane)
-                if span.offset == self._offset:
-                    self._hash(span, data)
+                data = self._load(engine, piece, lane)
+                if first:
+                    self._hash(piece, data)
+            self._store(engine, piece, lane, data)
 
     def _store_zeros(self, span: Span) -> None:
         sink = self._route.sink
