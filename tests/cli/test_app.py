@@ -1,0 +1,819 @@
+"""The command itself: options, exit codes, and what goes to stdout and to stderr."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import COMMAND, ENOUGH, asyncdump, end, environment, events, receipt, running, write_manifest
+from files import KiB, MiB, digest_of, leftovers, noise, unavailable
+
+import asyncdump as package
+from asyncdump.cli.progress import event_record
+
+OPTIONS = {
+    "--output",
+    "--concurrency",
+    "--method",
+    "--checksum",
+    "--on-error",
+    "--overwrite",
+    "--no-durable",
+    "--dry-run",
+    "--progress",
+    "--log-format",
+    "--quiet",
+    "--help",
+}
+
+FIELDS = {
+    "run_started": {"output", "files", "bytes", "concurrency"},
+    "file_started": {"name", "source", "kind", "bytes", "method"},
+    "progress": {"name", "done", "total", "stage"},
+    "file_finished": {"name", "source", "bytes", "stored", "seconds", "method", "digest"},
+    "file_failed": {"name", "source", "error", "stage"},
+    "run_finished": {"files", "failed", "bytes", "seconds", "interrupted"},
+}
+
+
+def check_dumps(folder: Path, sources: list[Path]) -> None:
+    for source in sources:
+        assert (folder / source.name).read_bytes() == source.read_bytes()
+        assert (folder / source.name).stat().st_mode & 0o777 == 0o600
+    assert leftovers(folder) == []
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return all there is beneath a folder, and the folder: a file that came and went changes its time."""
+    paths = [folder, *folder.rglob("*")]
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_mode, path.read_bytes() if path.is_file() else b"")
+        for path in paths
+    }
+
+
+# --- exit codes -------------------------------------------------------------------------------------------------------
+
+
+def test_all_is_dumped(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    done = asyncdump("m.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_dumps(tmp_path / "out", sources)
+    assert receipt(tmp_path / "out")["ok"] is True
+    assert done.stderr == f"dumping 3 files, 4.0 MiB, to {tmp_path}/out\n"
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"3 of 3 files dumped to {tmp_path}/out"
+    assert lines[-1] == "Written beside them: receipt.json, XXH128SUMS"
+    assert re.search(r"^read +3 +4\.0 MiB +4\.0 MiB$", done.stdout, re.MULTILINE)
+    assert re.search(r"^total +3 +4\.0 MiB +4\.0 MiB +\d+\.\d\d s +[\d.]+ [KMG]iB/s$", done.stdout, re.MULTILINE)
+
+
+def test_some_failed(sources: list[Path], tmp_path: Path) -> None:
+    """No kernel clones from tmpfs: that can be told only by trying."""
+    write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:])
+    done = asyncdump("m.yaml", "--progress", "none", cwd=tmp_path)
+    assert done.returncode == 1
+    check_dumps(tmp_path / "out", sources[1:])
+    assert not (tmp_path / "out" / "ring0").exists()
+    assert done.stdout.startswith("2 of 3 files dumped to ")
+    told = [line for line in done.stderr.splitlines() if line.startswith("asyncdump: ")]
+    assert len(told) == 2
+    assert told[0].startswith(f"asyncdump: failed: ring0 (move): reflink is refused for {sources[0]} (tmpfs): E")
+    assert told[1].startswith("asyncdump:   use method: auto, or one that works here: ")
+    assert [file["stage"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
+
+
+def test_twenty_failures_are_told_and_the_others_counted(shm: Path, tmp_path: Path) -> None:
+    for number in range(23):
+        (shm / f"ring{number}").write_bytes(noise(100))
+    write_manifest(tmp_path, f"{shm}/ring*", defaults={"method": "reflink"})
+    done = asyncdump("m.yaml", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("asyncdump: failed: ") == 20
+    assert done.stderr.splitlines()[-1] == f"asyncdump: and 3 more: see {tmp_path}/out/receipt.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["m.yaml", "--nonsense"], "--nonsense"),
+        (["m.yaml", "--method", "teleport"], "teleport"),
+        (["m.yaml", "--checksum", "md5"], "md5"),
+        (["m.yaml", "--on-error", "panic"], "panic"),
+        (["m.yaml", "--progress", "loud"], "loud"),
+        (["m.yaml", "--log-format", "xml"], "xml"),
+        (["m.yaml", "--concurrency", "0"], "'0' is not a whole number from 1 to 256 or auto"),
+        (["m.yaml", "--concurrency", "257"], "257"),
+        (["m.yaml", "--concurrency", "-1"], "-1"),
+        (["m.yaml", "--concurrency", "many"], "many"),
+        (["m.yaml", "another.yaml"], "another.yaml"),
+        (["--quiet"], "MANIFEST"),
+        (["probe"], "SOURCE"),
+        (["probe", "m.yaml"], "DEST_DIR"),
+        (["schema", "m.yaml"], "m.yaml"),
+    ],
+)
+def test_wrong_usage(arguments, said, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    before = snapshot(tmp_path)
+    done = asyncdump(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_nothing_to_do_is_wrong_usage(tmp_path: Path) -> None:
+    done = asyncdump(cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.startswith("Usage: asyncdump MANIFEST [OPTIONS]\n")
+    assert done.stderr == ""
+
+
+def test_an_output_folder_that_can_not_be_made(sources: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    write_manifest(tmp_path, *sources, output="file/out")
+    done = asyncdump("m.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"asyncdump: m.yaml:1: output: {tmp_path}/file is not a folder\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_in_order(number, code, sources: list[Path], endless: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, endless, *sources)
+    with running("m.yaml", "--progress", "json", "--concurrency", "2", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        waited = set()
+        while not {("file_finished", source.name) for source in sources} | {("progress", "endless")} <= waited:
+            event = json.loads(process.stdout.readline())
+            waited.add((event["event"], event.get("name")))
+        assert leftovers(tmp_path / "out") != []
+        began = time.perf_counter()
+        rest = end(process, number)
+        assert time.perf_counter() - began < 2
+    assert rest.returncode == code
+    assert rest.stderr == ""
+    told = events(rest.stdout)
+    assert [event["name"] for event in told if event["event"] == "file_failed"] == ["endless"]
+    assert told[-1]["event"] == "run_finished"
+    assert told[-1]["interrupted"] == number.name
+    check_dumps(tmp_path / "out", sources)
+    assert sorted(os.listdir(tmp_path / "out")) == ["XXH128SUMS", "receipt.json", "ring0", "ring1", "ring2"]
+    record = receipt(tmp_path / "out")
+    assert (record["ok"], record["interrupted"]) == (False, number.name)
+    assert {file["name"]: file["stage"] for file in record["files"]} == {
+        "endless": "move",
+        **dict.fromkeys(["ring0", "ring1", "ring2"], "done"),
+    }
+    assert record["files"][0]["error"]["type"] == "InterruptedDumpError"
+
+
+# --- what needs no run ------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_told_at_once(tmp_path: Path) -> None:
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        done = asyncdump("--version", cwd=tmp_path)
+        times.append(time.perf_counter() - began)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"asyncdump {package.__version__}\n", "")
+    assert min(times) < 0.1
+
+
+def test_the_version_imports_next_to_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [COMMAND[0], "-X", "importtime", *COMMAND[1:], "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=ENOUGH,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "asyncdump.version" in imported
+    assert (
+        imported & {"click", "anyio", "asyncio", "msgspec", "yaml", "rich", "structlog", "asyncdump.cli.app"} == set()
+    )
+
+
+def test_a_run_without_a_terminal_imports_no_terminal(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    done = subprocess.run(
+        [COMMAND[0], "-X", "importtime", *COMMAND[1:], "m.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=ENOUGH,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "asyncdump.run" in imported
+    assert imported & {"rich", "structlog", "trio"} == set()
+
+
+def test_help_has_every_option(tmp_path: Path) -> None:
+    done = asyncdump("--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", done.stdout, re.MULTILINE)) == OPTIONS
+    assert [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()] == [
+        "schema",
+        "probe",
+        "dd",
+    ]
+    assert asyncdump("-h", cwd=tmp_path).stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "usage", "said"),
+    [
+        ("dd", "Usage: asyncdump dd", "if= of= bs= count= skip= seek="),
+        ("probe", "Usage: asyncdump probe [OPTIONS] SOURCE DEST_DIR", "--json"),
+        ("schema", "Usage: asyncdump schema", "JSON Schema"),
+        ("m.yaml", "Usage: asyncdump MANIFEST [OPTIONS]", "--dry-run"),
+    ],
+)
+def test_help_of_a_command(command, usage, said, tmp_path: Path) -> None:
+    done = asyncdump(command, "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(usage)
+    assert said in done.stdout
+
+
+def test_the_schema_is_json(tmp_path: Path) -> None:
+    done = asyncdump("schema", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    schema = json.loads(done.stdout)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    manifest = schema["$defs"]["Manifest"]
+    assert set(manifest["required"]) == {"version", "output", "dumps"}
+    assert set(manifest["properties"]) == {"version", "output", "concurrency", "on_error", "defaults", "dumps"}
+    assert manifest["additionalProperties"] is False
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_relative_to_where_one_is(sources: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    write_manifest(tmp_path / "manifests", *sources)
+    done = asyncdump("manifests/m.yaml", "--output", "else/where", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_dumps(tmp_path / "else" / "where", sources)
+    assert (tmp_path / "else").stat().st_mode & 0o777 == 0o700
+    assert os.listdir(tmp_path / "manifests") == ["m.yaml"]
+
+
+def test_the_manifests_output_is_relative_to_it(sources: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    write_manifest(tmp_path / "manifests", *sources)
+    assert asyncdump("manifests/m.yaml", cwd=tmp_path).returncode == 0
+    check_dumps(tmp_path / "manifests" / "out", sources)
+
+
+@pytest.mark.parametrize("wanted", ["1", "7", "256"])
+def test_concurrency(wanted, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources, concurrency=3)
+    done = asyncdump("m.yaml", "--progress", "json", "--concurrency", wanted, cwd=tmp_path)
+    assert events(done.stdout)[0]["concurrency"] == int(wanted)
+    check_dumps(tmp_path / "out", sources)
+
+
+def test_concurrency_auto(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources, concurrency=255)
+    done = asyncdump("m.yaml", "--progress", "json", "--concurrency", "auto", cwd=tmp_path)
+    assert 1 <= events(done.stdout)[0]["concurrency"] <= max(8, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize("method", ["sendfile", "splice", "mmap", "read"])
+def test_method(method, sources: list[Path], tmp_path: Path) -> None:
+    other = "read" if method == "mmap" else "mmap"
+    write_manifest(tmp_path, *({"source": str(source), "method": other} for source in sources))
+    done = asyncdump("m.yaml", "--method", method, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {file["method"] for file in receipt(tmp_path / "out")["files"]} == {method}
+    assert re.search(rf"^{method} +3 ", done.stdout, re.MULTILINE)
+    check_dumps(tmp_path / "out", sources)
+
+
+@pytest.mark.parametrize(
+    ("checksum", "digests"), [("xxh128", "XXH128SUMS"), ("blake3", "B3SUMS"), ("sha256", "SHA256SUMS"), ("none", None)]
+)
+def test_checksum(checksum, digests, sources: list[Path], tmp_path: Path) -> None:
+    other = "sha256" if checksum == "blake3" else "blake3"
+    write_manifest(tmp_path, *({"source": str(source), "checksum": other} for source in sources))
+    done = asyncdump("m.yaml", "--checksum", checksum, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lists = [name for name in os.listdir(tmp_path / "out") if name.endswith("SUMS")]
+    beside = ", ".join(["receipt.json", *lists])
+    assert done.stdout.splitlines()[-1] == f"Written beside them: {beside}"
+    assert lists == ([digests] if digests else [])
+    if digests:
+        expected = [f"{digest_of(source.read_bytes(), checksum)}  {source.name}" for source in sources]
+        assert (tmp_path / "out" / digests).read_text().splitlines() == expected
+
+
+def test_on_error(sources: list[Path], tmp_path: Path) -> None:
+    """The largest file comes first, and fails."""
+    write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:], concurrency=1)
+    done = asyncdump("m.yaml", "--on-error", "abort", "--progress", "none", cwd=tmp_path)
+    assert done.returncode == 1
+    assert os.listdir(tmp_path / "out") == ["receipt.json"]
+    assert receipt(tmp_path / "out")["interrupted"] == "on_error: abort"
+    assert done.stdout.splitlines()[0].endswith(", ended early: on_error: abort")
+    assert "asyncdump: failed: ring0 (move)" in done.stderr
+    assert "asyncdump: 2 files not dumped: the run was ended by on_error: abort" in done.stderr
+    done = asyncdump("m.yaml", "--on-error", "continue", "--overwrite", cwd=tmp_path)
+    assert done.returncode == 1
+    check_dumps(tmp_path / "out", sources[1:])
+
+
+def test_what_is_there_already_is_not_replaced(sources: list[Path], tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, *sources)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ring1").write_text("precious")
+    (tmp_path / "out" / "other").write_text("precious too")
+    before = snapshot(tmp_path)
+    done = asyncdump(manifest, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"asyncdump: {manifest}:1: output: {tmp_path}/out holds ring1 already: choose another folder, or --overwrite\n"
+    )
+    assert snapshot(tmp_path) == before
+    done = asyncdump(manifest, "--overwrite", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_dumps(tmp_path / "out", sources)
+    assert (tmp_path / "out" / "other").read_text() == "precious too"
+
+
+def test_a_receipt_that_is_there_is_not_replaced(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, sources[0])
+    assert asyncdump("m.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "out" / "ring0").unlink()
+    done = asyncdump("m.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "holds receipt.json already" in done.stderr
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("options", [[], ["--no-durable"]])
+def test_no_durable(options, sources: list[Path], tmp_path: Path) -> None:
+    """Only the receipt is waited for then: it says itself what the dumps are worth."""
+    if shutil.which("strace") is None:
+        unavailable("strace is not installed")
+    write_manifest(tmp_path, sources[0])
+    strace = ["strace", "-f", "-y", "-qq", "-o", "trace", "-e", "trace=fsync,fdatasync,syncfs,sync_file_range"]
+    done = subprocess.run(
+        [*strace, *COMMAND, "m.yaml", *options], cwd=tmp_path, capture_output=True, timeout=ENOUGH, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    synced = re.findall(r" f(?:data)?sync\(\d+<[^>]*/\.asyncdump-\w+-(\d+)\.partial>", (tmp_path / "trace").read_text())
+    # The first temporary file is the dump, those that follow are the digest list and the receipt.
+    assert set(synced) == ({"2", "3"} if options else {"1", "2", "3"})
+    check_dumps(tmp_path / "out", sources[:1])
+
+
+def test_options_may_stand_before_the_manifest(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    done = asyncdump("--progress", "none", "--output", "here", "m.yaml", "--checksum", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_dumps(tmp_path / "here", sources)
+
+
+def test_a_manifest_that_is_called_like_a_command(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources, name="schema")
+    assert asyncdump("./schema", cwd=tmp_path).returncode == 0
+    check_dumps(tmp_path / "out", sources)
+
+
+# --- dry run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_dry_run_prints_the_plan_and_writes_nothing(there, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(
+        tmp_path, {"source": str(sources[0]), "name": "first", "method": "mmap", "checksum": "none"}, *sources[1:]
+    )
+    if there:
+        (tmp_path / "out").mkdir()
+    before = snapshot(tmp_path)
+    done = asyncdump("m.yaml", "--dry-run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    rows = [re.split(r" {2,}", line) for line in lines[:4]]
+    assert rows == [
+        ["name", "source", "kind", "size", "method", "checksum"],
+        ["first", str(sources[0]), "tmpfs", "3.0 MiB", "mmap", "none"],
+        ["ring1", str(sources[1]), "tmpfs", "1.0 MiB", "read", "xxh128"],
+        ["ring2", str(sources[2]), "tmpfs", "4.9 KiB", "read", "xxh128"],
+    ]
+    assert lines[4] == ""
+    assert re.fullmatch(rf"3 files, 4\.0 MiB to {tmp_path}/out \([\d.]+ [MGT]iB free there\)", lines[5])
+    assert lines[6:] == ["A dry run: nothing was written."]
+    assert snapshot(tmp_path) == before
+
+
+def test_a_dry_run_tells_of_a_refusal(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, sources[0])
+    done = asyncdump("m.yaml", "--dry-run", "--method", "reflink", cwd=tmp_path)
+    assert done.returncode == 0
+    assert re.search(r"reflink is refused: E[A-Z]+ \(.+\)  xxh128$", done.stdout.splitlines()[1])
+
+
+def test_a_dry_run_tells_what_would_go_wrong(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, sources[0], tmp_path / "nothing")
+    done = asyncdump("m.yaml", "--dry-run", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "dumps[1].source" in done.stderr
+
+
+# --- probe ------------------------------------------------------------------------------------------------------------
+
+
+def test_probe_prints_a_table(sources: list[Path], tmp_path: Path) -> None:
+    done = asyncdump("probe", sources[1], tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert re.split(r" {2,}", lines[0]) == ["method", "accepted", "rate", "CPU s per GiB", "auto picks it"]
+    assert [line.split()[0] for line in lines[1:7]] == ["reflink", "direct", "sendfile", "splice", "mmap", "read"]
+    assert re.fullmatch(r"reflink +no +E[A-Z]+ \(.+\)", lines[1])
+    assert re.fullmatch(r"read +yes +[\d.]+ [KMG]iB/s +[\d.]+  (with a checksum|always)", lines[6])
+    assert lines[7:] == ["", "Measured on one thread, made durable; a run uses several."]
+    assert os.listdir(tmp_path) == []
+
+
+def test_probe_prints_json(sources: list[Path], tmp_path: Path) -> None:
+    done = asyncdump("probe", "--json", sources[1], tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    findings = {finding.pop("method"): finding for finding in json.loads(done.stdout)}
+    assert set(findings) == {"reflink", "direct", "sendfile", "splice", "mmap", "read"}
+    assert findings["reflink"]["accepted"] is False
+    assert re.fullmatch(r"E[A-Z]+ \(.+\)", findings["reflink"]["errno"])
+    for method in ("sendfile", "splice", "mmap", "read"):
+        assert findings[method]["accepted"] is True
+        assert (findings[method]["reason"], findings[method]["errno"]) == (None, None)
+        assert findings[method]["bytes"] == MiB
+        assert findings[method]["bytes_per_second"] > 0
+    assert findings["read"]["chosen"] in {"with a checksum", "always"}
+    assert findings["mmap"]["chosen"] == "never"
+    assert os.listdir(tmp_path) == []
+
+
+def test_probe_of_an_empty_file(shm: Path, tmp_path: Path) -> None:
+    (shm / "empty").touch()
+    done = asyncdump("probe", shm / "empty", tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^read +yes +no data", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "said"),
+    [
+        ("nothing", ".", "open of nothing: ENOENT (No such file or directory)"),
+        ("ring", "nowhere", "nowhere is not a folder"),
+        ("ring", "ring", "ring is not a folder"),
+        (".", ".", ". is a folder, not a file that can be dumped"),
+    ],
+)
+def test_probe_of_what_is_not_there(source, folder, said, tmp_path: Path) -> None:
+    (tmp_path / "ring").write_bytes(noise(5000))
+    done = asyncdump("probe", source, folder, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"asyncdump: {said}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+# --- manifests that are wrong -----------------------------------------------------------------------------------------
+
+WRONG_TEXT = """\
+version: 2
+output: out
+concurency: 4
+dumps:
+  - source: ring0
+    length: 16 MiBs
+  - name: without
+    checksum: md5
+"""
+
+WRONG_PLAN = """\
+version: 1
+output: m.yaml
+dumps:
+  - source: nothing_*
+  - source: m.yaml
+    offset: 1G
+  - source: m.yaml
+    name: ../x
+  - source: absent
+"""
+
+
+def complaints(text: str) -> list[tuple[str, ...]]:
+    """Return the place and the key of each line on stderr."""
+    found = [re.fullmatch(r"asyncdump: (m\.yaml:\d+): ([\w.\[\]]+): .+", line) for line in text.splitlines()]
+    assert all(found), text
+    return [match.groups() for match in found if match]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--progress", "json"], ["--quiet"]])
+def test_all_that_is_wrong_with_the_text_is_told(options, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(WRONG_TEXT)
+    done = asyncdump("m.yaml", *options, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaints(done.stderr) == [
+        ("m.yaml:1", "version"),
+        ("m.yaml:3", "concurency"),
+        ("m.yaml:6", "dumps[0].length"),
+        ("m.yaml:7", "dumps[1].source"),
+        ("m.yaml:8", "dumps[1].checksum"),
+    ]
+    assert "did you mean concurrency?" in done.stderr
+    assert os.listdir(tmp_path) == ["m.yaml"]
+
+
+def test_all_that_does_not_fit_the_machine_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(WRONG_PLAN)
+    done = asyncdump("m.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaints(done.stderr) == [
+        ("m.yaml:2", "output"),
+        ("m.yaml:4", "dumps[0].source"),
+        ("m.yaml:6", "dumps[1].offset"),
+        ("m.yaml:8", "dumps[2].name"),
+        ("m.yaml:9", "dumps[3].source"),
+    ]
+    assert os.listdir(tmp_path) == ["m.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version: 1: 2\n", "m.yaml:1: not YAML: "),
+        (b"version: 1\n\toutput: x\n", "m.yaml:2: not YAML: "),
+        (b"", "m.yaml: a manifest is a mapping"),
+        (b"just words\n", "m.yaml:1: a manifest is a mapping"),
+        (bytes(range(256)), "m.yaml:1: not YAML: "),
+        (b"[" * 100, "m.yaml:1: nested deeper than 16 levels"),
+    ],
+)
+def test_what_is_no_manifest(content, said, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_bytes(content)
+    done = asyncdump("m.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"asyncdump: {said}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nothing.yaml", "ENOENT"), (".", "EISDIR"), ("", "ENOENT")])
+def test_a_manifest_that_can_not_be_read(name, reason, tmp_path: Path) -> None:
+    done = asyncdump(name, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"asyncdump: .*the manifest can't be read: {reason} \(.+\)\n", done.stderr)
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+def check_order(told: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Check that events have their fields and come in the promised order; return those of each file."""
+    for event in told:
+        assert event.keys() == {"event", "at", *FIELDS[event["event"]]}, event
+        assert event["at"] >= 0
+    kinds = [event["event"] for event in told]
+    assert (kinds[0], kinds.count("run_started")) == ("run_started", 1)
+    assert (kinds[-1], kinds.count("run_finished")) == ("run_finished", 1)
+    files: dict[str, list[str]] = {}
+    for event in told[1:-1]:
+        files.setdefault(event["name"], []).append(event["event"])
+    for name, kinds in files.items():
+        assert re.fullmatch(
+            r"(file_started (progress )*file_(finished|failed) )|file_failed ", " ".join([*kinds, ""])
+        ), (
+            name,
+            kinds,
+        )
+    return files
+
+
+def test_events_as_json(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"source": str(sources[2]), "name": "refused", "method": "reflink"}, *sources)
+    done = asyncdump("m.yaml", "--progress", "json", "--log-format", "json", cwd=tmp_path)
+    assert done.returncode == 1
+    told = events(done.stdout)
+    assert set(check_order(told)) == {"refused", "ring0", "ring1", "ring2"}
+    first, last = told[0], told[-1]
+    size = sum(source.stat().st_size for source in sources)
+    assert (first["files"], first["bytes"], first["output"]) == (4, size + 5000, f"{tmp_path}/out")
+    assert (last["files"], last["failed"], last["bytes"], last["interrupted"]) == (4, 1, size, None)
+    for source in sources:
+        [finished] = [event for event in told if event["event"] == "file_finished" and event["name"] == source.name]
+        assert finished["digest"] == f"xxh128:{digest_of(source.read_bytes(), 'xxh128')}"
+        assert (finished["source"], finished["bytes"]) == (str(source), source.stat().st_size)
+    [failed] = [event for event in told if event["event"] == "file_failed"]
+    assert failed["stage"] == "move"
+    assert failed["error"].keys() == {"type", "message", "errno", "hint"}
+    assert failed["error"]["type"] == "MethodRefusedError"
+
+
+def test_progress_goes_forward(endless: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, endless)
+    with running("m.yaml", "--progress", "json", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        told = []
+        while len(told) < 6:
+            told.append(json.loads(process.stdout.readline()))
+        told += events(end(process, signal.SIGINT).stdout)
+    check_order(told)
+    done = [event["done"] for event in told if event["event"] == "progress"]
+    assert done == sorted(set(done))
+    assert {event["total"] for event in told if event["event"] == "progress"} == {endless.stat().st_size}
+    times = [event["at"] for event in told if event["event"] == "progress"]
+    assert times[3] - times[0] > 0.2
+
+
+def test_plain_lines(endless: Path, tmp_path: Path) -> None:
+    """The first at once, the next after two seconds."""
+    write_manifest(tmp_path, endless)
+    with running("m.yaml", "--progress", "plain", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"dumping 1 file, 4.0 TiB, to {tmp_path}/out\n"
+        line = process.stderr.readline()
+        rest = end(process, signal.SIGTERM)
+    assert re.fullmatch(
+        r" *\d+ %  [\d.]+ [GT]iB of 4\.0 TiB moved, 0 B durable, 0 of 1 files, [\d.]+ [MG]iB/s, \d+ s left\n", line
+    )
+    assert rest.returncode == 143
+    assert rest.stderr.splitlines()[-1] == "asyncdump: 1 file not dumped: the run was ended by SIGTERM"
+    assert rest.stdout.startswith(f"0 of 1 file dumped to {tmp_path}/out, ended early: SIGTERM\n")
+
+
+def test_progress_none_leaves_the_summary(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    done = asyncdump("m.yaml", "--progress", "none", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("3 of 3 files dumped to ")
+
+
+@pytest.mark.parametrize("option", ["--quiet", "-q"])
+def test_quiet(option, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    done = asyncdump("m.yaml", option, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    check_dumps(tmp_path / "out", sources)
+
+
+def test_quiet_tells_of_failures(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:])
+    done = asyncdump("m.yaml", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "asyncdump: failed: ring0 (move): reflink is refused" in done.stderr
+
+
+def test_warnings_as_json(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:])
+    done = asyncdump("m.yaml", "--progress", "json", "--log-format", "json", cwd=tmp_path)
+    [record] = [json.loads(line) for line in done.stderr.splitlines()]
+    assert record["timestamp"]
+    assert (record["event"], record["level"], record["stage"]) == ("dump_failed", "warning", "move")
+    assert record["source"] == str(sources[0])
+    assert record["error"].startswith("reflink is refused")
+
+
+def test_warnings_for_people(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:])
+    done = asyncdump("m.yaml", "--progress", "json", cwd=tmp_path)
+    [line] = done.stderr.splitlines()
+    assert re.search(r"\[warning *\] dump_failed +error='reflink is refused.* stage=move", line)
+    assert "\x1b" not in line
+
+
+def test_every_kind_of_event_is_known_here() -> None:
+    kinds = package.events.Event.__subclasses__()
+    values: dict[str, Any] = {"error": package.DumpError("no")}
+    records = [event_record(kind(**{field: values.get(field) for field in kind.__struct_fields__})) for kind in kinds]
+    assert {record["event"]: record.keys() - {"event", "at"} for record in records} == FIELDS
+
+
+# --- readers that go away ---------------------------------------------------------------------------------------------
+
+
+def test_the_dump_outlives_the_reader_of_its_events(shm: Path, tmp_path: Path) -> None:
+    """As with ``| head -1``."""
+    sources = [shm / f"ring{number}" for number in range(100)]
+    for number, source in enumerate(sources):
+        source.write_bytes(noise(64 * KiB, number))
+    write_manifest(tmp_path, f"{shm}/ring*")
+    with running("m.yaml", "--progress", "json", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["event"] == "run_started"
+        process.stdout.close()
+        assert process.wait(ENOUGH) == 0
+        assert process.stderr.read() == ""
+    check_dumps(tmp_path / "out", sources)
+    assert receipt(tmp_path / "out")["ok"] is True
+
+
+def nobody() -> int:
+    """Return the end for writing of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def test_the_dump_outlives_the_reader_of_its_summary(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    writing = nobody()
+    try:
+        done = asyncdump("m.yaml", "--progress", "none", cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert done.stderr == ""
+    check_dumps(tmp_path / "out", sources)
+    assert receipt(tmp_path / "out")["ok"] is True
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["m.yaml", "--dry-run"], ["probe", "ring0", "."]])
+def test_a_reader_that_has_gone_is_no_reason_to_shout(arguments, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    shutil.copy(sources[0], tmp_path)
+    writing = nobody()
+    try:
+        done = asyncdump(*arguments, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# --- names that aren't UTF-8 ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def odd(shm: Path) -> bytes:
+    """A file with a Latin-1 name, alone in its folder."""
+    path = os.fsencode(shm) + b"/caf\xe9"
+    with open(path, "wb") as file:
+        file.write(noise(5000))
+    return path
+
+
+def test_the_plan_of_an_odd_name(odd: bytes, shm: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, f"{shm}/caf*")
+    done = asyncdump("m.yaml", "--dry-run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].startswith(f"caf\\xe9  {shm}/caf\\xe9  tmpfs")
+
+
+def test_the_dump_of_an_odd_name(odd: bytes, shm: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, f"{shm}/caf*")
+    done = asyncdump("m.yaml", "--progress", "json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    [finished] = [event for event in events(done.stdout) if event["event"] == "file_finished"]
+    assert finished["name"] == "caf\\xe9"
+    with open(os.fsencode(tmp_path) + b"/out/caf\xe9", "rb") as file:
+        assert file.read() == noise(5000)
+    [record] = receipt(tmp_path / "out")["files"]
+    assert record["name"] == "caf\\xe9"
+    assert base64.b64decode(record["name_base64"]) == b"caf\xe9"
+    assert base64.b64decode(record["source_base64"]) == odd
+    assert (tmp_path / "out" / "XXH128SUMS").read_bytes().endswith(b"  caf\xe9\n")
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_the_failure_of_an_odd_name(form, odd: bytes, shm: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, f"{shm}/caf*")
+    done = asyncdump("m.yaml", "--method", "reflink", "--log-format", form, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"asyncdump: failed: caf\\xe9 (move): reflink is refused for {shm}/caf\\xe9 (tmpfs)" in done.stderr
+    if form == "json":
+        [record] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+        assert record["event"] == "dump_failed"
+
+
+def test_an_output_folder_and_a_manifest_with_odd_names(sources: list[Path], tmp_path: Path) -> None:
+    os.rename(write_manifest(tmp_path, *sources), os.fsencode(tmp_path) + b"/m\xe9.yaml")
+    done = asyncdump(b"m\xe9.yaml", "--output", b"\xfc", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"3 of 3 files dumped to {tmp_path}/\\xfc\n")
+    check_dumps(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfc")), sources)
+
+
+def test_in_the_c_locale(odd: bytes, shm: Path, tmp_path: Path) -> None:
+    (shm / "größe").write_bytes(noise(10))
+    write_manifest(tmp_path, f"{shm}/*")
+    done = asyncdump("m.yaml", "--dry-run", cwd=tmp_path, env=environment(LC_ALL="C"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 6

@@ -1,0 +1,360 @@
+"""Manifests in YAML: each error with its file, line and key, all of them at once, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import KEYS, as_yaml, broken_yaml, documents, file_names, strange_documents, yaml_texts
+
+from asyncdump.errors import ManifestError, Problem
+from asyncdump.manifest import Defaults, Dump, Manifest
+from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
+
+LARGEST = 16 << 20
+HEAD = "version: 1\noutput: o\ndumps:\n"
+
+
+def errors(content: str | bytes) -> list[str]:
+    """Return what is wrong with a manifest, as the user reads it."""
+    with pytest.raises(ManifestError) as refused:
+        parse_manifest(content.encode() if isinstance(content, str) else content, "m.yaml")
+    return [str(problem) for problem in refused.value.problems]
+
+
+def parse(content: str) -> Manifest:
+    return parse_manifest(content.encode(), "m.yaml")[0]
+
+
+# --- what is right ----------------------------------------------------------------------------------------------------
+
+REFERENCE = """\
+version: 1
+output: /var/dumps/crash-42
+concurrency: auto
+on_error: continue
+defaults: {method: auto, checksum: xxh128, durable: true, sparse: auto}
+dumps:
+  - source: /dev/hugepages/rtemap_*
+  - source: /dev/shm/ring0
+    name: ring0.bin
+    offset: 0
+    length: 16MiB
+    method: sendfile
+    checksum: sha256
+"""
+
+
+def test_the_example_of_the_reference() -> None:
+    manifest, marks = parse_manifest(REFERENCE.encode(), "m.yaml")
+    ring = Dump(source="/dev/shm/ring0", name="ring0.bin", length="16MiB", method="sendfile", checksum="sha256")
+    assert manifest == Manifest(output="/var/dumps/crash-42", dumps=(Dump(source="/dev/hugepages/rtemap_*"), ring))
+    assert marks.sha256 == sha256(REFERENCE.encode()).hexdigest()
+    assert marks.file == "m.yaml"
+    lines = {"version": 1, "output": 2, "defaults": 5, "defaults.durable": 5, "dumps": 6}
+    lines |= {"dumps[0]": 7, "dumps[0].source": 7, "dumps[1]": 8, "dumps[1].name": 9, "dumps[1].checksum": 13}
+    assert {key: marks.lines[key] for key in lines} == lines
+
+
+@given(yaml_texts(documents))
+def test_a_valid_manifest_comes_back_as_it_was_written(drawn: tuple[bytes, dict[str, Any]]) -> None:
+    content, document = drawn
+    manifest, marks = parse_manifest(content, "m.yaml")
+    given = {**document, "defaults": Defaults(**document.get("defaults", {}))}
+    assert manifest == Manifest(**{**given, "dumps": tuple(Dump(**dump) for dump in document["dumps"])})
+    assert set(marks.lines) >= {*document, *(f"dumps[{index}].source" for index in range(len(document["dumps"])))}
+    last = content.count(b"\n") + 1
+    assert all(1 <= line <= last for line in marks.lines.values())
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("2026-01-01", "2026-01-01"),
+        ("'5'", "5"),
+        ("/dev/shm/größe", "/dev/shm/größe"),
+        ("!!str 5", "5"),
+        ("|-\n      two\n      lines", "two\nlines"),
+        ("1_x", "1_x"),
+    ],
+)
+def test_text_stays_text(written, expected) -> None:
+    assert parse(f"{HEAD}  - source: {written}\n").dumps[0].source == expected
+
+
+def test_nothing_stands_for_the_default_where_there_is_one_to_inherit() -> None:
+    assert parse(f"{HEAD}  - {{source: s, length: , method: null, durable: ~}}\n").dumps == (Dump(source="s"),)
+
+
+def test_an_anchor_may_be_used_again() -> None:
+    manifest = parse(f"{HEAD}  - &a {{source: s, method: &m read}}\n  - *a\n  - {{source: t, method: *m}}\n")
+    first = Dump(source="s", method="read")
+    assert manifest.dumps == (first, first, Dump(source="t", method="read"))
+
+
+def test_a_byte_order_mark_and_utf_16_are_yaml_too() -> None:
+    content = f"{HEAD}  - source: größe\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert parse_manifest(content.encode(encoding), "m.yaml")[0] == parse(content)
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+def test_the_errors_of_the_reference() -> None:
+    assert errors("""\
+version: 1
+output: o
+concurency: 4
+dumps:
+  - source: a
+  - source: b
+    length: 16 MiBs
+  - source: c
+    name: c.bin
+    checksum: md5
+""") == [
+        "m.yaml:3: concurency: unknown key; did you mean concurrency?",
+        "m.yaml:7: dumps[1].length: '16 MiBs' is no size: write bytes, or 512KiB, 16MiB, 1GiB",
+        "m.yaml:10: dumps[2].checksum: 'md5' is not one of xxh128, blake3, sha256, none",
+    ]
+
+
+def test_all_that_is_wrong_is_told_at_once_and_in_the_order_of_lines() -> None:
+    assert errors("""\
+dumps:
+  - name: n
+    offset: -1
+  - 7
+  - source: [a]
+    durable: yes please
+    durable: true
+  - {source: s, legnth: 1, sparse: auot}
+concurrency: 0
+defaults:
+  chekcsum: none
+  method: null
+on_error: {}
+version: 2
+""") == [
+        "m.yaml:1: output: is missing",
+        "m.yaml:2: dumps[0].source: is missing",
+        "m.yaml:3: dumps[0].offset: -1 is no size: write bytes, or 512KiB, 16MiB, 1GiB",
+        "m.yaml:4: dumps[1]: is a mapping with keys like source, name, offset",
+        "m.yaml:5: dumps[2].source: is a single value, not a list or a mapping",
+        "m.yaml:6: dumps[2].durable: 'yes please' is not true or false",
+        "m.yaml:7: dumps[2].durable: stands twice, first in line 6",
+        "m.yaml:8: dumps[3].legnth: unknown key; did you mean length?",
+        "m.yaml:8: dumps[3].sparse: 'auot' is not one of auto, never; did you mean auto?",
+        "m.yaml:9: concurrency: 0 is not a whole number from 1 to 256 or auto",
+        "m.yaml:11: defaults.chekcsum: unknown key; did you mean checksum?",
+        "m.yaml:12: defaults.method: None is not one of auto, reflink, direct, sendfile, splice, mmap, read",
+        "m.yaml:13: on_error: is a single value, not a list or a mapping",
+        "m.yaml:14: version: 2 is not 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("output: o\ndumps: [{source: s}]", "1: version: is missing: write version: 1"),
+        ("# new\n\nversion: 1\ndumps: [{source: s}]", "3: output: is missing"),
+        ("version: 1\noutput: o", "1: dumps: is missing"),
+        (f"{HEAD}\n  - {{}}", "5: dumps[0].source: is missing"),
+        (f"{HEAD}  - source: s\nversion: 1", "5: version: stands twice, first in line 1"),
+        (f"{HEAD}  - source: s\n    source: s", "5: dumps[0].source: stands twice, first in line 4"),
+        (f"defaults: {{sparse: auto,\n  sparse: auto}}\n{HEAD}  - source: s", "2: defaults.sparse: stands twice"),
+        (f"{HEAD}  - source: s\n'a.b': 1", "5: a.b: unknown key"),
+        (f"{HEAD}  - source: s\n<<: {{on_error: abort}}", "5: <<: unknown key"),
+        (f"{HEAD}  - source: s\n? [1, 2]\n: 3", "5: ?: unknown key"),
+        (f"{HEAD}  - source: s\n    method:\n      - read", "6: dumps[0].method: is a single value"),
+        (f"{HEAD}  - source: s\ndefaults: []", "5: defaults: is a mapping with keys like method"),
+        (f"{HEAD}  - source: s\ndefaults:", "5: defaults: is a mapping with keys like method"),
+        ("version: 1\noutput: o\ndumps: []", "3: dumps: is a list of dumps"),
+        ("version: 1\noutput: o\ndumps:", "3: dumps: is a list of dumps"),
+        ("version: 1\noutput: o\ndumps: {source: s}", "3: dumps: is a list of dumps"),
+        ("version: 1\noutput: o\ndumps: &a [*a]", "3: dumps[0]: is a mapping"),
+        ("version: '1'\noutput: o\ndumps: [{source: s}]", "1: version: '1' is not 1"),
+        ("version: 1.0\noutput: o\ndumps: [{source: s}]", "1: version: 1.0 is not 1"),
+        ("version: 1\noutput: 7\ndumps: [{source: s}]", "2: output: 7 is not text"),
+        ("version: 1\noutput: yes\ndumps: [{source: s}]", "2: output: True is not text"),
+        (f"{HEAD}  - source: s\n    length: {9 * '9'}{'9' * 5000}", "5: dumps[0].length: '9999"),
+        (f"{HEAD}  - source: s\n    length: 9223372036854775808", "more than a file can hold"),
+        (f"{HEAD}  - source: s\n    offset: !!int x", "5: dumps[0].offset: 'x' is no size"),
+        ("\n- version: 1", "2: a manifest is a mapping with the keys version, output and dumps"),
+        ("\n\ntext", "3: a manifest is a mapping"),
+        ("null", "1: a manifest is a mapping"),
+    ],
+)
+def test_one_error(content, expected) -> None:
+    (error,) = errors(content)
+    assert error.startswith("m.yaml:")
+    assert expected in error
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "---\n", "\n\n"])
+def test_an_empty_file_is_no_manifest(content) -> None:
+    (error,) = errors(content)
+    assert error.startswith("m.yaml")
+    assert error.endswith("a manifest is a mapping with the keys version, output and dumps")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("version: 1\noutput: [o\ndumps: x", 3),
+        ("version: 1\n\toutput: o", 2),
+        ("version: 1\noutput: *nowhere", 2),
+        ("version: 1\noutput: 'o\n", 3),
+        ("version: 1\n---\nversion: 1", 2),
+        ("version: 1\noutput: %o", 2),
+        ("version: 1\n output: o", 2),
+        ("%YAML 9.9\n---\nversion: 1", 1),
+        ("\xff\x00".encode("latin-1"), 1),
+        (b"version: \xff", 1),
+        (b"version: \x00", 1),
+        ('version: "\\ud800"', 1),
+    ],
+)
+def test_what_is_not_yaml_is_one_error_with_its_line(content, line) -> None:
+    (error,) = errors(content)
+    assert error.startswith(f"m.yaml:{line}: not YAML: ")
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize("opened", ["[", "{a: ", "- "])
+def test_nesting_that_would_exhaust_the_stack_is_refused(opened) -> None:
+    assert errors("version: 1\noutput:\n  " + opened * 17) == ["m.yaml:3: nested deeper than 16 levels"]
+    # Far beyond, libyaml may be the first to refuse.
+    assert len(errors(opened * 100_000)) == 1
+
+
+def test_sixteen_levels_are_looked_at() -> None:
+    assert errors("[" * 16 + "]" * 16) == [
+        "m.yaml:1: a manifest is a mapping with the keys version, output and dumps",
+    ]
+    assert errors("[" * 17 + "]" * 17) == ["m.yaml:1: nested deeper than 16 levels"]
+
+
+@pytest.mark.timeout(20)
+def test_aliases_are_not_multiplied_out() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(14))
+    assert len(errors(bomb)) == 15 + len(("version", "output", "dumps"))
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def file_error(path: Path) -> str:
+    with pytest.raises(ManifestError) as refused:
+        read_manifest(os.fspath(path))
+    (problem,) = refused.value.problems
+    assert problem.file == os.fspath(path)
+    return problem.message
+
+
+def test_a_file_is_read_as_its_content_is(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(REFERENCE)
+    manifest, marks = read_manifest(os.fspath(path))
+    assert manifest == parse(REFERENCE)
+    assert marks.file == os.fspath(path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert file_error(tmp_path / "missing") == "the manifest can't be read: ENOENT (No such file or directory)"
+    assert file_error(tmp_path) == "the manifest can't be read: EISDIR (Is a directory)"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_only_others_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(REFERENCE)
+    path.chmod(0)
+    assert file_error(path) == "the manifest can't be read: EACCES (Permission denied)"
+
+
+def test_a_file_that_is_too_large_is_not_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(REFERENCE)
+    os.truncate(path, LARGEST + 1)
+    assert file_error(path) == "a manifest has at most 16777216 bytes"
+
+
+def test_the_largest_file_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    line = b"#" * 1023 + b"\n"
+    path.write_bytes(REFERENCE.encode() + line * (LARGEST // len(line) - 1))
+    with path.open("ab") as file:
+        file.write(b"#" * (LARGEST - file.tell()))
+    assert path.stat().st_size == LARGEST
+    assert read_manifest(os.fspath(path))[0] == parse(REFERENCE)
+
+
+# --- whatever is in it ------------------------------------------------------------------------------------------------
+
+
+def check(content: bytes) -> None:
+    """Whatever the content is, it is a manifest or an error that can be found in the file."""
+    problems: tuple[Problem, ...] = ()
+    try:
+        manifest, marks = parse_manifest(content, "m.yaml")
+    except ManifestError as error:
+        problems = error.problems
+    else:
+        assert manifest.dumps
+        assert marks.file == "m.yaml"
+        return
+    assert problems
+    # An end that is missing may be noticed in the line behind the last; what isn't ASCII has other ends of lines too.
+    last = content.replace(b"\r", b"\n").count(b"\n") + 2 if content.isascii() else len(content) + 1
+    for problem in problems:
+        assert problem.file == "m.yaml"
+        assert problem.message
+        assert 1 <= problem.line <= last or is_empty(content)
+
+
+def is_empty(content: bytes) -> bool:
+    """Tell whether there is nothing in the file that could have a line."""
+    return not any(isinstance(event, yaml.NodeEvent) for event in yaml.parse(content, Loader=yaml.SafeLoader))
+
+
+@given(st.binary(max_size=60) | broken_yaml)
+def test_any_bytes(content: bytes) -> None:
+    check(content)
+
+
+@given(yaml_texts(strange_documents))
+def test_any_yaml(drawn: tuple[bytes, Any]) -> None:
+    check(drawn[0])
+
+
+@given(yaml_texts(documents), st.data())
+def test_a_manifest_with_a_piece_cut_out_or_put_in(drawn: tuple[bytes, Any], data: st.DataObject) -> None:
+    content = drawn[0]
+    start = data.draw(st.integers(0, len(content)))
+    stop = data.draw(st.integers(start, min(start + 12, len(content))))
+    check(content[:start] + data.draw(st.binary(max_size=3) | broken_yaml) + content[stop:])
+
+
+@given(documents, st.lists(file_names.filter(lambda name: name not in KEYS), min_size=1, max_size=5, unique=True))
+def test_each_unknown_key_is_an_error_of_its_own(document: dict[str, Any], names: list[str]) -> None:
+    content = as_yaml({**document, **dict.fromkeys(names, 1)}, sort_keys=False)
+    with pytest.raises(ManifestError) as refused:
+        parse_manifest(content, "m.yaml")
+    problems = refused.value.problems
+    assert sorted(problem.key for problem in problems) == sorted(names)
+    assert all("unknown key" in problem.message for problem in problems)
+
+
+def test_a_problem_without_a_line_stands_where_its_owner_does() -> None:
+    marks = Marks(file="m.yaml", lines={"": 1, "dumps": 3, "dumps[1]": 5, "dumps[1].source": 6})
+    places = {"dumps[1].source": 6, "dumps[1].name": 5, "dumps[0].name": 3, "output": 1, "defaults.method": 1}
+    assert {key: marks.problem(key, "no").line for key in places} == places
+    assert str(Marks().problem("output", "no")) == "output: no"
