@@ -10,22 +10,31 @@ from asyncdump.version import __version__
 
 
 def main() -> None:
-    """Run the command line; a question for the version alone is answered before anything is imported."""
-    if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"asyncdump {__version__}\n")
-        return
-    # Starting makes many objects and little garbage: looking for it took a tenth of the start-up (bench start).
-    gc.set_threshold(100_000)
-    from asyncdump.cli.app import run
-
-    code = run()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = code or 1
+    """Run the command line and end the process; the version alone is told before anything is imported."""
+    code = _tell_version() if sys.argv[1:] == ["--version"] else _run()
     # Nothing is left to be done, and taking the interpreter to pieces would take as long as dumping 40 MiB.
     os._exit(code)
+
+
+def _tell_version() -> int:
+    try:
+        os.write(1, f"asyncdump {__version__}\n".encode())
+    except OSError:
+        return 1
+    return 0
+
+
+def _run() -> int:
+    # Starting makes many objects and little garbage: looking for it took a tenth of the start-up (bench start).
+    gc.set_threshold(100_000)
+    from asyncdump.cli.output import take_over
+    from asyncdump.cli.signals import end, heeding
+
+    stdout = take_over()
+    with heeding(end):
+        from asyncdump.cli.app import run
+
+        return stdout.verdict(run())
 
 
 if __name__ == "__main__":

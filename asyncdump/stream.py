@@ -12,11 +12,12 @@ import msgspec
 
 from asyncdump.engines import REFUSALS, Choice, Engine, Refused, Route, candidates, refusal_of
 from asyncdump.engines.base import HOLES, Refusal, has_holes
-from asyncdump.errors import MethodRefusedError, describe_errno
+from asyncdump.engines.read import data_runs
+from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
 from asyncdump.linux import filesystem, map_for_kernel, unmap, vmsplice
 from asyncdump.sink import Sink
-from asyncdump.source import Source, Span, find_spans, truncated
+from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
 
 StreamMethod = Literal["auto", "vmsplice", "splice", "sendfile", "read"]
 
@@ -79,6 +80,36 @@ def copy_in_place(
         lane.close()
 
 
+def copy_in_blocks(
+    fd: int, sink: Sink, tally: Tally, *, path: str, seek: int, length: int | None, sparse: bool
+) -> None:
+    """Copy what has no offsets, a pipe, into a sink at byte ``seek``, in blocks as O_DIRECT takes them.
+
+    Args:
+        path: what errors call the pipe.
+        length: the bytes to copy at most; None for all there are.
+        sparse: pass over zeros: what the sink held there before stays.
+
+    Raises:
+        DumpError: it can't be read.
+        OSError: another call failed.
+    """
+    lane = Lane()
+    view = lane.buffer.view
+    while got := _fill(fd, view if length is None else view[: length - tally.bytes], path):
+        for start, stop in data_runs(lane.buffer, got, SMALL_PAGE) if sparse else [(0, got)]:
+            sink.write(view[start:stop], seek + tally.bytes + start)
+        tally.add(got, "read")
+
+
+def _fill(fd: int, view: memoryview, path: str) -> int:
+    done = 0
+    with explain("read", path):
+        while done < len(view) and (got := os.readv(fd, [view[done:]])):
+            done += got
+    return done
+
+
 def _steps(extent: Span) -> list[Span]:
     """Cut an extent into pieces that fit a lane's buffer, whichever engine takes them."""
     step = 16 * BUFFER if extent.hole else BUFFER
@@ -109,6 +140,7 @@ def copy_stream(
     writing: int,
     tally: Tally,
     *,
+    path: str,
     source: Source | None,
     start: int = 0,
     length: int | None = None,
@@ -119,6 +151,7 @@ def copy_stream(
     Args:
         reading, writing: the descriptors; writing goes on at the descriptor's file offset, if it has one.
         tally: counts what is moved.
+        path: what errors call that which is read.
         source: what ``reading`` is, if it is a file; its bytes from ``start`` on are read.
         start: for a file, the first byte.
         length: the bytes to copy at most; None for all there are.
@@ -126,12 +159,12 @@ def copy_stream(
 
     Raises:
         MethodRefusedError: the kernel doesn't take the method for these two.
-        BrokenPipeError: the reader of the pipe has gone.
-        OSError: a call failed.
+        DumpError: it can't be read.
+        OSError: another call failed: BrokenPipeError where the reader of the pipe has gone.
         SourceChangedError: the file ended early.
     """
     lane = Lane()
-    copy = _Stream(reading, writing, source, lane)
+    copy = _Stream(reading, writing, path, source, lane)
     ways = copy.ways() if method == "auto" else [str(method)]
     left = length if source is None else min(source.size - start, source.size if length is None else length)
     position = start
@@ -151,9 +184,10 @@ def copy_stream(
 
 
 class _Stream:
-    def __init__(self, reading: int, writing: int, source: Source | None, lane: Lane) -> None:
+    def __init__(self, reading: int, writing: int, path: str, source: Source | None, lane: Lane) -> None:
         self._reading = reading
         self._writing = writing
+        self._path = path
         self._source = source
         self._lane = lane
         self._pipes = [fd for fd in (reading, writing) if stat.S_ISFIFO(os.fstat(fd).st_mode)]
@@ -180,12 +214,12 @@ class _Stream:
             except Refused as refused:
                 refusal = refused.refusal
             except OSError as error:
-                if error.errno not in REFUSALS:
+                if error.errno not in REFUSALS or ways[0] == "read":  # There is no plainer way.
                     raise
                 refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
             refused_way = ways.pop(0)
             if not ways:
-                raise _refused(refused_way, refusal, self._source.path if self._source else "standard input")
+                raise _refused(refused_way, refusal, self._path)
 
     def _splice(self, position: int, count: int) -> int:
         offset = None if self._source is None else position
@@ -213,7 +247,10 @@ class _Stream:
 
     def _read(self, position: int, count: int) -> int:
         view = self._lane.buffer.view[:count]
-        got = os.readv(self._reading, [view]) if self._source is None else os.preadv(self._reading, [view], position)
+        with explain("read", self._path):
+            got = (
+                os.readv(self._reading, [view]) if self._source is None else os.preadv(self._reading, [view], position)
+            )
         done = 0
         while done < got:
             done += os.write(self._writing, view[done:got])

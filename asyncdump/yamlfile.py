@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
-from asyncdump.manifest import Defaults, Dump, Manifest, complaint, required, unknown_key
+from asyncdump.manifest import Defaults, Dump, Manifest, Zstd, complaint, required, unknown_key
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
@@ -73,7 +73,10 @@ def _compose(content: bytes, path: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not YAML: {error.problem or error.context}"
-        raise ManifestError(Problem(file=path, line=mark.line + 1 if mark else 1, message=message)) from error
+        # libyaml counts a line more where the last one has no end.
+        last = len((content + b".").decode(errors="replace").splitlines())
+        line = min(mark.line + 1, last) if mark else 1
+        raise ManifestError(Problem(file=path, line=line, message=message)) from error
     except (yaml.YAMLError, UnicodeError, ValueError) as error:
         message = f"not YAML: {str(error).splitlines()[0]}"
         raise ManifestError(Problem(file=path, line=1, message=message)) from error
@@ -135,6 +138,9 @@ class _Reader:
         for name in required(model):
             if name not in seen:
                 self._complain(f"{prefix}{name}", "is missing", node)
+        stages = [name for name in values if name in _STAGES]
+        if len(stages) == len(_STAGES):  # In the order written.
+            values.setdefault("first", stages[0])
         return values
 
     def _value(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
@@ -144,6 +150,10 @@ class _Reader:
             return _WRONG if len(self.problems) > before else Defaults(**values)
         if name == "dumps":
             return self._dumps(node, key)
+        if name == "compress" and isinstance(node, yaml.MappingNode):
+            return self._compress(node, key)
+        if name == "filter":
+            return self._filter(model, node, key)
         if not isinstance(node, yaml.ScalarNode):
             self._complain(key, "is a single value, not a list or a mapping", node)
             return _WRONG
@@ -158,6 +168,40 @@ class _Reader:
             self._complain(key, f"is a mapping with keys like {', '.join(model.__struct_fields__[:3])}", node)
             return {}
         return self._mapping(model, node, f"{key}.")
+
+    def _compress(self, node: yaml.MappingNode, key: str) -> Any:
+        before = len(self.problems)
+        names = [getattr(name, "value", None) for name, _ in node.value]
+        if names != ["zstd"]:
+            self._complain(key, "is zstd, none, or a mapping with the one key zstd: {zstd: {level: 3}}", node)
+            return _WRONG
+        name, value = node.value[0]
+        self.marks.lines[f"{key}.zstd"] = _line(name)
+        values = self._submodel(Zstd, value, f"{key}.zstd")
+        if len(self.problems) > before:
+            return _WRONG
+        try:
+            return Zstd(**values)
+        except ManifestError as error:  # What is wrong with the values together.
+            for problem in error.problems:
+                self._complain(f"{key}.zstd.{problem.key}", problem.message)
+            return _WRONG
+
+    def _filter(self, model: Any, node: yaml.Node, key: str) -> Any:
+        """Take argument lists, in which every scalar is text: ``-9`` is an argument, not a number."""
+        value: Any = None
+        if isinstance(node, yaml.SequenceNode):
+            value = tuple(
+                tuple(argument.value for argument in command.value if isinstance(argument, yaml.ScalarNode))
+                if isinstance(command, yaml.SequenceNode)
+                and all(isinstance(argument, yaml.ScalarNode) for argument in command.value)
+                else None
+                for command in node.value
+            )
+        if value is None or complaint(model, "filter", value):
+            self._complain(key, "is a list of argument lists: [[age, -r, KEY], [gzip]]", node)
+            return _WRONG
+        return value
 
     def _dumps(self, node: yaml.Node, key: str) -> Any:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
@@ -183,6 +227,7 @@ def _plain(node: yaml.ScalarNode) -> Any:
         return node.value
 
 
+_STAGES: Final = ("compress", "filter")
 _WRONG: Final = object()
 _constructor: Final = yaml.constructor.SafeConstructor()
 _SCALARS: Final[dict[str, Any]] = {

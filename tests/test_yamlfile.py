@@ -208,6 +208,7 @@ def test_an_empty_file_is_no_manifest(content) -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
+        ("version: [", 1),
         ("version: 1\noutput: [o\ndumps: x", 3),
         ("version: 1\n\toutput: o", 2),
         ("version: 1\noutput: *nowhere", 2),

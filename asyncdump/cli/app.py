@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import sys
 from typing import Any, Literal
 
@@ -77,9 +77,23 @@ def cli(ctx: click.Context) -> None:
 def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
     if value is None or value == "auto":
         return value  # type: ignore[return-value] # "auto" is just that literal
-    if not value.isdigit() or not 1 <= int(value) <= 256:  # noqa: PLR2004
+    if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= 256:  # noqa: PLR2004
         raise click.BadParameter(f"{value!r} is not a whole number from 1 to 256 or auto")
     return int(value)
+
+
+def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    if value is None or value in {"none", "zstd"}:
+        return value
+    from asyncdump.manifest import Zstd
+
+    name, colon, level = value.partition(":")
+    try:
+        if name != "zstd" or not colon:
+            raise ValueError(value)
+        return Zstd(level=int(level))
+    except (ValueError, ManifestError) as error:
+        raise click.BadParameter(f"{value!r} is not zstd, zstd:LEVEL (-100 to 22) or none") from error
 
 
 @cli.command("run", cls=_Run, hidden=True)
@@ -88,7 +102,9 @@ def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--concurrency", metavar="N", callback=_concurrency, help="Files in flight: a number, or auto.")
 @click.option("--method", type=click.Choice(METHODS), help="How bytes are moved, for all files.")
 @click.option("--checksum", type=click.Choice(CHECKSUMS), help="The digest that is taken, for all files.")
+@click.option("--compress", metavar="HOW", callback=_compress, help="zstd, zstd:LEVEL or none, for all files.")
 @click.option("--on-error", type=click.Choice(["continue", "abort"]), help="What one failure means for the others.")
+@click.option("--allow-filters", is_flag=True, help="Let the manifest run programs that dumps go through.")
 @click.option("--overwrite", is_flag=True, help="Replace dumps that exist already.")
 @click.option("--no-durable", is_flag=True, help="Don't wait until the dumps would survive a power cut.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: files, sizes, kinds, methods, free space.")
@@ -154,22 +170,21 @@ def dd(operands: tuple[str, ...]) -> None:
 
 
 def run() -> int:
-    """Run the command line and return its exit code: 2 for what was wrong before the start, 130 for Ctrl-C."""
+    """Run the command line and return its exit code: 2 for what was wrong before the start."""
     try:
         cli(prog_name="asyncdump")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ManifestError as error:
-        for problem in error.problems:
-            print(f"asyncdump: {problem}", file=sys.stderr)
-        return 2
+        return _fail(*map(str, error.problems))
     except AsyncdumpError as error:
-        print(f"asyncdump: {error}{f' ({error.hint})' if error.hint else ''}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # Whoever read our output has gone: there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}")
     return 0
+
+
+def _fail(*messages: str) -> int:
+    from asyncdump.report import text
+
+    for message in messages:
+        print(f"asyncdump: {text(message)}", file=sys.stderr)
+    return 2

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from asyncdump.cli.columns import cut
 from asyncdump.cli.progress import Tally
-from asyncdump.events import Event
 from asyncdump.report import text
 from asyncdump.size import format_size
 
@@ -41,9 +40,6 @@ class Bar(Tally):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._live.stop()
-
-    def tell(self, event: Event) -> None:
-        super().tell(event)
 
     def _draw(self) -> RenderableType:
         width = self._console.width

@@ -8,22 +8,27 @@ from collections.abc import Sequence
 
 from asyncdump.report import text
 
+_SHORTEST = 8
+"""What is left of a column that is cut, in characters."""
 
-def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), shrink: int = 0) -> list[str]:
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), shrink: Sequence[int] = (0,)) -> list[str]:
     """Return the lines of a table; the first row is its head.
 
     Args:
         rows: as many cells in each.
         right: the columns that are aligned to the right. A column without any text is left out.
-        shrink: the column that is cut, in its middle, where a terminal is too narrow.
+        shrink: the columns that are cut, in their middle, where a terminal is too narrow: the first as far as it goes.
     """
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows)]
-    right = [place for place, column in enumerate(used) if column in right]
+    right = [used.index(column) for column in right if column in used]
     shown = [[text(row[column]) for column in used] for row in rows]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
     excess = sum(widths) + 2 * (len(widths) - 1) - width()
-    if excess > 0:
-        widths[shrink] = max(8, widths[shrink] - excess)
+    for column in (used.index(column) for column in shrink if column in used):
+        spared = max(0, min(excess, widths[column] - _SHORTEST))
+        widths[column] -= spared
+        excess -= spared
     lines = []
     for row in shown:
         cells = [
@@ -40,6 +45,13 @@ def cut(cell: str, size: int) -> str:
         return cell
     head = (size - 1) // 3
     return f"{cell[:head]}…{cell[len(cell) - (size - 1 - head) :]}"
+
+
+def fill(sentence: str) -> list[str]:
+    """Return a sentence in lines no wider than the terminal."""
+    import textwrap
+
+    return textwrap.wrap(sentence, width(), break_long_words=False, break_on_hyphens=False)
 
 
 def width() -> int:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import stat
 import sys
 import time
 from collections.abc import Sequence
+from signal import Signals
 from typing import Any, Final, get_args
 
 import msgspec
 
+from asyncdump.cli.output import check_stdout
+from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.engines import Choice
 from asyncdump.errors import AsyncdumpError, DumpError, explain, from_oserror
+from asyncdump.report import text
 from asyncdump.sink import Sink
-from asyncdump.size import parse_size
+from asyncdump.size import MAXIMUM, parse_size
 from asyncdump.source import Source, describe, open_source
-from asyncdump.stream import StreamMethod, Tally, copy_in_place, copy_stream
+from asyncdump.stream import StreamMethod, Tally, copy_in_blocks, copy_in_place, copy_stream
 
 _CONVERSIONS: Final = {"fsync", "fdatasync", "notrunc", "sparse"}
 _STATUSES: Final = ("default", "none", "noxfer", "progress")
 _METHODS: Final = tuple(dict.fromkeys(get_args(Choice) + get_args(StreamMethod)))
+_ALIASES: Final = {"iseek": "skip", "oseek": "seek"}
 _USAGE: Final = 2
+_STDIN: Final = 0
+_STDOUT: Final = 1
 
 
 class Operands(msgspec.Struct):
@@ -45,31 +54,33 @@ def main(arguments: Sequence[str]) -> int:
     operands, problems = parse(arguments)
     if problems:
         for problem in problems:
-            print(f"asyncdump dd: {problem}", file=sys.stderr)
+            print(f"asyncdump dd: {text(problem)}", file=sys.stderr)
         return _USAGE
     tally = Tally()
     began = time.perf_counter()
+    ticker = _Ticker(tally, began)
     if operands.status == "progress":
-        tally.tick = _ticker(tally, began)
-    code = 0
+        tally.tick = ticker
+    code, failure = 0, ""
     try:
-        _copy(operands, tally)
-    except BrokenPipeError:
-        code = _failed("the reader of standard output has gone (EPIPE)")
+        with heeding(_interrupt):
+            _copy(operands, tally)
     except AsyncdumpError as error:
-        code = _failed(f"{error}{f' ({error.hint})' if error.hint else ''}")
-    except OSError as error:
-        code = _failed(str(from_oserror(error, "copy", operands.source or "standard input")))
-    except KeyboardInterrupt:
-        code = 130
+        failure = f"{error}{f' ({error.hint})' if error.hint else ''}"
+    except KeyboardInterrupt as interrupt:
+        code = exit_code(interrupt.args[0])
+    if ticker.shown:
+        print(file=sys.stderr)
+    if failure:
+        code = 1
+        print(f"asyncdump dd: {text(failure)}", file=sys.stderr)
     for line in summary(tally.bytes, operands, time.perf_counter() - began):
         print(line, file=sys.stderr)
     return code
 
 
-def _failed(message: str) -> int:
-    print(f"asyncdump dd: {message}", file=sys.stderr)
-    return 1
+def _interrupt(number: Signals) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
@@ -90,14 +101,14 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
                     if operands.block == 0:
                         raise ValueError("a block has at least one byte")
                 case "skip" | "iseek" | "seek" | "oseek" | "count":
-                    numbers[name.lstrip("io") if name in {"iseek", "oseek"} else name] = value
+                    numbers[_ALIASES.get(name, name)] = value
                     parse_size(value)
-                    if name == "iseek":
-                        numbers["skip"] = numbers.pop("seek")
                 case "conv":
                     operands.conversions = _words(value, _CONVERSIONS)
-                case "oflag" | "iflag":
-                    operands.direct |= name == "oflag" and "direct" in _words(value, {"direct", "fullblock"})
+                case "oflag":
+                    operands.direct |= "direct" in _words(value, {"direct", "fullblock"})
+                case "iflag":
+                    _words(value, {"fullblock"})
                 case "status":
                     operands.status = _one(value, _STATUSES)
                 case "method":
@@ -109,7 +120,10 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
     for name, value in numbers.items():
         # A count of bytes, as coreutils has it: skip=4096B.
         in_bytes = re.search(r"\dB$", value)
-        setattr(operands, name, parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0)
+        size = parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0
+        if size > MAXIMUM:
+            problems.append(f"{name}={value}: is more than a file can hold, in blocks of {operands.block} bytes")
+        setattr(operands, name, size)
     return operands, problems
 
 
@@ -126,26 +140,61 @@ def _one(value: str, known: Sequence[str]) -> str:
     return value
 
 
+class _Input(msgspec.Struct):
+    """What is read: ``source`` where it is a file, ``start`` the first byte of it that is copied."""
+
+    fd: int
+    path: str
+    source: Source | None
+    start: int
+
+
+class _Output(msgspec.Struct):
+    """What is written: ``place`` is the first byte of it that is, ``file`` whether it takes bytes in any order."""
+
+    fd: int
+    path: str
+    place: int
+    file: bool
+
+
 def _copy(operands: Operands, tally: Tally) -> None:
-    reading = 0 if operands.source is None else _open_input(operands.source)
-    source = _describe(reading, operands.source or "standard input")
-    if source is None:
-        _discard(reading, operands.skip)
-    elif operands.skip > source.size:
-        raise DumpError(f"skip={operands.skip} bytes is behind the end of {source.path} ({source.size} bytes)")
-    if operands.target is None:
-        _stream(operands, tally, reading, 1, source)
-        return
-    writing = _open_output(operands, source)
-    with explain("write", operands.target):
-        if source is not None and _is_seekable(writing):
-            _in_place(operands, tally, reading, writing, source)
-        else:
-            if operands.seek and _is_seekable(writing):
-                os.lseek(writing, operands.seek, os.SEEK_SET)
-            _stream(operands, tally, reading, writing, source)
+    reading = _input(operands)
+    try:
+        writing = _output(operands, reading.source)
+        with explain("write", writing.path):
+            _move(operands, tally, reading, writing)
         if operands.conversions & {"fsync", "fdatasync"}:
-            os.fsync(writing)
+            with explain("fsync", writing.path):
+                os.fsync(writing.fd)
+    finally:
+        if reading.source is not None:
+            # Whoever shares the descriptor goes on behind what was copied.
+            os.lseek(reading.fd, reading.start + tally.bytes, os.SEEK_SET)
+
+
+def _move(operands: Operands, tally: Tally, reading: _Input, writing: _Output) -> None:
+    if writing.file and reading.source is not None:
+        _in_place(operands, tally, reading, reading.source, writing)
+    elif writing.file and (operands.direct or "sparse" in operands.conversions):
+        _in_blocks(operands, tally, reading, writing)
+    else:
+        _stream(operands, tally, reading, writing)
+
+
+def _input(operands: Operands) -> _Input:
+    path = operands.source or "standard input"
+    fd = _STDIN if operands.source is None else _open_input(operands.source)
+    with explain("read", path):
+        os.read(fd, 0)  # What is a folder, or closed, is noticed before an output is made.
+        if not _is_file(fd):
+            _discard(fd, operands.skip)
+            return _Input(fd=fd, path=path, source=None, start=0)
+        begin = os.lseek(fd, 0, os.SEEK_CUR)
+    source = describe(fd, path)
+    if operands.skip and begin + operands.skip > source.size:
+        raise DumpError(f"skip={operands.skip} bytes is behind the end of {path} ({source.size - begin} bytes)")
+    return _Input(fd=fd, path=path, source=source, start=begin + operands.skip)
 
 
 def _open_input(path: str) -> int:
@@ -155,16 +204,31 @@ def _open_input(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _open_output(operands: Operands, source: Source | None) -> int:
-    path = operands.target or ""
-    with explain("open", path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC if _may_read(path) else os.O_WRONLY, 0o600)
-        status = os.fstat(fd)
-        if source is not None and (status.st_dev, status.st_ino) == (source.device, source.inode):
-            raise DumpError(f"{path} is the source itself", path=path, operation="open")
-        if stat.S_ISREG(status.st_mode) and "notrunc" not in operands.conversions:
+def _output(operands: Operands, source: Source | None) -> _Output:
+    if operands.target is None:
+        check_stdout()
+        path, fd = "standard output", _STDOUT
+    else:
+        path, fd = operands.target, _open_output(operands.target)
+    status = os.fstat(fd)
+    if source is not None and (status.st_dev, status.st_ino) == (source.device, source.inode):
+        raise DumpError(f"{path} is the source itself", path=path, operation="open")
+    if operands.target is not None and stat.S_ISREG(status.st_mode) and "notrunc" not in operands.conversions:
+        with explain("ftruncate", path):
             os.ftruncate(fd, operands.seek)
-    return fd
+    file = _is_file(fd) and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
+    if operands.direct and not file:
+        raise DumpError(f"{path}: oflag=direct needs a file to write to, and one that isn't appended to")
+    place = 0
+    if file or operands.seek:
+        with explain("lseek", path):
+            place = os.lseek(fd, operands.seek, os.SEEK_CUR)
+    return _Output(fd=fd, path=path, place=place, file=file)
+
+
+def _open_output(path: str) -> int:
+    with explain("open", path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC if _may_read(path) else os.O_WRONLY, 0o600)
 
 
 def _may_read(path: str) -> bool:
@@ -172,52 +236,85 @@ def _may_read(path: str) -> bool:
     return not os.path.exists(path) or stat.S_ISREG(os.stat(path).st_mode) or stat.S_ISBLK(os.stat(path).st_mode)
 
 
-def _describe(fd: int, path: str) -> Source | None:
-    return describe(fd, path) if _is_seekable(fd) else None
-
-
-def _is_seekable(fd: int) -> bool:
+def _is_file(fd: int) -> bool:
     mode = os.fstat(fd).st_mode
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
-def _in_place(operands: Operands, tally: Tally, reading: int, writing: int, source: Source) -> None:
+def _in_place(operands: Operands, tally: Tally, reading: _Input, source: Source, writing: _Output) -> None:
     if operands.method == "vmsplice":
         raise DumpError("method=vmsplice needs a pipe to write to: use direct or mmap")
-    rest = source.size - operands.skip
+    method = operands.method
+    if "sparse" in operands.conversions:
+        if method not in {"auto", "read"}:
+            raise DumpError(f"conv=sparse needs method=read: {method} doesn't look at the bytes")
+        method = "read"
+    rest = max(0, source.size - reading.start)
     length = rest if operands.count is None else min(rest, operands.count)
-    sink = Sink(writing, operands.target or "")
+    sink = _sink(operands, writing)
+    if length:
+        _extend(sink, writing.place + length)
+    try:
+        copy_in_place(
+            reading.fd,
+            source,
+            sink,
+            tally,
+            start=reading.start,
+            length=length,
+            seek=writing.place,
+            method=method,
+            sparse="sparse" in operands.conversions,
+        )
+    finally:
+        os.lseek(writing.fd, writing.place + tally.bytes, os.SEEK_SET)
+
+
+def _in_blocks(operands: Operands, tally: Tally, reading: _Input, writing: _Output) -> None:
+    if operands.method not in {"auto", "read"}:
+        raise DumpError("oflag=direct and conv=sparse from a pipe need method=read")
+    sink = _sink(operands, writing)
+    sparse = "sparse" in operands.conversions
+    try:
+        copy_in_blocks(
+            reading.fd, sink, tally, path=reading.path, seek=writing.place, length=operands.count, sparse=sparse
+        )
+        if tally.bytes:
+            _extend(sink, writing.place + tally.bytes)
+    finally:
+        os.lseek(writing.fd, writing.place + tally.bytes, os.SEEK_SET)
+
+
+def _sink(operands: Operands, writing: _Output) -> Sink:
+    sink = Sink(writing.fd, writing.path)
     if operands.direct and sink.direct is None:
         raise DumpError(f"{sink.path}: oflag=direct, but its filesystem takes no O_DIRECT")
-    if stat.S_ISREG(os.fstat(writing).st_mode) and os.fstat(writing).st_size < operands.seek + length:
-        sink.resize(operands.seek + length)
-    copy_in_place(
-        reading,
-        source,
-        sink,
-        tally,
-        start=operands.skip,
-        length=length,
-        seek=operands.seek,
-        method=operands.method,
-        sparse="sparse" in operands.conversions,
-    )
+    return sink
 
 
-def _stream(operands: Operands, tally: Tally, reading: int, writing: int, source: Source | None) -> None:
+def _extend(sink: Sink, size: int) -> None:
+    status = os.fstat(sink.fd)
+    if size > MAXIMUM:
+        raise from_oserror(OSError(errno.EFBIG, ""), "ftruncate", sink.path)
+    if stat.S_ISREG(status.st_mode) and status.st_size < size:
+        sink.resize(size)
+
+
+def _stream(operands: Operands, tally: Tally, reading: _Input, writing: _Output) -> None:
     if operands.method not in get_args(StreamMethod):
         raise DumpError(
             f"method={operands.method} needs a file to write to and a file to read from: "
             f"a pipe takes {', '.join(get_args(StreamMethod))}"
         )
     if "sparse" in operands.conversions:
-        raise DumpError("conv=sparse needs a file to write to and a file to read from: a pipe has no holes")
+        raise DumpError("conv=sparse needs a file to write to: a pipe has no holes")
     copy_stream(
-        reading,
-        writing,
+        reading.fd,
+        writing.fd,
         tally,
-        source=source,
-        start=operands.skip,
+        path=reading.path,
+        source=reading.source,
+        start=reading.start,
         length=operands.count,
         method=operands.method,
     )
@@ -231,16 +328,18 @@ def _discard(fd: int, count: int) -> None:
         count -= got
 
 
-def _ticker(tally: Tally, began: float) -> Any:
-    last = began
+class _Ticker:
+    """Shows how far a copy is, once a second, each time over the line before."""
 
-    def tick() -> None:
-        nonlocal last
-        if (now := time.perf_counter()) - last >= 1:
-            last = now
-            print(f"\r{rate_line(tally.bytes, now - began)}", end="", file=sys.stderr, flush=True)
+    def __init__(self, tally: Tally, began: float) -> None:
+        self.shown = False
+        self._tally = tally
+        self._began = self._last = began
 
-    return tick
+    def __call__(self) -> None:
+        if (now := time.perf_counter()) - self._last >= 1:
+            self.shown, self._last = True, now
+            print(f"\r{rate_line(self._tally.bytes, now - self._began)}", end="", file=sys.stderr, flush=True)
 
 
 def summary(count: int, operands: Operands, seconds: float) -> list[str]:
@@ -249,8 +348,6 @@ def summary(count: int, operands: Operands, seconds: float) -> list[str]:
         return []
     records = f"{count // operands.block}+{int(count % operands.block > 0)} records"
     lines = [f"{records} in", f"{records} out"]
-    if operands.status == "progress":
-        lines.insert(0, "")
     return lines if operands.status == "noxfer" else [*lines, rate_line(count, seconds)]
 
 

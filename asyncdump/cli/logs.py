@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 from asyncdump import log
+from asyncdump.report import text
 
 
 def configure_later(form: str) -> None:
@@ -23,6 +26,7 @@ def _configure(form: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            _escape,
             structlog.processors.format_exc_info,
             renderer,
         ],
@@ -33,12 +37,12 @@ def _configure(form: str) -> None:
 class _Stderr:
     """stderr as it is at the moment: the progress bar puts itself in its place to keep records above it."""
 
-    def write(self, text: str) -> None:
-        sys.stderr.write(_printable(text))
+    def write(self, line: str) -> None:
+        sys.stderr.write(line)
 
     def flush(self) -> None:
         sys.stderr.flush()
 
 
-def _printable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
+def _escape(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return {key: text(value) if isinstance(value, str) else value for key, value in record.items()}

@@ -59,17 +59,11 @@ class Tally(Listener):
         self.began = time.monotonic()
         self.in_flight: dict[str, Progress] = {}
         self.methods: dict[str, str] = {}
-        self.lost = 0
 
     @property
     def moved(self) -> int:
         """Bytes moved, those of files that failed meanwhile not counted."""
         return self.durable + sum(progress.done for progress in self.in_flight.values())
-
-    @property
-    def expected(self) -> int:
-        """Bytes that will be moved when nothing more fails."""
-        return self.total - self.lost
 
     @property
     def rate(self) -> float:
@@ -132,11 +126,7 @@ class Json(Listener):
     """Each event as a line of JSON on stdout."""
 
     def tell(self, event: Event) -> None:
-        try:
-            print(msgspec.json.encode(event_record(event)).decode(), flush=True)
-        except BrokenPipeError:
-            # The reader has gone. The dump goes on: what it saves may not be there a second time.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(msgspec.json.encode(event_record(event)).decode(), flush=True)
 
 
 def event_record(event: Event) -> dict[str, Any]:

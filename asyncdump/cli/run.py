@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import signal
+import sys
+from contextlib import nullcontext, redirect_stdout
+from signal import Signals
 
 import anyio
 import msgspec
 
+from asyncdump.cli.output import check_stdout, excuse_reader
 from asyncdump.cli.progress import Listener, new_listener
-from asyncdump.cli.tables import print_plan, print_summary
-from asyncdump.plan import Options, Plan
+from asyncdump.cli.signals import exit_code, heeding
+from asyncdump.cli.tables import print_plan, print_receipt_error, print_summary
+from asyncdump.plan import STANDARD_OUTPUT, Options, Plan
 from asyncdump.report import Report
 from asyncdump.run import Run, open_run, plan_all
-
-_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 
 
 def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
     """Dump, and return the exit code."""
 
     async def dump() -> Report:
-        async with open_run(manifest, **msgspec.structs.asdict(options)) as run, anyio.create_task_group() as tasks:
-            tasks.start_soon(_heed_signals, run)
-            await _listen(run, new_listener(progress))
-            tasks.cancel_scope.cancel()
+        async with open_run(manifest, **msgspec.structs.asdict(options)) as run:
+            if run.plan.output == STANDARD_OUTPUT:
+                check_stdout()
+            with heeding(lambda number: run.cancel(number.name)):
+                await _listen(run, new_listener(progress))
         return run.report
 
+    excuse_reader()
     report = anyio.run(dump, backend_options={"use_uvloop": True})
     if progress == "json":
+        print_receipt_error(report)
         return _exit_code(report)
-    print_summary(report, quiet=quiet)
+    with redirect_stdout(sys.stderr) if report.output == STANDARD_OUTPUT else nullcontext():
+        print_summary(report, quiet=quiet)
     return _exit_code(report)
 
 
@@ -46,17 +52,11 @@ def dry(manifest: str, options: Options) -> int:
 
 
 def _exit_code(report: Report) -> int:
-    return _EXIT_CODES.get(report.interrupted or "", 0 if report.ok else 1)
+    number = Signals.__members__.get(report.interrupted or "")
+    return exit_code(number) if number else int(not report.ok)
 
 
 async def _listen(run: Run, listener: Listener) -> None:
     with listener:
         async for event in run:
             listener.tell(event)
-
-
-async def _heed_signals(run: Run) -> None:
-    """End the run on SIGINT and SIGTERM: in order, and within some 100 ms."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            run.cancel(signal.Signals(number).name)

@@ -6,10 +6,10 @@ import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from asyncdump.cli.columns import seconds, table, width
+from asyncdump.cli.columns import fill, seconds, table, width
 from asyncdump.digest import LISTS
 from asyncdump.errors import InterruptedDumpError, describe_errno
-from asyncdump.plan import RECEIPT, Plan
+from asyncdump.plan import RECEIPT, STANDARD_OUTPUT, Plan
 from asyncdump.report import FileReport, Report, text
 from asyncdump.size import format_size
 
@@ -27,7 +27,9 @@ def print_plan(plan: Plan, methods: list[str]) -> None:
         (dump.name, dump.source.path, dump.source.kind, format_size(dump.length), method, dump.checksum)
         for dump, method in zip(plan.dumps, methods, strict=True)
     ]
-    _print(*table(rows, right=(3,), shrink=1), "")
+    if width() < _NARROW:
+        rows = [(name, source, "", size, method, "") for name, source, _, size, method, _ in rows]
+    _print(*table(rows, right=(3,), shrink=(1, 0, 4)), "")
     files = _count(len(plan.dumps), "file")
     _print(
         f"{files}, {format_size(plan.bytes)} to {text(plan.output)} ({format_size(plan.free)} free there)",
@@ -50,19 +52,24 @@ def print_summary(report: Report, *, quiet: bool) -> None:
         _complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
     if given_up:
         _complain(f"{_count(given_up, 'file')} not dumped: the run was ended by {report.interrupted or 'a failure'}")
+    print_receipt_error(report)
+
+
+def print_receipt_error(report: Report) -> None:
+    """Say on stderr that the receipt could not be written, if so: nothing else tells of it."""
     if report.receipt_error is not None:
         _complain(f"the receipt could not be written: {report.receipt_error}")
 
 
 def _totals(report: Report, done: list[FileReport]) -> list[str]:
     lines = [
-        f"{len(done)} of {_count(len(report.files), 'file')} dumped to {text(report.output)}"
+        f"{len(done)} of {_count(len(report.files), 'file')} dumped to {_place(report.output)}"
         + (f", ended early: {report.interrupted}" if report.interrupted else "")
     ]
     if done:
         groups: dict[str, list[FileReport]] = defaultdict(list)
         for file in done:
-            groups[file.method or ""].append(file)
+            groups[", ".join((file.method or "", *file.stages))].append(file)
         rows = [("method", "files", "size", "written", "time", "rate")]
         rows += [_row(method, files, "", "") for method, files in sorted(groups.items())]
         rate = f"{format_size(report.bytes_per_second)}/s"
@@ -70,9 +77,15 @@ def _totals(report: Report, done: list[FileReport]) -> list[str]:
         if width() < _NARROW:
             rows = [(method, files, size, "", "", rate) for method, files, size, _, _, rate in rows]
         lines += ["", *table(rows, right=(1, 2, 3, 4, 5)), ""]
+    if report.output == STANDARD_OUTPUT:
+        return lines
     lists = sorted({LISTS[file.digest.partition(":")[0]] for file in done if file.digest})
-    lines.append(f"Written beside them: {', '.join([RECEIPT, *lists])}")
+    lines += fill(f"Written beside them: {', '.join([RECEIPT, *lists])}")
     return lines
+
+
+def _place(output: str) -> str:
+    return "standard output" if output == STANDARD_OUTPUT else text(output)
 
 
 def _row(name: str, files: list[FileReport], time: str, rate: str) -> tuple[str, str, str, str, str, str]:
@@ -96,8 +109,10 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
             rate = f"{format_size(finding.bytes_per_second)}/s" if finding.bytes else "no data"
             cpu = f"{finding.cpu_seconds * 2**30 / finding.bytes:.2f}" if finding.bytes else ""
             rows.append((finding.method, "yes", rate, cpu, finding.chosen))
-    _print(*table(rows, right=(2, 3), shrink=4))
-    _print("", "Measured on one thread, made durable; a run uses several.")
+    if width() < _NARROW:
+        rows = [(method, "", rate, "", chosen) for method, _, rate, _, chosen in rows]
+    _print(*table(rows, right=(2, 3), shrink=(4,)))
+    _print("", *fill("Measured on one thread, made durable; a run uses several."))
 
 
 def _finding_record(finding: Finding) -> dict[str, object]:

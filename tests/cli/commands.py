@@ -64,6 +64,31 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> Output:
     return Output(process.args, process.returncode, stdout, stderr)
 
 
+def redirected(how: str, *arguments: str | Path, cwd: Path, **options: Any) -> Output:
+    """Run the command with the shell's redirections, ``2>&-`` for instance."""
+    shell = ["sh", "-c", f'exec "$@" {how}', "sh", *COMMAND, *map(str, arguments)]
+    return subprocess.run(
+        shell,
+        cwd=cwd,
+        text=True,
+        timeout=ENOUGH,
+        check=False,
+        env=environment(),
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+@contextmanager
+def unread() -> Iterator[int]:
+    """Give the end for writing of a pipe whose reader has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+
+
 def write_manifest(folder: Path, *dumps: dict[str, Any] | str | Path, name: str = "m.yaml", **head: Any) -> Path:
     """Write a manifest: JSON is YAML."""
     entries = [dump if isinstance(dump, dict) else {"source": str(dump)} for dump in dumps]

@@ -14,7 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import COMMAND, ENOUGH, asyncdump, end, environment, events, receipt, running, write_manifest
+from commands import (
+    COMMAND,
+    ENOUGH,
+    Output,
+    asyncdump,
+    end,
+    environment,
+    events,
+    receipt,
+    redirected,
+    running,
+    unread,
+    write_manifest,
+)
 from files import KiB, MiB, digest_of, leftovers, noise, unavailable
 
 import asyncdump as package
@@ -25,6 +38,8 @@ OPTIONS = {
     "--concurrency",
     "--method",
     "--checksum",
+    "--allow-filters",
+    "--compress",
     "--on-error",
     "--overwrite",
     "--no-durable",
@@ -39,7 +54,7 @@ FIELDS = {
     "run_started": {"output", "files", "bytes", "concurrency"},
     "file_started": {"name", "source", "kind", "bytes", "method"},
     "progress": {"name", "done", "total", "stage"},
-    "file_finished": {"name", "source", "bytes", "stored", "seconds", "method", "digest"},
+    "file_finished": {"name", "source", "bytes", "stored", "seconds", "method", "digest", "content_digest"},
     "file_failed": {"name", "source", "error", "stage"},
     "run_finished": {"files", "failed", "bytes", "seconds", "interrupted"},
 }
@@ -116,6 +131,8 @@ def test_twenty_failures_are_told_and_the_others_counted(shm: Path, tmp_path: Pa
         (["m.yaml", "--concurrency", "257"], "257"),
         (["m.yaml", "--concurrency", "-1"], "-1"),
         (["m.yaml", "--concurrency", "many"], "many"),
+        (["m.yaml", "--concurrency", "²"], "'²' is not a whole number from 1 to 256 or auto"),
+        (["m.yaml", "--concurrency", "9" * 5000], "is not a whole number from 1 to 256 or auto"),
         (["m.yaml", "another.yaml"], "another.yaml"),
         (["--quiet"], "MANIFEST"),
         (["probe"], "SOURCE"),
@@ -726,35 +743,206 @@ def test_the_dump_outlives_the_reader_of_its_events(shm: Path, tmp_path: Path) -
     assert receipt(tmp_path / "out")["ok"] is True
 
 
-def nobody() -> int:
-    """Return the end for writing of a pipe that nobody reads."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
-
-
 def test_the_dump_outlives_the_reader_of_its_summary(sources: list[Path], tmp_path: Path) -> None:
     write_manifest(tmp_path, *sources)
-    writing = nobody()
-    try:
+    with unread() as writing:
         done = asyncdump("m.yaml", "--progress", "none", cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE)
-    finally:
-        os.close(writing)
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     check_dumps(tmp_path / "out", sources)
     assert receipt(tmp_path / "out")["ok"] is True
 
 
-@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["m.yaml", "--dry-run"], ["probe", "ring0", "."]])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["schema"], ["--help"], ["m.yaml", "--dry-run"], ["probe", "ring0", "."]]
+)
 def test_a_reader_that_has_gone_is_no_reason_to_shout(arguments, sources: list[Path], tmp_path: Path) -> None:
     write_manifest(tmp_path, *sources)
     shutil.copy(sources[0], tmp_path)
-    writing = nobody()
-    try:
+    with unread() as writing:
         done = asyncdump(*arguments, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE)
-    finally:
-        os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("progress", ["plain", "json", "bar"])
+@pytest.mark.parametrize("lost", ["unread", "full", "closed"])
+def test_the_dump_outlives_standard_error(lost, progress, sources: list[Path], tmp_path: Path) -> None:
+    """As with ``2>&1 >/dev/null | head -1``; what fails in it is warned of as well."""
+    write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:])
+    arguments = ("m.yaml", "--progress", progress)
+    if lost == "closed":
+        done = redirected("2>&-", *arguments, cwd=tmp_path)
+    elif lost == "full":
+        done = redirected("2>/dev/full", *arguments, cwd=tmp_path)
+    else:
+        with unread() as stderr:
+            done = asyncdump(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr)
+    assert done.returncode == 1
+    assert [file["stage"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
+    check_dumps(tmp_path / "out", sources[1:])
+    if progress == "json":
+        assert events(done.stdout)[-1]["event"] == "run_finished"
+    else:
+        assert done.stdout.startswith("2 of 3 files dumped to ")
+
+
+NOWHERE = [(">/dev/full", "ENOSPC (No space left on device)"), (">&-", "EBADF (Bad file descriptor)")]
+
+
+@pytest.mark.parametrize(("redirection", "reason"), NOWHERE)
+@pytest.mark.parametrize("progress", ["plain", "json"])
+def test_the_dump_outlives_standard_output(progress, redirection, reason, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    done = redirected(redirection, "m.yaml", "--progress", progress, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"asyncdump: write of standard output: {reason}"
+    assert len(done.stderr.splitlines()) == (2 if progress == "plain" else 1)
+    assert receipt(tmp_path / "out")["ok"] is True
+    check_dumps(tmp_path / "out", sources)
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_a_version_that_can_not_be_told(redirection, tmp_path: Path) -> None:
+    done = redirected(redirection, "--version", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_dump_to_standard_output_that_is_closed(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, sources[0])
+    done = redirected(">&-", "m.yaml", "--output", "-", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "asyncdump: write of standard output: EBADF (Bad file descriptor)\n")
+
+
+@pytest.mark.parametrize(("redirection", "reason"), NOWHERE)
+@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["m.yaml", "--dry-run"], ["probe", "ring0", "."]])
+def test_what_can_not_be_printed_is_a_failure(arguments, redirection, reason, sources, tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    shutil.copy(sources[0], tmp_path)
+    done = redirected(redirection, *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"asyncdump: write of standard output: {reason}\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-", "<&- 2>&-"])
+def test_with_everything_closed_nothing_is_printed_into_a_dump(closed, sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    assert redirected(closed, "m.yaml", cwd=tmp_path).returncode == (1 if ">&-" in closed.split() else 0)
+    check_dumps(tmp_path / "out", sources)
+    assert receipt(tmp_path / "out")["ok"] is True
+
+
+@pytest.mark.parametrize("progress", ["json", "plain"])
+def test_a_receipt_that_can_not_be_written(progress, sources: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "out" / "receipt.json").mkdir(parents=True)
+    write_manifest(tmp_path, *sources)
+    done = asyncdump("m.yaml", "--progress", progress, "--overwrite", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"^asyncdump: the receipt could not be written: rename of .+: EISDIR", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+
+
+# --- signals outside of a run -----------------------------------------------------------------------------------------
+
+
+def heeds_signals(process: subprocess.Popen[str]) -> bool:
+    """Tell whether SIGTERM is caught: SIGINT is by every Python."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) & 1 << signal.SIGTERM - 1)
+
+
+def ended_in_time(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Send a signal once it is heeded, and check that the process ends by it without ado."""
+    deadline = time.monotonic() + ENOUGH
+    while not heeds_signals(process):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(0.2)
+    rest = end(process, number)
+    assert rest.stderr == f"asyncdump: ended by {number.name}\n"
+    assert rest.returncode == 128 + number
+
+
+both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@both_signals
+def test_a_signal_while_it_starts(number, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import time; time.sleep(60)")
+    with running("m.yaml", cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path))) as process:
+        ended_in_time(process, number)
+
+
+@both_signals
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_signal_while_the_manifest_is_read(options, number, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.yaml")
+    with running("m.yaml", *options, cwd=tmp_path) as process:
+        ended_in_time(process, number)
+    assert os.listdir(tmp_path) == ["m.yaml"]
+
+
+@both_signals
+def test_a_signal_while_methods_are_tried(number, endless: Path, tmp_path: Path) -> None:
+    with running("probe", endless, str(tmp_path), cwd=tmp_path) as process:
+        ended_in_time(process, number)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_signal_that_is_ignored_stays_so(endless: Path, tmp_path: Path) -> None:
+    """As nohup and a script's ``&`` have it."""
+    write_manifest(tmp_path, endless)
+    shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *COMMAND, "m.yaml", "--progress", "json"]
+    with subprocess.Popen(shell, cwd=tmp_path, text=True, stdout=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "run_started"
+        process.send_signal(signal.SIGINT)
+        for _ in range(5):
+            assert json.loads(process.stdout.readline())["event"] != "run_finished"
+        assert end(process, signal.SIGTERM).returncode == 143
+
+
+# --- names that would control the terminal ----------------------------------------------------------------------------
+
+EVIL = "evil\x1b]0;owned\x07\x9b31m\r"
+SHOWN = r"evil\x1b]0;owned\x07\x9b31m\r"
+
+
+@pytest.fixture
+def evil(shm: Path, tmp_path: Path) -> Path:
+    """A folder with a control sequence in its name, and a file in it."""
+    (shm / EVIL).mkdir()
+    (shm / EVIL / "ring").write_bytes(noise(5000))
+    return shm / EVIL / "ring"
+
+
+def check_harmless(done: Output) -> None:
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout + done.stderr)
+    assert SHOWN in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--log-format", "json"], ["--dry-run"], ["--progress", "json"]])
+def test_a_name_does_not_control_the_terminal(options, evil: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path, evil, defaults={"method": "reflink"})
+    done = asyncdump("m.yaml", *options, cwd=tmp_path)
+    check_harmless(done)
+    if "--dry-run" not in options:
+        [file] = receipt(tmp_path / "out")["files"]
+        assert file["source"].endswith(f"/{SHOWN}/ring")
+        assert base64.b64decode(file["source_base64"]) == os.fsencode(evil)
+
+
+def test_an_output_folder_does_not_control_the_terminal(sources: list[Path], tmp_path: Path) -> None:
+    write_manifest(tmp_path, *sources)
+    check_harmless(asyncdump("m.yaml", "--output", EVIL, cwd=tmp_path))
+
+
+def test_an_error_does_not_control_the_terminal(tmp_path: Path) -> None:
+    write_manifest(tmp_path, f"/nowhere/{EVIL}")
+    check_harmless(asyncdump("m.yaml", cwd=tmp_path))
+    check_harmless(asyncdump(EVIL, cwd=tmp_path))
+    check_harmless(asyncdump("probe", EVIL, str(tmp_path), cwd=tmp_path))
+    check_harmless(asyncdump("dd", f"if={EVIL}", cwd=tmp_path))
+    check_harmless(asyncdump("dd", f"conv={EVIL}", cwd=tmp_path))
 
 
 # --- names that aren't UTF-8 ------------------------------------------------------------------------------------------

@@ -117,7 +117,8 @@ def test_a_short_run_leaves_its_summary(size, sources: list[Path], tmp_path: Pat
     assert lines[0] == f"3 of 3 files dumped to {tmp_path}/out"
     assert [line.split()[0] for line in lines[2:5]] == ["method", "read", "total"]
     assert ("written" in lines[2]) == (size[0] > 40)
-    assert max(map(len, lines[2:5])) <= size[0]
+    assert max(map(len, lines[2:])) <= size[0]
+    assert " ".join(lines[6:]) == "Written beside them: receipt.json, XXH128SUMS"
 
 
 def test_colours_where_they_are_wanted(busy: Path) -> None:
@@ -177,10 +178,23 @@ def test_the_plan_fits(size, shm: Path, tmp_path: Path) -> None:
     assert lines[1].endswith("-and-ends  tmpfs  4.9 KiB  read    xxh128")
 
 
-def test_the_findings_of_a_probe_fit(sources: list[Path], tmp_path: Path) -> None:
-    shown = on_terminal("probe", sources[1], str(tmp_path), cwd=tmp_path, size=(80, 24))
+@pytest.mark.parametrize("options", [[], ["--method", "reflink"]])
+def test_the_plan_fits_a_narrow_terminal(options, shm: Path, tmp_path: Path) -> None:
+    (shm / LONG).write_bytes(noise(5000))
+    write_manifest(tmp_path, f"{shm}/{LONG}")
+    shown = on_terminal("m.yaml", "--dry-run", *options, cwd=tmp_path, size=(40, 10))
     assert shown.code == 0
-    assert shown.screen.widest <= 80
+    head, row, *_ = shown.screen.text.splitlines()
+    assert head.split() == ["name", "source", "size", "method"]
+    assert max(len(head), len(row)) <= 40
+    assert "  4.9 KiB  re" in row
+
+
+@pytest.mark.parametrize("size", [(40, 10), (80, 24)])
+def test_the_findings_of_a_probe_fit(size, sources: list[Path], tmp_path: Path) -> None:
+    shown = on_terminal("probe", sources[1], str(tmp_path), cwd=tmp_path, size=size)
+    assert shown.code == 0
+    assert shown.screen.widest <= size[0]
 
 
 # --- tables of text ---------------------------------------------------------------------------------------------------
@@ -232,11 +246,24 @@ def test_a_table_shrinks_in_one_column(width, monkeypatch: pytest.MonkeyPatch) -
         ("short", f"/dev/shm/{LONG}", "tmpfs"),
         ("other", "/dev/shm/b", "hugetlbfs 2 MiB"),
     ]
-    lines = table(rows, shrink=1)
+    lines = table(rows, shrink=(1,))
     assert max(map(len, lines)) == width
     assert lines[1].startswith("short  /dev/shm/")
     assert lines[1].endswith("and-ends  tmpfs")
     assert "/dev/shm/b  " in lines[2]
+
+
+def test_a_table_shrinks_in_one_column_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "width", lambda: 30)
+    lines = table([("name", "source", "kind"), ("n" * 30, "s" * 30, "tmpfs")], shrink=(1, 0))
+    assert lines[1] == f"{'n' * 4}…{'n' * 8}  {'s' * 2}…{'s' * 5}  tmpfs"
+
+
+def test_a_table_shrinks_in_the_column_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was left out before it."""
+    monkeypatch.setattr(columns, "width", lambda: 20)
+    lines = table([("name", "", "source"), ("n" * 8, "", "s" * 30)], shrink=(2,))
+    assert lines == ["name      source", f"{'n' * 8}  sss…ssssss"]
 
 
 @pytest.mark.parametrize(
