@@ -20,6 +20,7 @@ from asyncdump.version import __version__
 if TYPE_CHECKING:
     from asyncdump.errors import AsyncdumpError as AsyncdumpError
     from asyncdump.errors import DumpError as DumpError
+    from asyncdump.errors import FilterError as FilterError
     from asyncdump.errors import InterruptedDumpError as InterruptedDumpError
     from asyncdump.errors import ManifestError as ManifestError
     from asyncdump.errors import MethodRefusedError as MethodRefusedError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
     from asyncdump.manifest import Manifest as Manifest
+    from asyncdump.manifest import Zstd as Zstd
     from asyncdump.manifest import json_schema as json_schema
     from asyncdump.plan import Plan as Plan
     from asyncdump.plan import PlannedDump as PlannedDump
@@ -53,6 +55,7 @@ _HOMES = {
     "errors": (
         "AsyncdumpError",
         "DumpError",
+        "FilterError",
         "InterruptedDumpError",
         "ManifestError",
         "MethodRefusedError",
@@ -61,7 +64,7 @@ _HOMES = {
     ),
     "events": ("Event", "FileFailed", "FileFinished", "FileStarted", "Progress", "RunFinished", "RunStarted"),
     "finding": ("Finding", "probe"),
-    "manifest": ("Defaults", "Dump", "Manifest", "json_schema"),
+    "manifest": ("Defaults", "Dump", "Manifest", "Zstd", "json_schema"),
     "plan": ("Plan", "PlannedDump"),
     "report": ("FileReport", "Report"),
     "run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),

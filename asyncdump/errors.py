@@ -73,6 +73,30 @@ class MethodRefusedError(DumpError):
     """The kernel does not accept the named method for this source and destination."""
 
 
+class FilterError(DumpError):
+    """A filter could not be started, failed, or neither took nor gave anything for too long.
+
+    Attributes:
+        command: the name of the program.
+        status: its exit status, negative for the signal that ended it, or None where it didn't end by itself.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: str,
+        status: int | None = None,
+        path: str = "",
+        operation: str = "start",
+        errno: int | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, path=path, operation=operation, errno=errno, hint=hint)
+        self.command = command
+        self.status = status
+
+
 class InterruptedDumpError(DumpError):
     """The run was cancelled before this file was whole."""
 
@@ -83,7 +107,7 @@ _HINTS = {
     errnos.EACCES: "run as the owner of the file, or as root",
     errnos.EPERM: "run as the owner of the file, or as root",
     errnos.EROFS: "the filesystem is read-only: choose another folder with --output",
-    errnos.EMFILE: "raise the limit of open files (ulimit -n), or lower concurrency",
+    errnos.EMFILE: "raise the limit of open files (ulimit -n)",
     errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
     errnos.ENOENT: "check the path: there is no such file or folder, or no longer",
     errnos.EFAULT: "the source shrank under the mapping, or its page can't be read",

@@ -7,7 +7,7 @@ The events of one file come in a promised order: `FileStarted`, any number of `P
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from typing import Self
 
 import anyio
 import msgspec
@@ -57,7 +57,8 @@ class FileFinished(Event, frozen=True, kw_only=True):
     """A dump is whole, durable and has its name.
 
     ``bytes`` is its size, ``stored`` what of it was written (the rest is holes), ``seconds`` the time from its opening
-    to its name. ``digest`` is ``xxh128:...`` and the like, or None without a checksum.
+    to its name. ``digest`` is that of the file as stored, ``xxh128:...`` and the like, or None without a checksum;
+    ``content_digest`` is that of the bytes of the source, another one where they were compressed.
     """
 
     name: str
@@ -67,6 +68,7 @@ class FileFinished(Event, frozen=True, kw_only=True):
     seconds: float
     method: Method
     digest: str | None
+    content_digest: str | None = None
 
 
 class FileFailed(Event, frozen=True, kw_only=True):
@@ -115,14 +117,16 @@ class Mailbox:
         self._closed = True
         self._news.set()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
         while True:
             if self._events:
-                yield self._events.popleft()
-            elif self._progress:
-                yield self._progress.pop(next(iter(self._progress)))
-            elif self._closed:
-                return
-            else:
-                self._news = anyio.Event()
-                await self._news.wait()
+                return self._events.popleft()
+            if self._progress:
+                return self._progress.pop(next(iter(self._progress)))
+            if self._closed:
+                raise StopAsyncIteration
+            self._news = anyio.Event()
+            await self._news.wait()

@@ -151,6 +151,11 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
 
 
 def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
+    if dump.stages:
+        feed = dump.method
+        if feed == "auto":
+            feed = "read" if dump.zstd and not dump.zstd_last else "splice"
+        return ", ".join((feed, *dump.stages))
     if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
         return "read"  # The only candidate: nothing to try.
     fd = open_source(dump.source.path)

@@ -6,7 +6,11 @@ import ctypes
 import fcntl
 import mmap
 import os
-from contextlib import suppress
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Final
 
@@ -33,6 +37,22 @@ class Buffer:
         self.address: Final = start + skip
 
 
+class Buffers:
+    """Buffers of `BUFFER` bytes that threads hand to one another; there are never more than were in use at once."""
+
+    def __init__(self) -> None:
+        self._free: list[Buffer] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> Buffer:
+        with self._lock:
+            return self._free.pop() if self._free else Buffer()
+
+    def give_back(self, buffer: Buffer) -> None:
+        with self._lock:
+            self._free.append(buffer)
+
+
 class Lane:
     """The resources of one worker, used by one thread at a time."""
 
@@ -43,6 +63,18 @@ class Lane:
     @cached_property
     def buffer(self) -> Buffer:
         return Buffer()
+
+    @contextmanager
+    def borrowing(self, buffer: Buffer) -> Iterator[None]:
+        """Have another, larger buffer for the time of a block."""
+        own = self.__dict__.pop("buffer", None)
+        self.buffer = buffer
+        try:
+            yield
+        finally:
+            del self.buffer
+            if own is not None:
+                self.buffer = own
 
     @property
     def pipe(self) -> tuple[int, int]:
@@ -61,6 +93,12 @@ class Lane:
 
     def close(self) -> None:
         self.drop_pipe()
+
+
+def waiting_in(pipe: int) -> int:
+    """Return how many bytes a pipe holds (ioctl_pipe(2), FIONREAD)."""
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def grow_pipe(fd: int) -> int:

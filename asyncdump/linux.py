@@ -15,6 +15,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 RWF_DONTCACHE: Final = 0x80
 """preadv2(2), pwritev2(2): buffered I/O that leaves no page cache behind (Linux 6.14)."""
 
+SPLICE_F_NONBLOCK: Final = 2
+"""splice(2), vmsplice(2): fail with EAGAIN rather than wait for a pipe."""
+
 SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
 SYNC_FILE_RANGE_WRITE: Final = 2
 SYNC_FILE_RANGE_WAIT_AFTER: Final = 4
@@ -125,13 +128,13 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-def vmsplice(pipe: int, address: int, length: int) -> int:
+def vmsplice(pipe: int, address: int, length: int, flags: int = 0) -> int:
     """Hand pages of this process to a pipe without copying them; return the bytes taken (vmsplice(2)).
 
     The memory is only looked up by the kernel: a page that is gone makes the call fail with EFAULT, never a signal.
     """
     vector = _Iovec(address, length)
-    return _checked(_vmsplice(pipe, ctypes.byref(vector), 1, 0))
+    return _checked(_vmsplice(pipe, ctypes.byref(vector), 1, flags))
 
 
 def is_zero(address: int, length: int) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import cache
 from typing import Any
 
 setups: list[Callable[[], None]] = []
 """What the command line wants done before the first record."""
+
+_setting_up = threading.Lock()
 
 
 def logger() -> Any:
@@ -20,8 +23,9 @@ def logger() -> Any:
     """
     import structlog
 
-    while setups:
-        setups.pop()()
+    with _setting_up:
+        while setups:
+            setups.pop()()
     return structlog.get_logger("asyncdump") if structlog.is_configured() else _standard()
 
 

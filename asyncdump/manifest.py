@@ -15,7 +15,8 @@ from msgspec import Meta
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.size import parse_size
+from asyncdump.size import KIB, parse_size
+from asyncdump.stages.zstd import BUDGET, FRAMES, LEVELS, WINDOWS, ZstdOptions
 
 OnError = Literal["continue", "abort"]
 Sparse = Literal["auto", "never"]
@@ -44,6 +45,60 @@ class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             raise ManifestError(*problems)
 
 
+class Zstd(_Model, frozen=True, kw_only=True):
+    """Compression into a seekable .zst."""
+
+    level: Annotated[int, Meta(description="from fast to small", ge=LEVELS[0], le=LEVELS[1])] = 3
+    threads: Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)] = 0
+    frame: Annotated[Size, Meta(description="content of each frame: the grain of parallel work and reading back")] = (
+        "2MiB"
+    )
+    checksum: Annotated[bool, Meta(description="whether each frame holds a checksum of its content")] = True
+    long: Annotated[
+        Annotated[int, Meta(ge=WINDOWS[0], le=WINDOWS[1])] | None,
+        Meta(description="log2 of the window for matches far away; wants larger frames too"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (cost := self.options.cost) > BUDGET:
+            needed, most = cost // KIB**2, BUDGET // KIB**2
+            message = (
+                f"level {self.level} with frames of {self.frame} needs {needed} MiB for one thread, {most} are the most"
+            )
+            raise ManifestError(Problem(message=f"{message}: use smaller frames, or a lower level", key="frame"))
+
+    @property
+    def options(self) -> ZstdOptions:
+        """What the stage itself takes."""
+        return ZstdOptions(
+            level=self.level,
+            threads=self.threads,
+            frame=parse_size(self.frame),
+            checksum=self.checksum,
+            long=self.long,
+        )
+
+
+CompressField = Annotated[
+    Literal["none", "zstd"] | Zstd | None, Meta(description="zstd, {zstd: {level: 3}} or none: a seekable .zst")
+]
+
+
+FilterField = Annotated[
+    tuple[Annotated[tuple[str, ...], Meta(min_length=1)], ...] | None,
+    Meta(description="programs that the bytes go through, as argument lists; run without a shell, if allowed"),
+]
+FirstField = Annotated[
+    Literal["compress", "filter"] | None,
+    Meta(description="which comes first; by default the one that is written first, in a program compress"),
+]
+TimeoutField = Annotated[
+    Annotated[float, Meta(gt=0, le=86400)] | None,
+    Meta(description="seconds that a filter may take and give nothing"),
+]
+
+
 class Defaults(_Model, frozen=True, kw_only=True):
     """What holds for each dump that doesn't say otherwise."""
 
@@ -51,6 +106,14 @@ class Defaults(_Model, frozen=True, kw_only=True):
     checksum: ChecksumField = "xxh128"
     durable: DurableField = True
     sparse: SparseField = "auto"
+    compress: CompressField = "none"
+    filter: FilterField = None
+    first: FirstField = None
+    timeout: TimeoutField = 300.0
+
+    def __post_init__(self) -> None:
+        _freeze_filter(self)
+        super().__post_init__()
 
 
 class Dump(_Model, frozen=True, kw_only=True):
@@ -61,22 +124,27 @@ class Dump(_Model, frozen=True, kw_only=True):
         Meta(description="a path or a glob, relative to the manifest's folder", min_length=1),
     ]
     name: Annotated[
-        str,
+        Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="file name under output; {name} {stem} {suffix} {parent} {index} stand for parts of the source",
-            min_length=1,
+            description="file name under output, by default {name}, or {name}.zst for a compressed dump; "
+            "{name} {stem} {suffix} {parent} {index} stand for parts of the source",
         ),
-    ] = "{name}"
+    ] = None
     offset: Annotated[Size, Meta(description="where the dump starts in the source (dd's skip)")] = 0
     length: Annotated[Size | None, Meta(description="how much is dumped at most (dd's count)")] = None
     method: MethodField | None = None
     checksum: ChecksumField | None = None
     durable: DurableField | None = None
     sparse: SparseField | None = None
+    compress: CompressField = None
+    filter: FilterField = None
+    first: FirstField = None
+    timeout: TimeoutField = None
 
     def __post_init__(self) -> None:
         if isinstance(self.source, os.PathLike):
             msgspec.structs.force_setattr(self, "source", os.fsdecode(self.source))
+        _freeze_filter(self)
         super().__post_init__()
 
 
@@ -106,6 +174,14 @@ class Manifest(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
+def _freeze_filter(model: Defaults | Dump) -> None:
+    """Make tuples of the lists that a program gives."""
+    given: Any = model.filter
+    if isinstance(given, list | tuple):
+        frozen = tuple(tuple(command) if isinstance(command, list) else command for command in given)
+        msgspec.structs.force_setattr(model, "filter", frozen)
+
+
 @cache
 def fields(model: type[_Model]) -> dict[str, Any]:
     """Return the type of each field of a model."""
@@ -123,11 +199,19 @@ def complaint(model: type[_Model], name: str, value: Any) -> str:
     kind = fields(model)[name]
     if name in {"defaults", "dumps"}:  # Models already: they complained when they were made.
         return "" if value != () else "names no dump"
+    if name == "compress" and isinstance(value, Zstd):
+        return ""
     try:
         msgspec.convert(value, kind, strict=True)
         if name in {"offset", "length"} and value is not None:
             parse_size(value)
+        if name == "frame" and not FRAMES[0] <= parse_size(value) <= FRAMES[1]:
+            return f"{value} is not from {FRAMES[0] // KIB} KiB to {FRAMES[1] // KIB**2} MiB"
     except msgspec.ValidationError:
+        if name == "filter":
+            return "is a list of argument lists: [[age, -r, KEY], [gzip]]"
+        if name == "timeout":
+            return f"{value!r} is not a number of seconds, from 0 to 86400"
         return f"{value!r} is not {_expected(kind)}{_near(value, _choices(kind))}"
     except ValueError as error:
         return str(error)
@@ -155,7 +239,7 @@ def _choices(kind: Any) -> list[str]:
 
 def _expected(kind: Any) -> str:
     """Describe a type in words: ``true or false``, ``one of auto, direct``."""
-    words = {bool: "true or false", int: "a whole number", str: "text", type(None): ""}
+    words = {bool: "true or false", int: "a whole number", str: "text", type(None): "", Zstd: "{zstd: {level: 3}}"}
     if kind in words:
         return words[kind]
     if get_origin(kind) is Literal:
@@ -174,4 +258,19 @@ def json_schema() -> dict[str, Any]:
     model = schema["$defs"]["Manifest"]
     model["required"] = ["version", *model["required"]]  # A file must say it; a program needn't.
     model["properties"]["version"].pop("default", None)
+    for name in ("Defaults", "Dump"):
+        _spell_compress(schema["$defs"][name]["properties"]["compress"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "asyncdump manifest", **schema}
+
+
+def _spell_compress(field: dict[str, Any]) -> None:
+    """Say that a file writes ``{zstd: {...}}`` where a program has a `Zstd`."""
+    for choice in field["anyOf"]:
+        if "$ref" in choice:
+            reference = choice.pop("$ref")
+            choice |= {
+                "type": "object",
+                "properties": {"zstd": {"$ref": reference}},
+                "required": ["zstd"],
+                "additionalProperties": False,
+            }

@@ -8,23 +8,26 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shutil
 import stat
 import string
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from asyncdump.digest import LISTS, Checksum
-from asyncdump.engines import Choice
+from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
-from asyncdump.manifest import Dump, Manifest, OnError
+from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Zstd, complaint
 from asyncdump.sink import TEMPORARY_PREFIX
 from asyncdump.size import format_size, parse_size
 from asyncdump.source import Source, describe, open_source
+from asyncdump.stages.zstd import ZstdOptions
 from asyncdump.yamlfile import Marks
 
 RECEIPT: Final = "receipt.json"
+STANDARD_OUTPUT: Final = "-"
 RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
 
 _LONGEST_NAME: Final = 255
@@ -41,10 +44,35 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_error: OnError | None = None
     durable: bool | None = None
     overwrite: bool = False
+    compress: Literal["none", "zstd"] | Zstd | None = None
+    allow_filters: bool = False
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(key=name, message=message)
+            for name, model in _OVERRIDING.items()
+            if (value := getattr(self, name)) is not None and (message := complaint(model, name, value))
+        ]
+        if problems:
+            raise ManifestError(*problems)
+
+
+_OVERRIDING: Final[dict[str, Any]] = {
+    "concurrency": Manifest,
+    "on_error": Manifest,
+    "method": Defaults,
+    "checksum": Defaults,
+    "durable": Defaults,
+    "compress": Defaults,
+}
 
 
 class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
-    """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``."""
+    """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
+
+    ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
+    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing.
+    """
 
     source: Source
     name: str
@@ -54,6 +82,17 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     checksum: Checksum
     durable: bool
     sparse: bool
+    zstd: ZstdOptions | None = None
+    filters: tuple[tuple[str, ...], ...] = ()
+    zstd_last: bool = False
+    timeout: float = 300.0
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What the bytes go through, in short: ``zstd:3``, and the names of programs, without their arguments."""
+        programs = tuple(os.path.basename(command[0]) for command in self.filters)
+        zstd = (str(self.zstd),) if self.zstd else ()
+        return (*programs, *zstd) if self.zstd_last else (*zstd, *programs)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,15 +142,21 @@ class _Planner:
         self._problems: list[Problem] = []
         given = options.output
         output = os.path.join(self._folder, manifest.output) if given is None else os.fsdecode(given)
-        self._output = os.path.abspath(output)
+        streamed = (manifest.output if given is None else output) == STANDARD_OUTPUT
+        self._output = STANDARD_OUTPUT if streamed else os.path.abspath(output)
 
     def _complain(self, key: str, message: str) -> None:
         self._problems.append(self._marks.problem(key, message))
 
     def plan(self) -> Plan:
         dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
-        free = self._check_output([dump for _, dump in dumps])
-        self._check_names(dumps)
+        if self._output == STANDARD_OUTPUT:
+            free = 0
+            if len(dumps) > 1:
+                self._complain("output", f"- is standard output, which takes one dump, not {len(dumps)}")
+        else:
+            free = self._check_output([dump for _, dump in dumps])
+            self._check_names(dumps)
         if self._problems:
             raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
         manifest, options = self._manifest, self._options
@@ -141,23 +186,50 @@ class _Planner:
             if offset > source.size:
                 self._complain(f"{key}.offset", f"{offset} is behind the end of {path}, which has {source.size} bytes")
                 continue
-            name = self._name(f"{key}.name", dump.name, path, position)
+            planned = self._planned(dump, source, offset)
+            ends_as_zst = planned.zstd is not None and (planned.zstd_last or not planned.filters)
+            template = dump.name if dump.name is not None else "{name}.zst" if ends_as_zst else "{name}"
+            name = self._name(f"{key}.name", template, path, position)
+            if position == 0:
+                self._check_stages(key, planned)
             if name is not None:
-                yield key, self._planned(dump, source, name, offset)
+                yield key, msgspec.structs.replace(planned, name=name)
 
-    def _planned(self, dump: Dump, source: Source, name: str, offset: int) -> PlannedDump:
+    def _check_stages(self, key: str, planned: PlannedDump) -> None:
+        streamed = self._output == STANDARD_OUTPUT
+        if planned.stages and planned.method not in {"auto", *FEEDS}:
+            ways = " or ".join(FEEDS)
+            self._complain(f"{key}.method", f"{planned.method} can't feed a compressor or filter: use auto, {ways}")
+        elif streamed and planned.method not in {"auto", *FEEDS}:
+            self._complain(f"{key}.method", f"{planned.method} can't feed a pipe: use auto, {' or '.join(FEEDS)}")
+        if planned.filters and not self._options.allow_filters:
+            names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
+            message = f"runs programs ({names}): that takes --allow-filters, in Python allow_filters=True"
+            self._complain(f"{key}.filter", message)
+        for program, *_ in planned.filters:
+            if shutil.which(program) is None:
+                self._complain(f"{key}.filter", f"{program} is no program that is found here")
+
+    def _planned(self, dump: Dump, source: Source, offset: int) -> PlannedDump:
         options, defaults = self._options, self._manifest.defaults
         rest = source.size - offset
         durable = dump.durable if dump.durable is not None else defaults.durable
+        compress = options.compress or dump.compress or defaults.compress
+        zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
+        filters = (dump.filter if dump.filter is not None else defaults.filter) or ()
         return PlannedDump(
             source=source,
-            name=name,
+            name="",
             offset=offset,
             length=rest if dump.length is None else min(rest, parse_size(dump.length)),
             method=options.method or dump.method or defaults.method,
             checksum=options.checksum or dump.checksum or defaults.checksum,
             durable=durable if options.durable is None else options.durable,
             sparse=(dump.sparse or defaults.sparse) == "auto",
+            zstd=zstd,
+            filters=filters,
+            zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
+            timeout=dump.timeout or defaults.timeout or 300.0,
         )
 
     def _paths(self, key: str, pattern: str) -> list[str]:
@@ -239,6 +311,8 @@ class _Planner:
 
 
 def _needed(dump: PlannedDump, place: str) -> int:
+    if dump.stages:
+        return 0  # Nobody knows before: a disk that fills up is told when it does.
     if dump.source.filesystem in {"xfs", "btrfs"} and os.stat(place).st_dev == dump.source.device:
         return 0  # A clone shares the source's blocks.
     return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
@@ -300,6 +374,8 @@ def name_complaint(name: str) -> str:
     """Return what is wrong with a dump's name, or an empty string."""
     if "/" in name:
         return f"{name!r} leaves the output folder: a name has no slash"
+    if name == "-":
+        return "'-' is what digest tools call standard input: choose another name"
     if name in {"", ".", ".."}:
         return f"{name!r} is no file name"
     if any(ord(character) < ord(" ") or character == "\x7f" for character in name):

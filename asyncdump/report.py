@@ -17,6 +17,8 @@ from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
 
 RECEIPT_VERSION: Final = 1
 
+_CONTROLS: Final = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
+
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one dump.
@@ -26,7 +28,9 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         bytes: its size; stored: what of it was written, the rest being holes. Both 0 unless it is done.
         seconds: from its opening to its final name.
         method: what moved it, or None if it was never opened.
-        digest: ``xxh128:...`` and the like, or None.
+        digest: of the file as stored, ``xxh128:...`` and the like, or None.
+        content_digest: of the bytes of the source: the same, unless they were compressed.
+        stages: what the bytes went through: ``zstd:3``.
         error: why there is no dump, or None if there is one.
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
     """
@@ -41,6 +45,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     digest: str | None
     error: AsyncdumpError | None
     stage: str
+    content_digest: str | None = None
+    stages: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -97,7 +103,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.receipt_error is not None:
             errors.append(self.receipt_error)
         if errors:
-            raise ExceptionGroup(f"{len(self.failures)} of {len(self.files)} dumps failed", errors)
+            what = f"{len(self.failures)} of {len(self.files)} dumps failed" if self.failures else "no receipt"
+            raise ExceptionGroup(what, errors)
 
 
 def receipt(report: Report, version: str) -> bytes:
@@ -130,11 +137,13 @@ def file_record(file: FileReport) -> dict[str, Any]:
         "seconds": round(file.seconds, 6),
         "method": file.method,
         "digest": file.digest,
+        "content_digest": file.content_digest,
+        "stages": list(file.stages),
         "stage": file.stage,
         "error": error_record(file.error) if file.error else None,
     }
     if text(file.source) != file.source or text(file.name) != file.name:
-        # Names are bytes to the kernel: those that aren't UTF-8 are given in full beside what can be shown.
+        # Names are bytes to the kernel: those that can't be shown as they are, are given in full beside that.
         record["source_base64"] = base64.b64encode(os.fsencode(file.source)).decode()
         record["name_base64"] = base64.b64encode(os.fsencode(file.name)).decode()
     return record
@@ -152,7 +161,11 @@ def error_record(error: AsyncdumpError) -> dict[str, Any]:
 
 
 def text(name: str) -> str:
-    """Return a name with what isn't UTF-8 in it escaped: ``\\xff``."""
+    """Return a name with what isn't UTF-8 in it escaped, and what would control a terminal: ``\\xff``, ``\\x1b``."""
+    return _utf8(name).translate(_CONTROLS)
+
+
+def _utf8(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -162,6 +175,8 @@ def digest_lists(report: Report) -> dict[str, bytes]:
     for file in sorted(report.files, key=lambda file: file.name):
         if file.ok and file.digest is not None:
             checksum, _, digest = file.digest.partition(":")
+            if checksum == "blake3" and _utf8(file.name) != file.name:
+                continue  # b3sum takes no list with a name in it that isn't UTF-8; the receipt has the digest.
             lists[LISTS[checksum]] += f"{digest}  {file.name}\n"
     return {name: os.fsencode(lines) for name, lines in lists.items()}
 

@@ -17,17 +17,20 @@ from anyio.to_thread import run_sync
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem
+from asyncdump.errors import AsyncdumpError, ManifestError, Problem
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.log import logger
-from asyncdump.manifest import Dump, Manifest, OnError
-from asyncdump.plan import RECEIPT, Options, Plan, make_plan
+from asyncdump.manifest import Dump, Manifest, OnError, Zstd
+from asyncdump.outlet import Outlet
+from asyncdump.plan import RECEIPT, STANDARD_OUTPUT, Options, Plan, make_plan
 from asyncdump.report import Report, digest_lists, now, receipt
 from asyncdump.scheduler import Scheduler
 from asyncdump.sink import Folder
 from asyncdump.transfer import Stop
 from asyncdump.version import __version__
 from asyncdump.yamlfile import Marks, read_manifest
+
+_STDOUT: Final = 1
 
 What = str | os.PathLike[str] | Manifest | Iterable[Dump]
 """What is to be dumped: the path of a manifest, a manifest, or dumps (which need ``output``)."""
@@ -39,11 +42,11 @@ Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 class Run:
     """A run under way: an asynchronous iterator of its events, for one listener."""
 
-    def __init__(self, plan: Plan, folder: Folder) -> None:
+    def __init__(self, plan: Plan, folder: Folder | Outlet, stop: Stop | None = None) -> None:
         self.plan: Final = plan
         self._folder = folder
         self._mailbox = Mailbox()
-        self._stop = Stop()
+        self._stop = stop or Stop()
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
@@ -126,7 +129,7 @@ class Run:
         self._folder.close()
 
 
-def _write_records(folder: Folder, report: Report) -> None:
+def _write_records(folder: Folder | Outlet, report: Report) -> None:
     folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
 
 
@@ -134,13 +137,15 @@ class Overrides(TypedDict, total=False):
     """Keyword arguments of `dump_all`, `open_run` and `plan_all`: each overrides the manifest, for all its files.
 
     Attributes:
-        output: the folder for the dumps, relative to the working directory.
+        output: the folder for the dumps, relative to the working directory; ``-`` is standard output, for one dump.
         concurrency: files in flight, or ``auto``.
         method: how bytes are moved: ``auto``, ``reflink``, ``direct``, ``sendfile``, ``splice``, ``mmap`` or ``read``.
         checksum: the digest that is taken: ``xxh128``, ``blake3``, ``sha256`` or ``none``.
         on_error: ``continue``, or ``abort`` to end the run when a file fails.
         durable: whether to wait until the dumps would survive a power cut.
         overwrite: replace dumps of the same names; without it they are an error.
+        compress: ``zstd``, a `Zstd`, or ``none``.
+        allow_filters: whether the manifest may run programs; without it, filters are an error.
     """
 
     output: str | os.PathLike[str] | None
@@ -150,6 +155,8 @@ class Overrides(TypedDict, total=False):
     on_error: OnError | None
     durable: bool | None
     overwrite: bool
+    compress: Literal["none", "zstd"] | Zstd | None
+    allow_filters: bool
 
 
 async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
@@ -170,9 +177,25 @@ def _prepare(what: What, options: Options) -> Plan:
     if not isinstance(what, Manifest):
         if options.output is None:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
-        what = Manifest(output=os.fsdecode(options.output), dumps=tuple(what))
-    marks = Marks(sha256=sha256(msgspec.json.encode(what)).hexdigest())
+        what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
+    marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
     return make_plan(what, marks, os.getcwd(), options)
+
+
+def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:
+    dumps = tuple(given)
+    problems = [
+        Problem(key=f"dumps[{index}]", message=f"{dump!r} is not a Dump: write Dump(source=...)")
+        for index, dump in enumerate(dumps)
+        if not isinstance(dump, Dump)
+    ]
+    if problems:
+        raise ManifestError(*problems)
+    return dumps
+
+
+def _open_output(output: str, stop: Stop) -> Folder | Outlet:
+    return Outlet(_STDOUT, stop.check) if output == STANDARD_OUTPUT else Folder(output)
 
 
 @asynccontextmanager
@@ -196,22 +219,26 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
         DumpError: the output folder can't be created, or too few files may be open.
     """
     made = await plan_all(what, **overrides)
-    folder = await run_sync(Folder, made.output)
+    stop = Stop()
+    folder = await run_sync(_open_output, made.output, stop)
     try:
-        run = Run(made, folder)
-    except DumpError:
+        run = Run(made, folder, stop)
+    except BaseException:
         folder.close()
         raise
     failure: BaseException | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run._conduct)  # noqa: SLF001 (ours: the listener is given the same object)
-        try:
-            yield run
-        except BaseException as error:  # noqa: BLE001 (raised again below: the caller's own error, not a group of it)
-            failure = error
-            tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run._conduct)  # noqa: SLF001 (ours: the listener is given the same object)
+            try:
+                yield run
+            except BaseException as error:  # noqa: BLE001 (raised again below: the caller's own error, not a group of it)
+                failure = error
+                tasks.cancel_scope.cancel()
+    finally:
+        # Also where the task group ends by a cancellation from outside: that would hide the caller's own error.
+        if failure is not None:
+            raise failure
 
 
 async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: Unpack[Overrides]) -> Report:
@@ -242,5 +269,10 @@ async def _listen(run: Run, handler: Handler) -> None:
             answer = handler(event)
             if inspect.isawaitable(answer):
                 await answer
-    except Exception:  # noqa: BLE001 (whatever it is, it's the listener's)
-        logger().exception("listener_failed")
+    except Exception as error:  # noqa: BLE001 (whatever it is, it's the listener's)
+        await run_sync(_complain, error)
+
+
+def _complain(error: Exception) -> None:
+    # In a thread: the first record imports structlog, which would hold up the event loop.
+    logger().error("listener_failed", exc_info=error)

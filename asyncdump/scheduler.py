@@ -13,7 +13,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TypeVarTuple
+from typing import Any, Final, TypeVarTuple
 
 import anyio
 import msgspec
@@ -22,12 +22,16 @@ from anyio.to_thread import run_sync
 
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
 from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Progress
-from asyncdump.lane import Lane
+from asyncdump.lane import Buffers, Lane
 from asyncdump.log import logger
+from asyncdump.outlet import Outlet
+from asyncdump.packed import Packed
+from asyncdump.piped import Piped
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.report import FileReport
-from asyncdump.sink import Draft, Folder
+from asyncdump.sink import Folder
 from asyncdump.source import MEMORY
+from asyncdump.stages.zstd import Compressors
 from asyncdump.transfer import Stop, Transfer
 
 Args = TypeVarTuple("Args")
@@ -55,22 +59,24 @@ def default_lanes(filesystem: str) -> int:
     return cores if filesystem in MEMORY else max(4, min(2 * cores, 8))
 
 
-def _open_files_allowed(lanes: int) -> int:
-    """Return how many finished dumps may wait open to be made durable, within the limit of open files.
+def _within_open_files(wanted: int) -> tuple[int, int]:
+    """Return how many lanes the limit of open files allows, and how many finished dumps may wait open for their sync.
 
     Raises:
-        DumpError: not even one for each lane.
+        DumpError: not even one lane.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS + _DESCRIPTORS_PER_LANE * lanes
-    if soft < needed + lanes:
+    taken = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS
+    # For each lane one dump that waits, at least.
+    lanes = min(wanted, (soft - taken) // (_DESCRIPTORS_PER_LANE + 1))
+    if lanes < 1:
         raise DumpError(
-            f"a run needs {needed + lanes} open files, the limit is {soft}",
+            f"a run needs {taken + _DESCRIPTORS_PER_LANE + 1} open files, the limit is {soft}",
             operation="getrlimit",
             errno=errno.EMFILE,
-            hint="raise it (ulimit -n), or lower concurrency",
+            hint="raise it (ulimit -n)",
         )
-    return soft - needed
+    return lanes, soft - taken - _DESCRIPTORS_PER_LANE * lanes
 
 
 class _Job(msgspec.Struct, eq=False):
@@ -98,22 +104,30 @@ class Scheduler:
     """
 
     def __init__(
-        self, plan: Plan, folder: Folder, *, emit: Callable[[Event], None], stop: Stop, clock: Callable[[], float]
+        self,
+        plan: Plan,
+        folder: Folder | Outlet,
+        *,
+        emit: Callable[[Event], None],
+        stop: Stop,
+        clock: Callable[[], float],
     ) -> None:
         lanes = default_lanes(folder.filesystem)
-        self.concurrency: Final = lanes if plan.concurrency == "auto" else plan.concurrency
+        wanted = lanes if plan.concurrency == "auto" else plan.concurrency
+        self._lanes, allowed = _within_open_files(max(lanes, wanted))
+        self.concurrency: Final = min(wanted, self._lanes)
         self.aborted = False
         self._plan = plan
         self._folder = folder
         self._emit = emit
         self._stop = stop
         self._clock = clock
-        self._lanes: Final = max(lanes, self.concurrency)
         self._limiter = anyio.CapacityLimiter(self._lanes + 1)  # The committer has a thread too.
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
-        allowed = _open_files_allowed(self._lanes)
         self._group: Final = max(1, min(_GROUP, allowed // 4))
         self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
+        self._compressors = Compressors()
+        self._buffers = Buffers()
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
@@ -122,17 +136,32 @@ class Scheduler:
         self._outcomes: dict[int, FileReport] = {}
 
     def _job(self, index: int, planned: PlannedDump) -> _Job:
-        transfer = Transfer(
-            planned.source,
-            planned.name,
-            offset=planned.offset,
-            length=planned.length,
-            method=planned.method,
-            checksum=planned.checksum,
-            sparse=planned.sparse,
-            stop=self._stop,
-        )
-        return _Job(index, planned, transfer)
+        return _Job(index, planned, self._transfer(planned))
+
+    def _transfer(self, planned: PlannedDump) -> Transfer:
+        options: dict[str, Any] = {
+            "offset": planned.offset,
+            "length": planned.length,
+            "method": planned.method,
+            "checksum": planned.checksum,
+            "sparse": planned.sparse,
+            "stop": self._stop,
+        }
+        shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
+        if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
+            return Piped(
+                planned.source,
+                planned.name,
+                filters=planned.filters,
+                timeout=planned.timeout,
+                zstd=planned.zstd,
+                zstd_last=planned.zstd_last,
+                **shared,
+                **options,
+            )
+        if planned.zstd:
+            return Packed(planned.source, planned.name, zstd=planned.zstd, **shared, **options)
+        return Transfer(planned.source, planned.name, **options)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:
@@ -157,13 +186,15 @@ class Scheduler:
         finally:
             receive.close()
             # Every thread has ended by now: what isn't published won't be.
-            for job in self._jobs:
-                if job.index in self._outcomes:
-                    continue
+            rest = [job for job in self._jobs if job.index not in self._outcomes]
+            lost = [job for job in rest if not job.published]
+            if any(job.started for job in lost):
+                with anyio.CancelScope(shield=True):
+                    await self._hop(_abort, lost)
+            for job in rest:
                 if job.published:
                     self._finish(job)
                 else:
-                    job.transfer.abort()
                     self._fail(job, job.error or self._given_up(job))
 
     def _useful_lanes(self) -> int:
@@ -190,7 +221,7 @@ class Scheduler:
             if self._waiting and self._in_flight < self.concurrency:
                 return self._take()
             shared = [job for job in self._active if job.planned.length >= SHARED and job.transfer.remaining]
-            joinable = [job for job in shared if job.open_to_join and _share(job) >= _WORTH_JOINING]
+            joinable = [job for job in shared if job.open_to_join and _has_room(job) and _share(job) >= _WORTH_JOINING]
             if joinable:
                 return [max(joinable, key=_share)]
             if not self._waiting and all(job.open_to_join for job in shared):
@@ -227,11 +258,14 @@ class Scheduler:
             del self._active[job]
         self._in_flight -= 1
         self._wake()
+        failed = [job for job in jobs if not job.sealed]
+        if failed:
+            # Not in the event loop: to remove a large file takes a while.
+            await self._hop(_abort, failed)
         for job in jobs:
             if job.sealed:
                 await send.send(job)
             else:
-                job.transfer.abort()
                 self._fail(job, job.error or self._given_up(job))
 
     async def _share_work(self, job: _Job, lane: Lane, *, joining: bool) -> None:
@@ -318,7 +352,10 @@ class Scheduler:
         engine, sink = job.transfer.engine, job.transfer.sink
         assert engine is not None
         assert sink is not None
-        digest = f"{job.planned.checksum}:{job.transfer.digest}" if job.transfer.digest else None
+        digest, content_digest = (
+            f"{job.planned.checksum}:{digest}" if digest else None
+            for digest in (job.transfer.digest, job.transfer.content_digest)
+        )
         report = FileReport(
             source=job.planned.source.path,
             name=job.planned.name,
@@ -330,6 +367,8 @@ class Scheduler:
             digest=digest,
             error=None,
             stage="done",
+            content_digest=content_digest,
+            stages=job.planned.stages,
         )
         self._outcomes[job.index] = report
         self._announce(job)
@@ -343,6 +382,7 @@ class Scheduler:
                 seconds=report.seconds,
                 method=engine.method,
                 digest=digest,
+                content_digest=content_digest,
             )
         )
 
@@ -360,6 +400,7 @@ class Scheduler:
             digest=None,
             error=error,
             stage=stage,
+            stages=planned.stages,
         )
         if job.transfer.moved:
             self._announce(job)
@@ -371,6 +412,14 @@ class Scheduler:
             self._wake()
 
 
+def _has_room(job: _Job) -> bool:
+    """Tell whether one more lane may work on a file: its compression may have a limit of threads, a pipe takes one."""
+    zstd = job.planned.zstd
+    if isinstance(job.transfer, Piped):
+        return False
+    return zstd is None or not zstd.threads or job.lanes < zstd.threads
+
+
 def _share(job: _Job) -> int:
     """Return the bytes that one more lane would have to move."""
     return job.transfer.remaining // (job.lanes + 1)
@@ -379,14 +428,14 @@ def _share(job: _Job) -> int:
 # What follows runs in worker threads.
 
 
-def _whole(folder: Folder, jobs: list[_Job], lane: Lane) -> None:
+def _whole(folder: Folder | Outlet, jobs: list[_Job], lane: Lane) -> None:
     for job in jobs:
         _begin(folder, job, lane)
         _work(job, lane)
         _seal(job, lane)
 
 
-def _begin(folder: Folder, job: _Job, lane: Lane) -> None:
+def _begin(folder: Folder | Outlet, job: _Job, lane: Lane) -> None:
     job.started = time.perf_counter()
     _guarded(job, lambda: job.transfer.begin(folder, lane))
 
@@ -398,6 +447,11 @@ def _work(job: _Job, lane: Lane) -> None:
 def _seal(job: _Job, lane: Lane) -> None:
     _guarded(job, lambda: job.transfer.seal(lane))
     job.sealed = job.error is None
+
+
+def _abort(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.transfer.abort()
 
 
 def _guarded(job: _Job, step: Callable[[], None]) -> None:
@@ -420,10 +474,10 @@ def _note(job: _Job, error: AsyncdumpError) -> None:
         logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
 
 
-def _publish(folder: Folder, group: list[_Job], overwrite: bool) -> None:  # noqa: FBT001 (called by position)
+def _publish(folder: Folder | Outlet, group: list[_Job], overwrite: bool) -> None:  # noqa: FBT001 (called by position)
     for durable in (True, False):
         jobs = [job for job in group if job.planned.durable is durable]
-        sinks: list[Draft] = [job.transfer.sink for job in jobs if job.transfer.sink is not None]
+        sinks: list[Any] = [job.transfer.sink for job in jobs if job.transfer.sink is not None]
         for job in jobs:
             job.transfer.stage = "sync"
         errors = folder.publish(sinks, durable=durable, overwrite=overwrite) if sinks else []

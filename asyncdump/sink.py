@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import ClassVar, Final
 
 from asyncdump.digest import Digest
 from asyncdump.errors import DumpError, explain, from_oserror
@@ -62,7 +61,7 @@ class Folder:
             self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.filesystem, _ = filesystem(self.fd)
         self.device: Final = os.fstat(self.fd).st_dev
-        self._run: Final = secrets.token_hex(4)
+        self._run: Final = os.urandom(4).hex()
         self._count = 0
 
     def create(self, name: str) -> Draft:
@@ -187,9 +186,12 @@ class Sink:
         stored: bytes written; what the holes leave out is not in it.
     """
 
+    sequential: ClassVar[bool] = False
+    """Whether bytes can only be written one behind the other."""
+
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
-        self.path: Final = path
+        self.path = path
         self.stored = 0
         self._dontcache = True
         self._cached = False
@@ -330,6 +332,10 @@ class Sink:
         if self._cached:
             with suppress(OSError):
                 os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def abort(self) -> None:
+        """Give up what was written, as far as it's ours."""
+        self.close()
 
     def close(self) -> None:
         """Close the descriptors; the data was synced before, so that an error here says nothing new."""

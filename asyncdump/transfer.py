@@ -25,11 +25,12 @@ from asyncdump.errors import (
     from_oserror,
 )
 from asyncdump.lane import Lane
-from asyncdump.sink import ZEROS, Draft, Folder
+from asyncdump.outlet import Outlet
+from asyncdump.sink import ZEROS, Folder, Sink
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
 
-_LONGEST_HOLE: Final = 256 << 20
-"""Bytes of a hole that are taken in one step: hashing that many zeros takes some 10 ms."""
+_LONGEST_HOLE: Final = 64 << 20
+"""Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
 
 
 class Stop:
@@ -51,7 +52,8 @@ class Transfer:
         length: bytes to move.
         moved: bytes moved so far, holes included.
         engine: what moves them, once `begin` has returned.
-        digest: the digest of the content in hexadecimal, once sealed.
+        digest: the digest of the file as it is stored, in hexadecimal, once sealed.
+        content_digest: the digest of the bytes of the source; the same, unless they went through stages.
         stage: what is being done: ``open``, ``move``, ``digest``.
     """
 
@@ -74,7 +76,8 @@ class Transfer:
         self.stage = "open"
         self.engine: Engine | None = None
         self.digest: str | None = None
-        self.sink: Draft | None = None
+        self.content_digest: str | None = None
+        self.sink: Sink | None = None
         self._offset: Final = offset
         self._choice: Final[Choice] = method
         self._checksum: Final[Checksum] = checksum
@@ -95,7 +98,7 @@ class Transfer:
     def remaining(self) -> int:
         return self.length - self.moved
 
-    def begin(self, folder: Folder, lane: Lane) -> None:
+    def begin(self, folder: Folder | Outlet, lane: Lane) -> None:
         """Open both ends and move the first span with the first engine that the kernel accepts.
 
         Raises:
@@ -106,22 +109,25 @@ class Transfer:
         self._fd, source = reopen(self.source)
         self.sink = folder.create(self.name)
         self.stage = "move"
-        self.sink.resize(self.length)
-        route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
-        self._route = route
+        self._route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
         self._hasher = new_digest(self._checksum)
-        self._engines = candidates(
+        self._engines = self._prepare(folder)
+        self.engine = self._engines[0]
+        if (refusal := self.engine.refuses(self._route)) is not None:
+            self._fall_back(refusal, lane)
+        self._hash_on_the_way = self._hasher is not None and self.engine.sees_bytes
+        self._spans = self._cut_spans(self._route)
+        self.step(lane)
+
+    def _prepare(self, folder: Folder | Outlet) -> list[Engine]:
+        """Get the sink ready and return the engines to try, the best first."""
+        self._route.sink.resize(self.length)
+        return candidates(
             self._choice,
-            source=source.filesystem,
+            source=self._route.source.filesystem,
             destination=folder.filesystem,
             hashing=self._hasher is not None,
         )
-        self.engine = self._engines[0]
-        if (refusal := self.engine.refuses(route)) is not None:
-            self._fall_back(refusal, lane)
-        self._hash_on_the_way = self._hasher is not None and self.engine.sees_bytes
-        self._spans = self._cut_spans(route)
-        self.step(lane)
 
     def _cut_spans(self, route: Route) -> Iterator[Span]:
         assert self.engine is not None
@@ -200,9 +206,12 @@ class Transfer:
             self._store(engine, span, lane, data)
         elif not self._sparse:
             self._store_zeros(span)
+        self._count(span)
+        return True
+
+    def _count(self, span: Span) -> None:
         with self._counting:
             self.moved += span.length
-        return True
 
     def _load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
         if span.hole:
@@ -275,13 +284,18 @@ class Transfer:
         size = os.fstat(self._route.fd).st_size
         if size < end and self._route.source.filesystem != "block device":
             raise truncated(self.source.path, size, end)
-        if self._hasher is not None:
-            if not self._hash_on_the_way:
-                self.stage = "digest"
-                self.sink.read_back(self.length, self._hasher, lane, self._stop.check)
-            self.digest = self._hasher.hexdigest()
+        self._finish(lane)
         self.sink.close_direct()
         self._close_source()
+
+    def _finish(self, lane: Lane) -> None:
+        """Take the digests, with whatever has to be written before."""
+        if self._hasher is None:
+            return
+        if not self._hash_on_the_way:
+            self.stage = "digest"
+            self._route.sink.read_back(self.length, self._hasher, lane, self._stop.check)
+        self.digest = self.content_digest = self._hasher.hexdigest()
 
     def abort(self) -> None:
         """Remove what was written and close both ends."""

@@ -13,6 +13,7 @@ from bench.loop import loop
 from bench.raw import raw
 from bench.shapes import shapes
 from bench.start import start
+from bench.zstd import zstd
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +26,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-for command in (raw, large, shapes, loop, engines, chunk, lanes, group, start):
+for command in (raw, zstd, large, shapes, loop, engines, chunk, lanes, group, start):
     main.add_command(command)
 
 if __name__ == "__main__":

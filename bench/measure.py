@@ -33,6 +33,7 @@ class Measurement:
         rss: peak memory of the largest single process, in bytes.
         cached: growth of the host's page cache, in bytes; whatever else runs disturbs it.
         resident: bytes of the output that are in the page cache.
+        written: bytes of the output, by the sizes of its files.
     """
 
     wall: float
@@ -41,6 +42,7 @@ class Measurement:
     rss: int
     cached: int = 0
     resident: int = 0
+    written: int = 0
 
     @property
     def cpu(self) -> float:
@@ -90,6 +92,7 @@ def measure(command: Sequence[str], folder: str | None = None) -> Measurement:
         rss=int(rss),
         cached=page_cache() - cached,
         resident=sum(map(resident, files_in(folder))) if folder else 0,
+        written=sum(os.stat(path).st_size for path in files_in(folder)) if folder else 0,
     )
 
 

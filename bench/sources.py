@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,16 +39,18 @@ class Sources:
 
 
 @contextmanager
-def huge_files(files: int, mib: int, *, zeros: int = 0) -> Iterator[Sources]:
-    """Make files on a hugetlbfs of our own; ``zeros`` percent of their 2 MiB pages are zero, the others random."""
+def huge_files(files: int, mib: int, *, zeros: int = 0, structured: int = 0) -> Iterator[Sources]:
+    """Make files on a hugetlbfs of our own; percents of their 2 MiB pages are zero or structured, the others random."""
     size = mib * MIB
     with huge_pages(files * (-(-size // PAGE) * PAGE) + FIO_BUFFERS) as folder:
         # A folder of their own: fio's buffers are a file on this mount too.
         folder = os.path.join(folder, "files")  # noqa: PLW2901 (the mount itself isn't needed)
         os.mkdir(folder)
         click.echo(f"filling {files} x {mib} MiB of huge pages ...", err=True)
-        fill(folder, files, size, zeros=zeros)
+        fill(folder, files, size, zeros=zeros, structured=structured)
         kind = f"{zeros} % of the pages zero" if zeros else "random pages"
+        if structured:
+            kind = f"pages {zeros} % zero, {structured} % structured, {100 - zeros - structured} % random"
         yield Sources(title=f"{files} x {mib} MiB on hugetlbfs, {kind}", folder=folder, files=files, bytes=files * size)
 
 
@@ -60,14 +63,15 @@ def found_files(folder: str) -> Sources:
     return Sources(title=title, folder=os.path.abspath(folder), files=len(sizes), bytes=sum(sizes), huge=False)
 
 
-def fill(folder: str, files: int, size: int, *, zeros: int = 0) -> None:
+def fill(folder: str, files: int, size: int, *, zeros: int = 0, structured: int = 0) -> None:
     """Make ``mem_0000`` and so on. Zero pages are present as others are: a hole would be another question."""
-    pages = -(-size // PAGE)
-    chosen = random.Random(0).sample(range(files * pages), files * pages * zeros // 100)
-    blank = frozenset(chosen)
+    pages = files * -(-size // PAGE)
+    order = random.Random(0).sample(range(pages), pages)
+    blank = frozenset(order[: pages * zeros // 100])
+    records = frozenset(order[len(blank) : len(blank) + pages * structured // 100])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         jobs = [
-            pool.submit(_fill, os.path.join(folder, f"mem_{index:04}"), size, index * pages, blank)
+            pool.submit(_fill, os.path.join(folder, f"mem_{index:04}"), size, index * -(-size // PAGE), blank, records)
             for index in range(files)
         ]
         try:
@@ -78,11 +82,30 @@ def fill(folder: str, files: int, size: int, *, zeros: int = 0) -> None:
             raise
 
 
-def _fill(path: str, size: int, first: int, blank: frozenset[int]) -> None:
+def _fill(path: str, size: int, first: int, blank: frozenset[int], records: frozenset[int]) -> None:
     with open(path, "xb+", buffering=0) as file, open("/dev/urandom", "rb", buffering=0) as noise:
         os.posix_fallocate(file.fileno(), 0, size)
         with mmap.mmap(file.fileno(), size) as mapping, memoryview(mapping) as view:
             for index, offset in enumerate(range(0, size, PAGE), first):
-                if index not in blank:
-                    with view[offset : offset + PAGE] as page:
+                with view[offset : offset + PAGE] as page:
+                    if index in records:
+                        page[:] = _records(index, len(page))
+                    elif index not in blank:
                         noise.readinto(page)
+
+
+def _records(seed: int, size: int) -> bytes:
+    """Return what a packet processor keeps: descriptors with counters, addresses, flags, and some payload."""
+    chance = random.Random(seed)
+    ring = []
+    for queue in range(512):
+        address, length = 0x100000000 + 2048 * chance.randrange(1 << 16), 64 + chance.randrange(1400)
+        descriptor = struct.pack("<QQIHHBB6s", address, 0, length, 1, queue % 16, 3, 0, b"")
+        ring.append(descriptor + chance.randbytes(chance.choice((0, 8, 24))) + bytes(40))
+    pieces: list[bytes] = []
+    held = 0
+    while held < size:
+        piece = ring[chance.randrange(512)] + struct.pack("<I", len(pieces))
+        pieces.append(piece)
+        held += len(piece)
+    return b"".join(pieces)[:size]

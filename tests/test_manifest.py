@@ -36,7 +36,7 @@ def complaints(model: Any, **given: Any) -> dict[str, str]:
 def test_what_is_not_given_has_the_documented_value() -> None:
     dump = Dump(source="s")
     manifest = Manifest(output="o", dumps=(dump,))
-    assert (dump.name, dump.offset, dump.length) == ("{name}", 0, None)
+    assert (dump.name, dump.offset, dump.length) == (None, 0, None)
     assert (dump.method, dump.checksum, dump.durable, dump.sparse) == (None, None, None, None)
     assert (manifest.version, manifest.concurrency, manifest.on_error) == (1, "auto", "continue")
     defaults = manifest.defaults
@@ -114,7 +114,10 @@ def test_a_model_cannot_be_changed_past_its_checks() -> None:
 
 def test_an_unknown_key_gets_a_suggestion_or_the_known_ones() -> None:
     assert unknown_key(Manifest, "concurency") == "unknown key; did you mean concurrency?"
-    assert unknown_key(Defaults, "zzz") == "unknown key; known are method, checksum, durable, sparse"
+    assert (
+        unknown_key(Defaults, "zzz")
+        == "unknown key; known are method, checksum, durable, sparse, compress, filter, first, timeout"
+    )
 
 
 def test_a_problem_says_where_it_stands() -> None:

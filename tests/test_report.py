@@ -129,6 +129,8 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "seconds": 0.123457,
                 "method": "read",
                 "digest": "xxh128:00112233445566778899aabbccddeeff",
+                "content_digest": None,
+                "stages": [],
                 "stage": "done",
                 "error": None,
             },
@@ -140,6 +142,8 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "seconds": 0.123457,
                 "method": "read",
                 "digest": None,
+                "content_digest": None,
+                "stages": [],
                 "stage": "move",
                 "error": {
                     "type": "DumpError",
@@ -168,6 +172,19 @@ def test_a_name_that_is_not_utf8_is_shown_escaped_and_given_in_full() -> None:
     assert base64.b64decode(record["name_base64"]) == b"caf\xe9"
     assert base64.b64decode(record["source_base64"]) == b"/dev/shm/caf\xe9"
     assert json.loads(receipt(report(output=f"/{name}"), ""))["output"] == r"/caf\xe9"
+
+
+def test_a_name_that_would_control_a_terminal_is_shown_escaped_and_given_in_full() -> None:
+    name = "a\x1b[31m\t\x9b\x7f\n"
+    record = file_record(file(name))
+    assert record["name"] == r"a\x1b[31m\t\x9b\x7f\n"
+    assert base64.b64decode(record["name_base64"]) == name.encode()
+    assert file_record(failure("b", DumpError(f"open of {name}: no")))["error"]["message"].isprintable()
+    assert file_record(file("größe \u2028 日本"))["name"] == "größe \u2028 日本"
+
+
+def test_each_digest_list_has_the_names_that_are_shown_escaped() -> None:
+    assert digest_lists(report(file("\x9b", digest="blake3:01"))) == {"B3SUMS": "01  \x9b\n".encode()}
 
 
 @given(st.lists(st.binary(min_size=1, max_size=8), unique=True))

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from asyncdump.engines.base import Engine, Method, Refusal, Refused, Route
 from asyncdump.engines.direct import Direct
+from asyncdump.engines.feed import Splice as FeedBySplice
 from asyncdump.engines.mmap import Mmap
 from asyncdump.engines.read import Read
 from asyncdump.engines.reflink import Reflink
@@ -19,6 +20,7 @@ from asyncdump.source import Span
 
 __all__ = [
     "ENGINES",
+    "FEEDS",
     "REFUSALS",
     "Choice",
     "Engine",
@@ -42,6 +44,9 @@ ENGINES: Final[dict[Method, Engine]] = {
     "mmap": Mmap(),
     "read": Read(),
 }
+
+FEEDS: Final[dict[str, Engine]] = {"read": Read(), "splice": FeedBySplice()}
+"""The ways to bring bytes to a stage."""
 
 REFUSALS: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.ENODEV, errno.ETXTBSY, errno.EBADF}

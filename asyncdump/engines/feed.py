@@ -1,0 +1,62 @@
+"""How bytes come to a stage: read into a buffer, or through a pipe that the kernel fills by splicing."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from asyncdump.engines.base import HOLES, Method, Refused, Route, has_holes
+from asyncdump.engines.read import Read
+from asyncdump.lane import Lane
+from asyncdump.linux import map_for_kernel, unmap, vmsplice
+from asyncdump.source import Span, truncated
+
+
+class Splice(Read):
+    """splice(2) into the lane's pipe, vmsplice(2) of a mapping on hugetlbfs; the buffer is filled from the pipe."""
+
+    method: ClassVar[Method] = "splice"
+
+    def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
+        """Bring the span in, as much at once as the pipe holds."""
+        view = lane.buffer.view[: span.length]
+        reading, writing = lane.pipe
+        done = 0
+        try:
+            while done < span.length:
+                wanted = min(span.length - done, lane.pipe_size)
+                filled = fill_pipe(route, span.offset + done, wanted, writing)
+                if filled == 0:
+                    raise truncated(route.source.path, span.offset + done, span.end)
+                end = done + filled
+                while done < end:
+                    done += os.readv(reading, [view[done:end]])
+        except BaseException:
+            lane.drop_pipe()  # Whatever is left in it belongs to no other file.
+            raise
+        return view
+
+
+def fill_pipe(route: Route, offset: int, count: int, pipe: int, flags: int = 0) -> int:
+    """Splice up to ``count`` bytes of the source into a pipe and return how many it took.
+
+    Raises:
+        Refused: a mapping would take huge pages from the host's pool.
+        OSError: EINVAL where the kernel doesn't splice from this kind of file; BlockingIOError for a full pipe, with
+            ``flags`` of SPLICE_F_NONBLOCK.
+    """
+    source = route.source
+    if source.filesystem != "hugetlbfs":
+        return os.splice(route.fd, pipe, count, offset_src=offset, flags=flags)
+    if has_holes(route.fd):
+        raise Refused(HOLES)
+    # vmsplice(2) of a page behind the end of the file fails with EFAULT: that it was truncated is told by its size.
+    if os.fstat(route.fd).st_size < offset + count:
+        return 0
+    begin = offset - offset % source.page
+    length = -(-(offset + count) // source.page) * source.page - begin
+    address = map_for_kernel(route.fd, length, begin)
+    try:
+        return vmsplice(pipe, address + offset - begin, count, flags)
+    finally:
+        unmap(address, length)

@@ -1,0 +1,125 @@
+"""One file under way into a seekable .zst: its frames are compressed side by side, and written in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from asyncdump.digest import new_digest
+from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
+from asyncdump.errors import describe_errno, explain
+from asyncdump.lane import Buffers, Lane
+from asyncdump.outlet import Outlet
+from asyncdump.packer import Packer
+from asyncdump.sink import Folder
+from asyncdump.source import Source, Span, find_spans
+from asyncdump.stages.zstd import Compressors, ZstdOptions
+from asyncdump.transfer import Transfer
+
+
+class Packed(Transfer):
+    """A `Transfer` whose sink is a standard .zst: independent frames and, at its end, a table of them."""
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        *,
+        zstd: ZstdOptions,
+        compressors: Compressors,
+        buffers: Buffers,
+        **options: Any,
+    ) -> None:
+        super().__init__(source, name, **options)
+        self._zstd: Final = zstd
+        self._compressors: Final = compressors
+        self._buffers: Final = buffers
+        self._taken = 0
+        self._packer: Packer | None = None
+
+    def _prepare(self, folder: Folder | Outlet) -> list[Engine]:
+        sink = self._route.sink
+        self._packer = Packer(sink, new_digest(self._checksum), self._buffers, self._stop.check)
+        # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
+        sink.resize(self.length)
+        return [FEEDS["read" if self._choice == "auto" else self._choice]]
+
+    def _cut_spans(self, route: Route) -> Iterator[Span]:
+        """Yield a span for each frame, all of one size but the last; a hole is one that holds none of the data."""
+        end = self._offset + self.length
+        done = self._offset
+        for extent in find_spans(route.fd, route.source, done, end, shortest_hole=self._zstd.frame):
+            if extent.hole:
+                begin = extent.offset + (self._offset - extent.offset) % self._zstd.frame
+                stop = extent.end if extent.end == end else extent.end - (extent.end - self._offset) % self._zstd.frame
+                if begin < stop:
+                    yield from self._frames(done, begin, hole=False)
+                    yield from self._frames(begin, stop, hole=True)
+                    done = stop
+        yield from self._frames(done, end, hole=False)
+
+    def _frames(self, offset: int, end: int, *, hole: bool) -> Iterator[Span]:
+        for start in range(offset, end, self._zstd.frame):
+            yield Span(offset=start, length=min(self._zstd.frame, end - start), hole=hole)
+
+    def _step(self, lane: Lane) -> bool:
+        assert self._packer is not None
+        with self._compressors.room(self._zstd, lane):
+            self._stop.check()
+            with self._turn:
+                span = None if self._failed else next(self._spans, None)
+                if span is None:
+                    return False
+                number, self._taken = self._taken, self._taken + 1
+                data = self._load_first(span, lane) if not self._proved else self._load(self._engines[0], span, lane)
+                self._hash(span, data)
+            if data is None:
+                frame = self._compressors.zeros(self._zstd, span.length)
+            else:
+                frame = self._compressors.frame(self._zstd, lane.buffer, span.length)
+            with explain("write", self._route.sink.path):
+                self._packer.append(number, frame, span.length, checksum=self._zstd.checksum)
+        self._count(span)
+        return True
+
+    def _load_first(self, span: Span, lane: Lane) -> memoryview | None:
+        """Load a span with an engine that may be refused still."""
+        engine = self._engines[0]
+        if span.hole:
+            return None
+        try:
+            data = engine.load(self._route, span, lane)
+        except Refused as refused:
+            raise self._refused(engine, refused.refusal, lane) from refused
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise self._failure(error, engine, span) from error
+            raise self._refused(engine, Refusal(reason=describe_errno(error.errno), errno=error.errno), lane) from error
+        self._proved = True
+        return data
+
+    def step(self, lane: Lane) -> bool:
+        """Compress one frame; return False when none is left."""
+        try:
+            return super().step(lane)
+        except BaseException:
+            if self._packer is not None:
+                self._packer.give_up()
+            raise
+
+    def _finish(self, lane: Lane) -> None:
+        assert self._packer is not None
+        with explain("write", self._route.sink.path):
+            if self._taken == 0:  # A file of nothing is one frame of nothing: a table alone is no .zst to some readers.
+                frame = self._compressors.zeros(self._zstd, 0)
+                self._packer.append(0, frame, 0, checksum=self._zstd.checksum)
+            self._packer.finish()
+        if self._hasher is not None:
+            self.content_digest = self._hasher.hexdigest()
+            self.digest = self._packer.digest()
+
+    def abort(self) -> None:
+        """Remove what was written, close both ends, and give the buffer back."""
+        super().abort()
+        if self._packer is not None:
+            self._packer.discard()
