@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from asyncdump.manifest import json_schema as json_schema
     from asyncdump.plan import Plan as Plan
     from asyncdump.plan import PlannedDump as PlannedDump
+    from asyncdump.reading import DumpInfo as DumpInfo
+    from asyncdump.reading import describe_dump as describe_dump
+    from asyncdump.reading import open_dump as open_dump
     from asyncdump.report import FileReport as FileReport
     from asyncdump.report import Report as Report
     from asyncdump.run import Overrides as Overrides
@@ -66,6 +69,7 @@ _HOMES = {
     "finding": ("Finding", "probe"),
     "manifest": ("Defaults", "Dump", "Manifest", "Zstd", "json_schema"),
     "plan": ("Plan", "PlannedDump"),
+    "reading": ("DumpInfo", "describe_dump", "open_dump"),
     "report": ("FileReport", "Report"),
     "run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),
     "source": ("Source",),

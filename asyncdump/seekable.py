@@ -1,15 +1,26 @@
-"""The zstd seekable format: a table of the frames at the end of the file, in a frame that other readers skip."""
+"""The zstd seekable format: a table of the frames at the end of the file, in a frame that other readers skip.
+
+Its description is contrib/seekable_format/zstd_seekable_compression_format.md in the sources of zstd.
+"""
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from asyncdump.errors import DumpError, explain
+
 _SKIPPABLE: Final = 0x184D2A5E
 _MAGIC: Final = 0x8F92EAB1
+_HEADER: Final = struct.Struct("<II")
+_FOOTER: Final = struct.Struct("<IBI")
+_CHECKSUMS: Final = 1 << 7
+_RESERVED: Final = 0b01111100
+_MOST_FRAMES: Final = 0x8000000
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,5 +42,56 @@ def seek_table(frames: Sequence[Frame]) -> bytes:
         else struct.pack("<II", frame.stored, frame.length)
         for frame in frames
     )
-    footer = struct.pack("<IBI", len(frames), checksums << 7, _MAGIC)
-    return struct.pack("<II", _SKIPPABLE, len(entries) + len(footer)) + entries + footer
+    footer = _FOOTER.pack(len(frames), _CHECKSUMS * checksums, _MAGIC)
+    return _HEADER.pack(_SKIPPABLE, len(entries) + len(footer)) + entries + footer
+
+
+def read_seek_table(fd: int, path: str) -> list[Frame] | None:
+    """Return the frames that the table at the end of a file lists, or None if there is no such table.
+
+    Raises:
+        DumpError: the table contradicts itself or the file, or can't be read.
+    """
+    with explain("read", path):
+        size = os.fstat(fd).st_size
+        if size < _HEADER.size + _FOOTER.size:
+            return None
+        count, descriptor, magic = _FOOTER.unpack(os.pread(fd, _FOOTER.size, size - _FOOTER.size))
+        if magic != _MAGIC:
+            return None
+        entry = struct.Struct("<III" if descriptor & _CHECKSUMS else "<II")
+        length = count * entry.size + _FOOTER.size
+        start = size - length - _HEADER.size
+        if count > _MOST_FRAMES or descriptor & _RESERVED or start < 0:
+            raise _broken(path, f"it claims {count} frames")
+        if _HEADER.unpack(os.pread(fd, _HEADER.size, start)) != (_SKIPPABLE, length):
+            raise _broken(path, "it doesn't begin where it should")
+        entries = os.pread(fd, count * entry.size, start + _HEADER.size)
+    if len(entries) < count * entry.size:
+        raise _broken(path, "it was cut while it was read")
+    frames = []
+    offset = stored_offset = 0
+    for stored, content, *checksum in entry.iter_unpack(entries):
+        frames.append(
+            Frame(
+                offset=offset,
+                length=content,
+                stored_offset=stored_offset,
+                stored=stored,
+                checksum=checksum[0] if checksum else None,
+            )
+        )
+        offset += content
+        stored_offset += stored
+    if stored_offset != start:
+        raise _broken(path, f"its frames have {stored_offset} bytes, before it are {start}")
+    return frames
+
+
+def _broken(path: str, why: str) -> DumpError:
+    return DumpError(
+        f"the seek table of {path} is broken: {why}",
+        path=path,
+        operation="read",
+        hint="zstd -d reads frames without their table: try it on what is left",
+    )

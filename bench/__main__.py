@@ -8,6 +8,7 @@ import click
 
 from bench.constants import chunk, group, lanes
 from bench.engines import engines
+from bench.filter import filters
 from bench.large import large
 from bench.loop import loop
 from bench.raw import raw
@@ -26,7 +27,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-for command in (raw, zstd, large, shapes, loop, engines, chunk, lanes, group, start):
+for command in (raw, zstd, filters, large, shapes, loop, engines, chunk, lanes, group, start):
     main.add_command(command)
 
 if __name__ == "__main__":

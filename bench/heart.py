@@ -1,4 +1,4 @@
-"""Dump while a heartbeat runs, and print how late its beats were: ``heart asyncio|uvloop MANIFEST OUTPUT``."""
+"""Dump while a heartbeat runs, and print how late its beats were: ``heart asyncio|uvloop MANIFEST OUTPUT COMPRESS``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from typing import Literal, cast
 
 import uvloop
 
@@ -21,7 +22,7 @@ async def beat(lags: list[float]) -> None:
         lags.append(time.perf_counter() - due)
 
 
-async def dump(manifest: str, output: str) -> dict[str, object]:
+async def dump(manifest: str, output: str, compress: Literal["none", "zstd"]) -> dict[str, object]:
     """Return the lags in seconds, of an idle second first and then beside the dump, and what the dump took."""
     idle: list[float] = []
     busy: list[float] = []
@@ -30,16 +31,16 @@ async def dump(manifest: str, output: str) -> dict[str, object]:
         await asyncio.sleep(1)
         heart.cancel()
         heart = tasks.create_task(beat(busy))
-        report = await asyncdump.dump_all(manifest, output=output)
+        report = await asyncdump.dump_all(manifest, output=output, compress=compress)
         heart.cancel()
     report.raise_for_failures()
     return {"idle": idle, "busy": busy, "seconds": report.seconds, "bytes": report.bytes}
 
 
 def main() -> None:
-    loop, manifest, output = sys.argv[1:]
+    loop, manifest, output, compress = sys.argv[1:]
     run = uvloop.run if loop == "uvloop" else asyncio.run
-    sys.stdout.write(json.dumps(run(dump(manifest, output))))
+    sys.stdout.write(json.dumps(run(dump(manifest, output, cast(Literal["none", "zstd"], compress)))))
 
 
 if __name__ == "__main__":

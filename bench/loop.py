@@ -24,18 +24,19 @@ STATES = ("idle", "busy")
 @click.command()
 @click.option("--files", default=256, show_default=True, type=click.IntRange(1))
 @click.option("--mib", default=8, show_default=True, type=click.IntRange(1), help="MiB of each file.")
+@click.option("--compress", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
 @common(rounds=5)
-def loop(files: int, mib: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
+def loop(files: int, mib: int, compress: str, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
     """A heartbeat of 1 ms beside `await dump_all()` over 256 files with checksums: how late does it come?"""
     outcome = Outcome("loop", header(dest, WARM))
     found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in LOOPS}
     speeds: dict[str, list[float]] = {name: [] for name in LOOPS}
-    with workplace(dest, settle) as (place, scratch), huge_files(files, mib) as sources:
+    with workplace(dest, settle) as (place, scratch), huge_files(files, mib, zeros=40, structured=40) as sources:
         manifest = peers.write_manifest(scratch, sources)
         for number in range(rounds):
             for name in LOOPS if number % 2 else LOOPS[::-1]:
                 output = os.path.join(place.folder, f"{name}-{number}")
-                taken = json.loads(output_of([sys.executable, "-m", "bench.heart", name, manifest, output]))
+                taken = json.loads(output_of([sys.executable, "-m", "bench.heart", name, manifest, output, compress]))
                 found[name].append({state: taken[state] for state in STATES})
                 speeds[name].append(taken["bytes"] / GIB / taken["seconds"])
             clear(place)
@@ -50,7 +51,7 @@ def loop(files: int, mib: int, rounds: int, dest: str, settle: float, json_file:
                 what = f"{name}, lag p99 over {sources.title}"
                 outcome.bars.append(Bar(what=what, value=values[1], limit=5, at_least=False, unit="ms"))
     outcome.add_table(
-        f"lag of a 1 ms heartbeat, ms, all beats of {rounds} rounds: {sources.title}",
+        f"lag of a 1 ms heartbeat, ms, all beats of {rounds} rounds: {sources.title}, compress: {compress}",
         ["", "beats", "p50", "p99", "max", "GiB/s"],
         rows,
     )

@@ -271,7 +271,7 @@ def test_a_slow_handler_neither_slows_the_run_nor_misses_a_life(backend, dumps, 
     events: list[Event] = []
 
     async def dawdle(event: Event) -> None:
-        while not await anyio.Path(folder, "receipt.json").exists():  # noqa: ASYNC110 (a file tells no event)
+        while not await anyio.Path(folder, "receipt.json").exists():
             await anyio.sleep(0.001)
         events.append(event)
 

@@ -323,7 +323,7 @@ def check(content: bytes) -> None:
 
 def is_empty(content: bytes) -> bool:
     """Tell whether there is nothing in the file that could have a line."""
-    return not any(isinstance(event, yaml.NodeEvent) for event in yaml.parse(content, Loader=yaml.SafeLoader))
+    return yaml.compose(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) is None
 
 
 @given(st.binary(max_size=60) | broken_yaml)

@@ -169,6 +169,38 @@ def dd(operands: tuple[str, ...]) -> None:
     sys.exit(main(operands))
 
 
+def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    from asyncdump.size import parse_size
+
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@cli.command(short_help="Write the content of DUMP, or a part of it.")
+@click.argument("dump", type=click.Path())
+@click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
+@click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
+def cat(dump: str, offset: int, length: int | None) -> None:
+    """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
+    from asyncdump.cli.reading import cat
+
+    sys.exit(cat(dump, offset, length))
+
+
+@cli.command(short_help="Print sizes, ratio and frames of each DUMP.")
+@click.argument("dumps", metavar="DUMP...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(dumps: tuple[str, ...], *, as_json: bool) -> None:
+    """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
+    from asyncdump.cli.reading import info
+
+    info(dumps, as_json=as_json)
+
+
 def run() -> int:
     """Run the command line and return its exit code: 2 for what was wrong before the start."""
     try:

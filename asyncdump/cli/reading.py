@@ -1,0 +1,94 @@
+"""Dumps read back on the command line: their content, and what they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from asyncdump.cli.columns import table
+from asyncdump.errors import DumpError, explain
+from asyncdump.reading import DumpInfo, describe_dump, is_zstd, open_dump
+from asyncdump.report import text
+from asyncdump.size import format_size
+from asyncdump.source import describe, open_source
+from asyncdump.stream import Tally, copy_stream
+
+_STDOUT = 1
+_STEP = 1 << 20
+
+
+def cat(path: str, offset: int, length: int | None) -> int:
+    """Write a part of a dump's content to standard output, and return the exit code."""
+    try:
+        fd = open_source(path)
+        try:
+            if is_zstd(fd):
+                _cat_compressed(path, offset, length)
+            else:
+                source = describe(fd, path)
+                _check_offset(path, offset, source.size)
+                with explain("copy", path):
+                    copy_stream(fd, _STDOUT, Tally(), path=path, source=source, start=offset, length=length)
+        finally:
+            os.close(fd)
+    except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).
+        return 1
+    except DumpError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            return 1
+        raise
+    return 0
+
+
+def _cat_compressed(path: str, offset: int, length: int | None) -> None:
+    with open_dump(path) as dump:
+        _check_offset(path, offset, describe_dump(path).content)
+        dump.seek(offset)
+        left = length
+        while left is None or left > 0:
+            piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
+            if not piece:
+                return
+            left = None if left is None else left - len(piece)
+            while piece:
+                piece = piece[os.write(_STDOUT, piece) :]
+
+
+def _check_offset(path: str, offset: int, size: int | None) -> None:
+    if size is not None and offset > size:
+        raise DumpError(f"{offset} is behind the end of {path}, which holds {size} bytes", path=path, operation="seek")
+
+
+def info(paths: Sequence[str], *, as_json: bool) -> None:
+    """Print what dumps are."""
+    found = [describe_dump(path) for path in paths]
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode([_record(dump) for dump in found]), indent=1).decode())
+        return
+    rows: list[tuple[str, ...]] = [
+        ("dump", "kind", "content", "stored", "ratio", "frames", "of", "checksums", "seekable")
+    ]
+    rows += [_row(dump) for dump in found]
+    print(*table(rows, right=(2, 3, 4, 5, 6), shrink=(0,)), sep="\n")
+
+
+def _row(dump: DumpInfo) -> tuple[str, ...]:
+    compressed = dump.kind == "zstd"
+    return (
+        dump.path,
+        dump.kind,
+        format_size(dump.content) if dump.content is not None else "unknown",
+        format_size(dump.stored if compressed else dump.allocated),
+        f"{dump.ratio:.2f}" if compressed and dump.ratio is not None else "",
+        str(dump.frames) if dump.frames is not None else "",
+        format_size(dump.frame) if dump.frame is not None else "",
+        ("yes" if dump.checksums else "no") if compressed else "",
+        "yes" if dump.seekable else "no",
+    )
+
+
+def _record(dump: DumpInfo) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(dump), "path": text(dump.path), "ratio": dump.ratio}

@@ -1,0 +1,86 @@
+"""cat and info: what is printed of dumps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from files import MiB, content
+
+DATA = content(5 * MiB + 3)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "asyncdump", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("reading")
+    (place / "ring").write_bytes(DATA)
+    manifest = place / "manifest.yaml"
+    manifest.write_text(
+        "version: 1\noutput: out\ndumps:\n"
+        "  - {source: ring, compress: {zstd: {level: 1, frame: 64KiB}}}\n  - {source: ring, name: raw}\n"
+    )
+    subprocess.run(command(manifest, "--quiet"), check=True)
+    return place / "out"
+
+
+@pytest.mark.parametrize("name", ["ring.zst", "raw"])
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], slice(None)),
+        (["--offset", "1MiB"], slice(MiB, None)),
+        (["--offset", "65535", "--length", "2"], slice(65535, 65537)),
+        (["--length", "0"], slice(0)),
+        (["--length", "1G"], slice(None)),
+        (["--offset", str(len(DATA))], slice(len(DATA), None)),
+    ],
+)
+def test_cat_writes_the_part(name: str, options: list[str], part: slice, folder: Path) -> None:
+    done = subprocess.run(command("cat", folder / name, *options), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == DATA[part]
+
+
+@pytest.mark.parametrize("name", ["ring.zst", "raw"])
+def test_cat_says_that_the_offset_is_behind_the_end(name: str, folder: Path) -> None:
+    done = subprocess.run(command("cat", folder / name, "--offset", "6M"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"which holds {len(DATA)} bytes" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["ring.zst", "raw"])
+def test_a_reader_of_cat_may_go(name: str, folder: Path) -> None:
+    with subprocess.Popen(command("cat", folder / name), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10) == DATA[:10]
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+def test_info(folder: Path) -> None:
+    done = subprocess.run(
+        command("info", folder / "ring.zst", folder / "raw"), capture_output=True, text=True, check=True
+    )
+    head, first, second = done.stdout.splitlines()
+    assert head.split() == ["dump", "kind", "content", "stored", "ratio", "frames", "of", "checksums", "seekable"]
+    assert first.split()[1:4] == ["zstd", "5.0", "MiB"]
+    assert second.split()[1:4] == ["raw", "5.0", "MiB"]
+    done = subprocess.run(command("info", "--json", folder / "ring.zst"), capture_output=True, text=True, check=True)
+    [record] = json.loads(done.stdout)
+    assert (record["content"], record["frames"], record["frame"]) == (len(DATA), 81, 65536)
+
+
+@pytest.mark.parametrize("arguments", [["cat", "nothing"], ["info", "nothing"], ["cat", "x", "--offset", "12 apples"]])
+def test_what_is_wrong_is_one_message(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
