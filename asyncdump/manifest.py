@@ -198,7 +198,11 @@ def complaint(model: type[_Model], name: str, value: Any) -> str:
     """Return what is wrong with the value of a field, or an empty string."""
     kind = fields(model)[name]
     if name in {"defaults", "dumps"}:  # Models already: they complained when they were made.
-        return "" if value != () else "names no dump"
+        model = Dump if name == "dumps" else Defaults
+        values = value if name == "dumps" and isinstance(value, tuple | list) else (value,)
+        if any(not isinstance(each, model) for each in values):
+            return f"{value!r} is not made of {model.__name__}(...)"
+        return "" if values else "names no dump"
     if name == "compress" and isinstance(value, Zstd):
         return ""
     try:

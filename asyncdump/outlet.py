@@ -59,14 +59,12 @@ class PipeSink(Sink):
             self._count(done)
 
     def splice_from(self, pipe: int, count: int) -> int:
-        """Take up to ``count`` bytes from a pipe, return how many, 0 at its end.
-
-        Raises:
-            BlockingIOError: the pipe is empty.
-        """
-        if self._may_splice:
+        """Take up to ``count`` bytes from a pipe that holds as many, and return how many."""
+        while self._may_splice:
             try:
                 return os.splice(pipe, self.fd, count, flags=SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                self.wait()
             except OSError as error:
                 if error.errno not in NOT_DIRECT:
                     raise

@@ -233,16 +233,18 @@ class _Planner:
         )
 
     def _paths(self, key: str, pattern: str) -> list[str]:
-        path = os.path.join(self._folder, os.path.expanduser(pattern))
+        pattern = os.path.expanduser(pattern)
+        path = os.path.join(self._folder, pattern)
         if "\0" in path:
             self._complain(key, "holds a NUL character, which no path can")
             return []
-        if os.path.lexists(path) or not glob.has_magic(path):
+        if os.path.lexists(path) or not glob.has_magic(pattern):
             return [path]
-        matches = [match for match in glob.glob(path, recursive=True) if _is_file(match)]
+        found = glob.glob(os.path.join(glob.escape(self._folder), pattern), recursive=True)
+        matches = [match for match in found if _is_file(match)]
         if not matches:
             self._complain(key, f"{pattern} matches no file")
-        return sorted(matches, key=_natural)
+        return sorted(matches, key=lambda match: (_natural(match), match))
 
     def _name(self, key: str, template: str, path: str, index: int) -> str | None:
         try:
@@ -258,8 +260,9 @@ class _Planner:
     def _check_names(self, dumps: list[tuple[str, PlannedDump]]) -> None:
         taken: dict[str, str] = {}
         for key, dump in dumps:
-            other = taken.setdefault(dump.name, dump.source.path)
-            if other != dump.source.path or taken[dump.name] is not dump.source.path:
+            if (other := taken.get(dump.name)) is None:
+                taken[dump.name] = dump.source.path
+            else:
                 self._complain(
                     f"{key}.name",
                     f"{dump.name} is the name of two dumps, of {other} and of {dump.source.path}: "
@@ -287,6 +290,9 @@ class _Planner:
     def _check_output(self, dumps: list[PlannedDump]) -> int:
         """Check that the folder can be written to and has room; return the bytes free."""
         place = self._output
+        if "\0" in place:
+            self._complain("output", "holds a NUL, which no path can")
+            return 0
         while not os.path.lexists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place):

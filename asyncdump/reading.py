@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from asyncdump.errors import DumpError, explain
 from asyncdump.seekable import Frame, read_seek_table
 from asyncdump.size import format_size
+from asyncdump.source import describe, open_source
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -23,6 +24,11 @@ _SKIPPABLE_MAGIC: Final = b"\x2a\x4d\x18"
 
 _LARGEST_FRAME: Final = 1 << 30
 _STEP: Final = 1 << 20
+_BITE: Final = 4 << 10
+"""Bytes decompressed in one call: four of them may become 128 KiB, and what a call returns has no other limit."""
+
+_FRAME_HEADER: Final = 18
+"""The bytes of the longest header of a frame (RFC 8878)."""
 
 
 class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,17 +62,17 @@ class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
-    """Return what a dump is, without reading more of it than its ends.
+    """Return what a dump is, without reading more of it than its ends and the headers of frames.
 
     Raises:
         DumpError: it can't be read, or its seek table is broken.
     """
     name = os.fsdecode(path)
-    fd = _open(name)
+    fd = open_source(name)
     try:
-        status = os.fstat(fd)
-        zstd = is_zstd(fd)
-        frames = read_seek_table(fd, name) if zstd else None
+        source = describe(fd, name)
+        zstd = is_zstd(fd, name)
+        frames = _listed_frames(fd, name) if zstd else None
     finally:
         os.close(fd)
     listed = frames or []
@@ -74,9 +80,9 @@ def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
     return DumpInfo(
         path=name,
         kind="zstd" if zstd else "raw",
-        content=content if zstd else status.st_size,
-        stored=status.st_size,
-        allocated=status.st_blocks * 512,
+        content=content if zstd else source.size,
+        stored=source.size,
+        allocated=source.allocated,
         frames=len(frames) if frames is not None else None,
         frame=max((frame.length for frame in listed), default=0) if frames is not None else None,
         checksums=bool(listed) and all(frame.checksum is not None for frame in listed),
@@ -96,11 +102,11 @@ def open_dump(path: str | os.PathLike[str]) -> io.BufferedReader:
             where the content is damaged.
     """
     name = os.fsdecode(path)
-    fd = _open(name)
+    fd = open_source(name)
     try:
-        if not is_zstd(fd):
+        if not is_zstd(fd, name):
             return open(fd, "rb")
-        frames = read_seek_table(fd, name)
+        frames = _listed_frames(fd, name)
         raw = _Frames(fd, name, frames) if frames is not None else _Stream(fd, name)
         return io.BufferedReader(raw, buffer_size=_STEP)
     except BaseException:
@@ -108,16 +114,66 @@ def open_dump(path: str | os.PathLike[str]) -> io.BufferedReader:
         raise
 
 
-def _open(path: str) -> int:
-    with explain("open", path):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def is_zstd(fd: int, path: str) -> bool:
+    """Tell whether a file is a .zst: whether it begins as one does, or ends with a seek table.
 
-
-def is_zstd(fd: int) -> bool:
-    """Tell whether a file begins as a .zst does."""
-    with explain("read", "the dump"):
+    Raises:
+        DumpError: it can't be read, or it is none but is called so: its first bytes are damaged or it was cut.
+    """
+    with explain("read", path):
         start = os.pread(fd, 4, 0)
-    return start == _ZSTD_MAGIC or (start[1:] == _SKIPPABLE_MAGIC and start[0] >> 4 == 5)  # noqa: PLR2004 (RFC 8878)
+    if start == _ZSTD_MAGIC or (start[1:] == _SKIPPABLE_MAGIC and start[0] >> 4 == 5):  # noqa: PLR2004 (RFC 8878)
+        return True
+    try:
+        if read_seek_table(fd, path):
+            return True
+    except DumpError:
+        pass
+    if path.endswith(".zst"):
+        raise DumpError(
+            f"{path} doesn't begin as a .zst does: it is damaged or was cut",
+            path=path,
+            operation="read",
+            hint="if it is no compressed dump, give it another name",
+        )
+    return False
+
+
+def _listed_frames(fd: int, path: str) -> list[Frame] | None:
+    """Return the frames of a seek table, their sizes compared with what frames say themselves.
+
+    One wrong size would move all content behind it. In a dump all frames but the last have one size, so that looking
+    at the first and the last is enough; where they haven't, each is looked at.
+    """
+    frames = read_seek_table(fd, path)
+    if not frames:
+        return frames
+    even = all(frame.length == frames[0].length for frame in frames[:-1]) and frames[-1].length <= frames[0].length
+    looked_at: Sequence[int] = (0, len(frames) - 1) if even else range(len(frames))
+    for index in looked_at:
+        frame = frames[index]
+        with explain("read", path):
+            length = _own_length(os.pread(fd, _FRAME_HEADER, frame.stored_offset))
+        if length not in {None, frame.length}:
+            raise DumpError(
+                f"the seek table of {path} is broken: it says that frame {index} (at byte {frame.stored_offset}) "
+                f"holds {frame.length} bytes, the frame says {length}",
+                path=path,
+                operation="read",
+                hint="zstd -d reads frames without their table: try it",
+            )
+    return frames
+
+
+def _own_length(header: bytes) -> int | None:
+    """Return the content that a frame claims to hold, or None where it says nothing or is damaged itself."""
+    import zstandard
+
+    try:
+        length = zstandard.frame_content_size(header)
+    except zstandard.ZstdError:
+        return None
+    return None if length < 0 else length
 
 
 class _Content(io.RawIOBase):
@@ -194,15 +250,19 @@ class _Frames(_Content):
         what = f"frame {index} (at byte {frame.stored_offset})"
         if frame.length > _LARGEST_FRAME:
             raise self._damaged(what, f"it claims {format_size(frame.length)} of content")
+        if frame.stored > 2 * _LARGEST_FRAME:
+            raise self._damaged(what, f"it claims to take {format_size(frame.stored)}")
         with explain("read", self._path):
             stored = os.pread(self._fd, frame.stored, frame.stored_offset)
         if len(stored) < frame.stored:
             raise self._damaged(what, "the file ends in it")
         try:
             # What a frame says of itself is not believed: a hostile one could ask for any memory.
-            if zstandard.frame_content_size(stored) != frame.length:
+            if zstandard.frame_content_size(stored) not in {-1, frame.length}:
                 raise self._damaged(what, "its size is not that of the seek table")
-            content = zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompress(stored)
+            content = zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompress(
+                stored, max_output_size=frame.length, allow_extra_data=False
+            )
         except zstandard.ZstdError as error:
             raise self._damaged(what, error) from error
         if len(content) != frame.length:
@@ -219,15 +279,36 @@ def _checksum(content: bytes) -> int:
     return int(xxhash.xxh64_intdigest(content)) & 0xFFFFFFFF
 
 
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in larger pieces, each of which costs its reader some calls; damage comes after them."""
+    held: list[bytes] = []
+    size = 0
+    failure: DumpError | None = None
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= _STEP:
+                yield b"".join(held)
+                held, size = [], 0
+    except DumpError as error:
+        failure = error
+    if held:
+        yield b"".join(held)
+    if failure is not None:
+        raise failure
+
+
 class _Stream(_Content):
     """Content without a seek table: decompressed from the start on."""
 
     def __init__(self, fd: int, path: str) -> None:
         super().__init__(fd, path)
         self._reached = 0
-        self._pieces = self._decompress()
+        self._pieces = _gathered(self._decompress())
         self._rest = memoryview(b"")
         self._whole: int | None = None
+        self._failure: DumpError | None = None
 
     def _decompress(self) -> Iterator[bytes]:
         import zstandard
@@ -240,17 +321,19 @@ class _Stream(_Content):
             if not stored:
                 break
             offset += len(stored)
-            while stored:
+            left = memoryview(stored)
+            while left:
                 decompressor = (
                     decompressor or zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompressobj()
                 )
                 try:
-                    piece = decompressor.decompress(stored)
+                    bite, left = left[:_BITE], left[_BITE:]
+                    piece = decompressor.decompress(bite)
                 except zstandard.ZstdError as error:
-                    raise self._damaged(f"what stands before byte {offset}", error) from error
-                stored = b""
+                    raise self._damaged(f"what stands before byte {offset - len(left)}", error) from error
                 if decompressor.eof:
-                    stored, decompressor = decompressor.unused_data, None
+                    unused = len(decompressor.unused_data)
+                    left, decompressor = memoryview(stored)[len(stored) - len(left) - unused :], None
                 if piece:
                     yield piece
         if decompressor is not None:
@@ -260,25 +343,38 @@ class _Stream(_Content):
         if self._whole is None:
             position = self._position
             self._position = 1 << 62
-            self._advance()
-            self._whole = self._reached
-            self._position = position
+            try:
+                self._advance()
+                self._whole = self._reached
+            finally:
+                self._position = position
         return self._whole
 
     def _advance(self) -> None:
         """Decompress up to the position, or to the end."""
         if self._position < self._reached:
-            self._reached, self._pieces, self._rest = 0, self._decompress(), memoryview(b"")
+            self._reached, self._pieces, self._rest = 0, _gathered(self._decompress()), memoryview(b"")
+            self._failure = None
         while self._reached < self._position or not self._rest:
             skipped = min(len(self._rest), self._position - self._reached)
             self._reached += skipped
             self._rest = self._rest[skipped:]
             if self._rest:
                 return
-            piece = next(self._pieces, None)
+            piece = self._next()
             if piece is None:
                 return
             self._rest = memoryview(piece)
+
+    def _next(self) -> bytes | None:
+        # A generator that has raised is at its end: without this, whoever reads on would take damage for the end.
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return next(self._pieces, None)
+        except DumpError as error:
+            self._failure = error
+            raise
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")

@@ -21,6 +21,8 @@ _FOOTER: Final = struct.Struct("<IBI")
 _CHECKSUMS: Final = 1 << 7
 _RESERVED: Final = 0b01111100
 _MOST_FRAMES: Final = 0x8000000
+_SHORTEST: Final = 8
+"""The bytes of the shortest frame, one that is skipped."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,11 +51,13 @@ def seek_table(frames: Sequence[Frame]) -> bytes:
 def read_seek_table(fd: int, path: str) -> list[Frame] | None:
     """Return the frames that the table at the end of a file lists, or None if there is no such table.
 
+    None too where it lists but the last part of the file: of dumps that were joined, the table is that of the last.
+
     Raises:
         DumpError: the table contradicts itself or the file, or can't be read.
     """
     with explain("read", path):
-        size = os.fstat(fd).st_size
+        size = os.lseek(fd, 0, os.SEEK_END)
         if size < _HEADER.size + _FOOTER.size:
             return None
         count, descriptor, magic = _FOOTER.unpack(os.pread(fd, _FOOTER.size, size - _FOOTER.size))
@@ -69,9 +73,11 @@ def read_seek_table(fd: int, path: str) -> list[Frame] | None:
         entries = os.pread(fd, count * entry.size, start + _HEADER.size)
     if len(entries) < count * entry.size:
         raise _broken(path, "it was cut while it was read")
-    frames = []
+    frames: list[Frame] = []
     offset = stored_offset = 0
     for stored, content, *checksum in entry.iter_unpack(entries):
+        if stored < _SHORTEST:
+            raise _broken(path, f"frame {len(frames)} has {stored} bytes")
         frames.append(
             Frame(
                 offset=offset,
@@ -83,7 +89,9 @@ def read_seek_table(fd: int, path: str) -> list[Frame] | None:
         )
         offset += content
         stored_offset += stored
-    if stored_offset != start:
+    if stored_offset < start:
+        return None
+    if stored_offset > start:
         raise _broken(path, f"its frames have {stored_offset} bytes, before it are {start}")
     return frames
 

@@ -154,7 +154,12 @@ def _make_folders(path: str) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     for folder in reversed(missing):
-        os.mkdir(folder, 0o700)
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
+            # Another run made it meanwhile.
         _sync_folder(os.path.dirname(folder))
 
 

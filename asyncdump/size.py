@@ -10,7 +10,7 @@ for _power, _letter in enumerate("KMGTP", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}iB": 1024**_power, f"{_letter}B": 1000**_power}
 _UNITS |= {"k": 1024, "kB": 1000, "kiB": 1024}
 
-_FACTOR: Final = re.compile(r"(\d{1,20})\s*([A-Za-z]*)")
+_FACTOR: Final = re.compile(r"([0-9]{1,20})\s*([A-Za-z]*)")
 KIB: Final = 1024
 MAXIMUM: Final = 2**63 - 1
 """The largest offset a Linux file can have (off_t), in bytes."""

@@ -223,7 +223,7 @@ def _plain(node: yaml.ScalarNode) -> Any:
     convert = _SCALARS.get(node.tag)
     try:
         return convert(node) if convert else node.value
-    except (ValueError, KeyError):  # An explicit tag on what isn't of its kind: !!int x.
+    except (ValueError, KeyError, IndexError):  # An explicit tag on what isn't of its kind: !!int x.
         return node.value
 
 

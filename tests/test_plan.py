@@ -21,7 +21,7 @@ from asyncdump.errors import ManifestError
 from asyncdump.manifest import Defaults, Dump, Manifest
 from asyncdump.plan import RESERVED, Options, Plan, PlannedDump, make_plan, name_complaint, render_name
 from asyncdump.size import format_size
-from asyncdump.yamlfile import Marks, parse_manifest
+from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
 
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
@@ -378,7 +378,8 @@ def test_an_accepted_name_stays_in_its_folder(template: str, base: str, index: i
 @given(file_names)
 def test_an_accepted_name_can_be_created(tmpfs: Path, name: str) -> None:
     if name_complaint(name):
-        assert name in {"-", ".", ".."} or len(os.fsencode(name)) > 255
+        ours = name in RESERVED or name.startswith(".asyncdump-")
+        assert ours or name in {"-", ".", ".."} or len(os.fsencode(name)) > 255
         return
     path = tmpfs / name
     path.touch()
@@ -590,3 +591,28 @@ def test_what_is_gone_before_it_is_looked_at(complaints: Complainer, files: Path
     """A folder that went away is no traceback either."""
     shutil.rmtree(files)
     assert len(complaints(Dump(source="rtemap_*"), Dump(source="ring.bin"))) == 2
+
+
+def test_the_same_dump_twice_is_two_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"x")
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(f"version: 1\noutput: out\ndumps: [&a {{source: {tmp_path}/s}}, *a]\n")
+    read, marks = read_manifest(str(manifest))
+    with pytest.raises(ManifestError, match="the name of two dumps"):
+        make_plan(read, marks, str(tmp_path), Options())
+
+
+def test_a_folder_with_wildcards_in_its_name_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]*"
+    folder.mkdir()
+    (folder / "ring_1").write_bytes(b"x")
+    manifest = folder / "manifest.yaml"
+    manifest.write_text("version: 1\noutput: out\ndumps: [{source: ring_*}]\n")
+    read, marks = read_manifest(str(manifest))
+    assert [dump.name for dump in make_plan(read, marks, str(folder), Options()).dumps] == ["ring_1"]
+
+
+def test_an_output_with_a_nul_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"x")
+    with pytest.raises(ManifestError, match="NUL"):
+        make_plan(Manifest(output="a\0b", dumps=(Dump(source="s"),)), Marks(), str(tmp_path), Options())

@@ -131,6 +131,24 @@ def test_two_runs_never_share_a_temporary_name(folder: Folder) -> None:
     other.close()
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_has_the_temporary_name_already_is_not_written_to(kind, folder: Folder, tmp_path: Path) -> None:
+    folder.create("dump").abort()
+    draft = folder.create("dump")
+    (temporary,) = os.listdir(folder.path)
+    draft.abort()
+    planted, other = Path(folder.path, temporary.replace("-2.", "-3.")), tmp_path / "other"
+    other.write_bytes(b"theirs")
+    if kind == "file":
+        planted.write_bytes(b"theirs")
+    else:
+        planted.symlink_to(other)
+    with pytest.raises(DumpError, match=r"open of .*/dump: EEXIST"):
+        folder.create("dump")
+    assert planted.read_bytes() == other.read_bytes() == b"theirs"
+    assert os.listdir(folder.path) == [planted.name]
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_published_dump_has_its_name_and_its_mode(durable, folder: Folder) -> None:
     before = descriptors()
@@ -328,6 +346,25 @@ def test_what_was_written_is_read_back(size, folder: Folder, lane: Lane) -> None
     draft.read_back(size, digest, lane, lambda: checks.append(None))
     assert digest.hexdigest() == digest_of(data, "sha256")
     assert len(checks) >= -(-size // BUFFER)
+    draft.abort()
+
+
+def test_no_more_is_read_back_than_was_asked_for(folder: Folder, lane: Lane) -> None:
+    draft = written(folder, "dump", noise(3 * PAGE))
+    digest = new_digest("sha256")
+    assert digest is not None
+    draft.read_back(PAGE + 1, digest, lane, lambda: None)
+    assert digest.hexdigest() == digest_of(noise(PAGE + 1), "sha256")
+    draft.abort()
+
+
+def test_a_write_at_an_odd_place_does_not_cost_the_direct_descriptor(folder_on: Opener) -> None:
+    folder = folder_on("ext4")
+    draft = folder.create("dump")
+    direct = draft.direct
+    assert direct is not None
+    draft.write(memoryview(noise(PAGE)), 1)
+    assert draft.direct == direct
     draft.abort()
 
 

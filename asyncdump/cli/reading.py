@@ -25,7 +25,7 @@ def cat(path: str, offset: int, length: int | None) -> int:
     try:
         fd = open_source(path)
         try:
-            if is_zstd(fd):
+            if is_zstd(fd, path):
                 _cat_compressed(path, offset, length)
             else:
                 source = describe(fd, path)
@@ -51,10 +51,13 @@ def _cat_compressed(path: str, offset: int, length: int | None) -> None:
         while left is None or left > 0:
             piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
             if not piece:
+                if dump.tell() == offset:  # Its size is known now, without a seek table too.
+                    _check_offset(path, offset, dump.seek(0, os.SEEK_END))
                 return
             left = None if left is None else left - len(piece)
-            while piece:
-                piece = piece[os.write(_STDOUT, piece) :]
+            with explain("write", "standard output"):
+                while piece:
+                    piece = piece[os.write(_STDOUT, piece) :]
 
 
 def _check_offset(path: str, offset: int, size: int | None) -> None:

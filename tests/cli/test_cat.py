@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 from files import MiB, content
 
 DATA = content(5 * MiB + 3)
@@ -84,3 +85,21 @@ def test_what_is_wrong_is_one_message(arguments: list[str], tmp_path: Path) -> N
     done = subprocess.run(command(*arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["ring.zst", "raw"])
+def test_a_full_output_is_one_message(name: str, folder: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command("cat", folder / name), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert "ENOSPC" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_cat_says_so_without_a_seek_table_too(tmp_path: Path) -> None:
+    (tmp_path / "dump.zst").write_bytes(zstandard.ZstdCompressor().compress(b"abc"))
+    done = subprocess.run(command("cat", "dump.zst", "--offset", "4"), cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"which holds 3 bytes" in done.stderr
