@@ -6,7 +6,7 @@ import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 import msgspec
 
@@ -90,7 +90,7 @@ def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
     )
 
 
-def open_dump(path: str | os.PathLike[str]) -> io.BufferedReader:
+def open_dump(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a dump for reading: a seekable binary file object over its content, raw or compressed.
 
     Of a compressed dump only the frames are decompressed that hold what is read. A .zst without a seek table, made by
@@ -105,6 +105,7 @@ def open_dump(path: str | os.PathLike[str]) -> io.BufferedReader:
     fd = open_source(name)
     try:
         if not is_zstd(fd, name):
+            os.lseek(fd, 0, os.SEEK_SET)  # To ask for a size has moved it.
             return open(fd, "rb")
         frames = _listed_frames(fd, name)
         raw = _Frames(fd, name, frames) if frames is not None else _Stream(fd, name)

@@ -16,8 +16,10 @@ from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
 from asyncdump.linux import filesystem, map_for_kernel, unmap, vmsplice
+from asyncdump.packer import Table
 from asyncdump.sink import Sink
 from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
+from asyncdump.stages.zstd import Compressors, ZstdOptions
 
 StreamMethod = Literal["auto", "vmsplice", "splice", "sendfile", "read"]
 
@@ -181,6 +183,63 @@ def copy_stream(
             left = None if left is None else left - moved
     finally:
         lane.close()
+
+
+def compress_stream(
+    reading: int,
+    writing: int,
+    tally: Tally,
+    *,
+    path: str,
+    source: Source | None,
+    zstd: ZstdOptions,
+    start: int = 0,
+    length: int | None = None,
+) -> None:
+    """Copy from one descriptor to another as a seekable .zst; the arguments are those of `copy_stream`.
+
+    Raises:
+        OSError: a call failed.
+        SourceChangedError: the file ended early.
+    """
+    lane, compressors, table = Lane(), Compressors(), Table()
+    end = None if source is None else min(source.size, source.size if length is None else start + length)
+    left = length if end is None else max(end - start, 0)
+    try:
+        while left is None or left > 0 or not table.frames:
+            with compressors.room(zstd, lane):
+                view = lane.buffer.view[: zstd.frame if left is None else min(zstd.frame, left)]
+                filled = _fill_frame(reading, view, None if source is None else start + tally.bytes)
+                if source is not None and filled < len(view):
+                    raise truncated(path, start + tally.bytes + filled, start + tally.bytes + len(view))
+                if filled == 0 and table.frames:
+                    break
+                frame = compressors.frame(zstd, lane.buffer, filled)
+            table.add(frame, filled, checksum=zstd.checksum)
+            _write_all(writing, memoryview(frame))
+            tally.add(filled, str(zstd))
+            left = None if left is None else left - filled
+            if filled < len(view):
+                break
+        _write_all(writing, memoryview(table.encoded()))
+    finally:
+        lane.close()
+
+
+def _fill_frame(fd: int, view: memoryview, offset: int | None) -> int:
+    """Read until the buffer is full or the end has come; a pipe gives what it has."""
+    done = 0
+    while done < len(view):
+        got = os.readv(fd, [view[done:]]) if offset is None else os.preadv(fd, [view[done:]], offset + done)
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 class _Stream:

@@ -136,6 +136,8 @@ def test_a_frame_that_claims_too_much_takes_no_memory(place: Path) -> None:
 def test_a_raw_dump_is_its_own_content(tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"abcdef")
     with asyncdump.open_dump(tmp_path / "raw") as dump:
+        assert dump.read() == b"abcdef"
+    with asyncdump.open_dump(tmp_path / "raw") as dump:
         dump.seek(2)
         assert dump.read(3) == b"cde"
     info = asyncdump.describe_dump(tmp_path / "raw")

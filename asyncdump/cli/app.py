@@ -162,6 +162,7 @@ def dd(operands: tuple[str, ...]) -> None:
     Operands: if= of= bs= count= skip= seek= status=none|noxfer|progress
               conv=fsync,fdatasync,notrunc,sparse  oflag=direct
               method=auto|reflink|direct|sendfile|splice|mmap|read
+              compress=zstd|zstd:LEVEL|none
     Without if= it reads standard input, without of= it writes standard output.
     """
     from asyncdump.cli.dd import main

@@ -23,7 +23,8 @@ from asyncdump.report import text
 from asyncdump.sink import Sink
 from asyncdump.size import MAXIMUM, parse_size
 from asyncdump.source import Source, describe, open_source
-from asyncdump.stream import StreamMethod, Tally, copy_in_blocks, copy_in_place, copy_stream
+from asyncdump.stages.zstd import LEVELS, ZstdOptions
+from asyncdump.stream import StreamMethod, Tally, compress_stream, copy_in_blocks, copy_in_place, copy_stream
 
 _CONVERSIONS: Final = {"fsync", "fdatasync", "notrunc", "sparse"}
 _STATUSES: Final = ("default", "none", "noxfer", "progress")
@@ -47,6 +48,7 @@ class Operands(msgspec.Struct):
     direct: bool = False
     status: str = "default"
     method: Any = "auto"
+    zstd: ZstdOptions | None = None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -111,10 +113,14 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
                     _words(value, {"fullblock"})
                 case "status":
                     operands.status = _one(value, _STATUSES)
+                case "compress":
+                    operands.zstd = _zstd(value)
                 case "method":
                     operands.method = _one(value, _METHODS)
                 case _:
-                    raise ValueError("unknown operand; known are if of bs count skip seek conv oflag status method")
+                    raise ValueError(
+                        "unknown operand; known are if of bs count skip seek conv oflag status method compress"
+                    )
         except ValueError as error:
             problems.append(f"{argument}: {error}")
     for name, value in numbers.items():
@@ -174,6 +180,9 @@ def _copy(operands: Operands, tally: Tally) -> None:
 
 
 def _move(operands: Operands, tally: Tally, reading: _Input, writing: _Output) -> None:
+    if operands.zstd is not None:
+        _compressed(operands, operands.zstd, tally, reading, writing)
+        return
     if writing.file and reading.source is not None:
         _in_place(operands, tally, reading, reading.source, writing)
     elif writing.file and (operands.direct or "sparse" in operands.conversions):
@@ -298,6 +307,34 @@ def _extend(sink: Sink, size: int) -> None:
         raise from_oserror(OSError(errno.EFBIG, ""), "ftruncate", sink.path)
     if stat.S_ISREG(status.st_mode) and status.st_size < size:
         sink.resize(size)
+
+
+def _compressed(operands: Operands, zstd: ZstdOptions, tally: Tally, reading: _Input, writing: _Output) -> None:
+    if operands.method != "auto" or operands.direct or "sparse" in operands.conversions:
+        raise DumpError("compress= goes without method=, oflag=direct and conv=sparse: what is read is written anew")
+    if operands.target is not None and operands.seek and _is_file(writing.fd):
+        os.lseek(writing.fd, operands.seek, os.SEEK_SET)
+    compress_stream(
+        reading.fd,
+        writing.fd,
+        tally,
+        path=reading.path,
+        source=reading.source,
+        zstd=zstd,
+        start=reading.start,
+        length=operands.count,
+    )
+
+
+def _zstd(value: str) -> ZstdOptions | None:
+    name, _, level = value.partition(":")
+    if value == "none":
+        return None
+    if name != "zstd" or (level and not re.fullmatch(r"-?[0-9]{1,3}", level)):
+        raise ValueError("unknown; known are zstd, zstd:LEVEL, none")
+    if not LEVELS[0] <= int(level or 3) <= LEVELS[1]:
+        raise ValueError(f"a level is from {LEVELS[0]} to {LEVELS[1]}")
+    return ZstdOptions(level=int(level or 3))
 
 
 def _stream(operands: Operands, tally: Tally, reading: _Input, writing: _Output) -> None:

@@ -49,7 +49,7 @@ def _cat_compressed(path: str, offset: int, length: int | None) -> None:
         dump.seek(offset)
         left = length
         while left is None or left > 0:
-            piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
+            piece = memoryview(dump.read(_STEP if left is None else min(left, _STEP)))
             if not piece:
                 if dump.tell() == offset:  # Its size is known now, without a seek table too.
                     _check_offset(path, offset, dump.seek(0, os.SEEK_END))

@@ -248,6 +248,8 @@ def test_help_has_every_option(tmp_path: Path) -> None:
         "schema",
         "probe",
         "dd",
+        "cat",
+        "info",
     ]
     assert asyncdump("-h", cwd=tmp_path).stdout == done.stdout
 

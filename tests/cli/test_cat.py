@@ -11,6 +11,8 @@ import pytest
 import zstandard
 from files import MiB, content
 
+import asyncdump
+
 DATA = content(5 * MiB + 3)
 
 
@@ -103,3 +105,28 @@ def test_cat_says_so_without_a_seek_table_too(tmp_path: Path) -> None:
     done = subprocess.run(command("cat", "dump.zst", "--offset", "4"), cwd=tmp_path, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"which holds 3 bytes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "operands", [["compress=zstd"], ["compress=zstd:-3", "bs=1", "skip=5"], ["compress=zstd:1", "count=0"]]
+)
+@pytest.mark.parametrize("size", [0, 1, 2 * MiB, 5 * MiB + 3])
+@pytest.mark.parametrize("by_pipe", [False, True])
+def test_dd_compresses(operands: list[str], size: int, by_pipe: bool, tmp_path: Path) -> None:  # noqa: FBT001 (a parameter)
+    if size < 5 and "skip=5" in operands:
+        pytest.skip("nothing is there to be skipped")
+    (tmp_path / "in").write_bytes(DATA[:size])
+    source = [] if by_pipe else ["if=in"]
+    done = subprocess.run(
+        command("dd", *source, *operands, "status=none"),
+        input=DATA[:size] if by_pipe else None,
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    (tmp_path / "out.zst").write_bytes(done.stdout)
+    expected = b"" if "count=0" in operands else DATA[5 if "skip=5" in operands else 0 : size]
+    with asyncdump.open_dump(tmp_path / "out.zst") as dump:
+        assert dump.read() == expected
+    subprocess.run(["zstd", "-t", "-q", "out.zst"], cwd=tmp_path, check=True)
