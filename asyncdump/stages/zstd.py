@@ -63,6 +63,23 @@ def _parameters(options: ZstdOptions) -> zstandard.ZstdCompressionParameters:
     )
 
 
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """Have the scheduler let others go first while this thread computes: the event loop, and the host's own work.
+
+    sched(7): SCHED_BATCH never preempts a thread that wakes up. Going back needs no privilege.
+    """
+    before = os.sched_getscheduler(0)
+    if before != os.SCHED_OTHER:
+        yield
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+
+
 class Compressors:
     """The compressors of one run, used by any thread: as many at work as there are cores, within `BUDGET`."""
 
@@ -99,7 +116,7 @@ class Compressors:
 
     def compress(self, options: ZstdOptions, data: memoryview) -> bytes:
         """Return one frame of ``data``; other threads go on meanwhile, the interpreter's lock is not held."""
-        with self._cores:
+        with self._cores, _giving_way():
             compressor = self._compressor(options)
             frame = compressor.compress(data)
         with self._lock:
