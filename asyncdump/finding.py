@@ -13,7 +13,7 @@ from anyio.to_thread import run_sync
 from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refusal_of
 from asyncdump.errors import DumpError, ManifestError, Problem, explain
 from asyncdump.lane import Lane
-from asyncdump.plan import PlannedDump
+from asyncdump.plan import STANDARD_OUTPUT, PlannedDump
 from asyncdump.sink import ALIGNMENT, Folder, Sink
 from asyncdump.source import Source, Span, describe, find_spans, open_source
 
@@ -135,6 +135,8 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
     Raises:
         ManifestError: the output folder, or the one above it, can't be written to.
     """
+    if output == STANDARD_OUTPUT:
+        return [_fed(dump) for dump in dumps]
     while not os.path.isdir(output):
         output = os.path.dirname(output)
     lane = Lane()
@@ -152,10 +154,7 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
 
 def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
     if dump.stages:
-        feed = dump.method
-        if feed == "auto":
-            feed = "read" if dump.zstd and not dump.zstd_last else "splice"
-        return ", ".join((feed, *dump.stages))
+        return _fed(dump)
     if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
         return "read"  # The only candidate: nothing to try.
     fd = open_source(dump.source.path)
@@ -166,3 +165,11 @@ def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
         return dump.method if refusal is None else f"{dump.method} is refused: {refusal.reason}"
     finally:
         os.close(fd)
+
+
+def _fed(dump: PlannedDump) -> str:
+    """Return how bytes come to the first stage or into a pipe, and the stages."""
+    feed = dump.method
+    if feed == "auto":
+        feed = "read" if dump.zstd and not dump.zstd_last else "splice"
+    return ", ".join((feed, *dump.stages))

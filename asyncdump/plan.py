@@ -208,7 +208,7 @@ class _Planner:
             self._complain(f"{key}.filter", message)
         for program, *_ in planned.filters:
             if shutil.which(program) is None:
-                self._complain(f"{key}.filter", f"{program} is no program that is found here")
+                self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
 
     def _planned(self, dump: Dump, source: Source, offset: int) -> PlannedDump:
         options, defaults = self._options, self._manifest.defaults

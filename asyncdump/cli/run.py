@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from signal import Signals
 
 import anyio
@@ -25,7 +25,7 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
         async with open_run(manifest, **msgspec.structs.asdict(options)) as run:
             if run.plan.output == STANDARD_OUTPUT:
                 check_stdout()
-            with heeding(lambda number: run.cancel(number.name)):
+            with heeding(lambda number: run.cancel(number.name)), _beside(run.plan.output):
                 await _listen(run, new_listener(progress))
         return run.report
 
@@ -34,9 +34,14 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
     if progress == "json":
         print_receipt_error(report)
         return _exit_code(report)
-    with redirect_stdout(sys.stderr) if report.output == STANDARD_OUTPUT else nullcontext():
+    with _beside(report.output):
         print_summary(report, quiet=quiet)
     return _exit_code(report)
+
+
+def _beside(output: str) -> AbstractContextManager[object]:
+    """Have what is printed go to stderr where the dump itself goes to stdout."""
+    return redirect_stdout(sys.stderr) if output == STANDARD_OUTPUT else nullcontext()
 
 
 def dry(manifest: str, options: Options) -> int:

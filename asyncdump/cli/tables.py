@@ -32,7 +32,8 @@ def print_plan(plan: Plan, methods: list[str]) -> None:
     _print(*table(rows, right=(3,), shrink=(1, 0, 4)), "")
     files = _count(len(plan.dumps), "file")
     _print(
-        f"{files}, {format_size(plan.bytes)} to {text(plan.output)} ({format_size(plan.free)} free there)",
+        f"{files}, {format_size(plan.bytes)} to {_place(plan.output)}"
+        + ("" if plan.output == STANDARD_OUTPUT else f" ({format_size(plan.free)} free there)"),
         "A dry run: nothing was written.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -357,3 +358,23 @@ def test_the_budget_is_kept_whatever_the_level(tmpfs: Path, tmp_path: Path) -> N
     assert peak_of(process, tmp_path / "peak") < (256 + 64) * MiB
     with pytest.raises(asyncdump.ManifestError, match=r"needs .* MiB"):
         Zstd(level=22, frame="128MiB")
+
+
+@pytest.mark.parametrize("keys", [{}, {"compress": "zstd"}, {"filter": "[[cat]]"}])
+def test_events_go_beside_a_dump_to_standard_output(keys, make, tmp_path: Path) -> None:
+    data = noise(3 * MiB)
+    arguments = [*command(tmp_path, make("tmpfs", data), **keys), "--progress", "json"]
+    arguments.remove("--quiet")
+    done = subprocess.run(arguments, capture_output=True, check=True)
+    (tmp_path / "out").write_bytes(done.stdout)
+    assert content_of(str(tmp_path / "out")) == data
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert (events[0], events[-1]) == ("run_started", "run_finished")
+
+
+@pytest.mark.parametrize("keys", [{}, {"compress": "zstd"}, {"filter": "[[cat]]"}])
+def test_a_dry_run_to_standard_output(keys, make, tmp_path: Path) -> None:
+    arguments = [*command(tmp_path, make("tmpfs", b"x"), **keys), "--dry-run"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=20)
+    assert "1 file, 1 B to standard output\n" in done.stdout
+    assert done.stderr == ""
