@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, Final
 
 from asyncdump.digest import Digest, new_digest
@@ -58,6 +59,7 @@ class Piped(Transfer):
         self._feed: Feed
         self._drain: Drain | None = None
         self._progressed = 0.0
+        self._borrowed = ExitStack()
 
     def _prepare(self, folder: Folder | Outlet) -> list[Engine]:
         sink = self._route.sink
@@ -156,6 +158,7 @@ class Piped(Transfer):
         """Leave no program, no descriptor and no file."""
         if self._filters is not None:
             self._filters.kill()
+        self._borrowed.close()
         super().abort()
 
     # --- for feeds and drains --------------------------------------------------------------------------------------
@@ -179,6 +182,11 @@ class Piped(Transfer):
 
     def new_packer(self) -> Packer:
         return Packer(self._route.sink, new_digest(self._checksum), self._buffers, self._stop.check)
+
+    def borrow_frame(self) -> tuple[Buffer, Callable[[], None]]:
+        """Return a buffer for one frame, out of the budget of compression, and what gives it back before the end."""
+        buffer = self._borrowed.enter_context(self._compressors.buffer(self.zstd))
+        return buffer, self._borrowed.close
 
     def next_spans(self) -> Iterator[Span]:
         """Yield the frames of the source, one after another."""
@@ -207,11 +215,12 @@ class Piped(Transfer):
         if self._filters is None:
             self._route.sink.note_copied(length)
 
-    def load(self, span: Span, lane: Lane) -> memoryview:
-        """Bring a span into the lane's buffer, and hash it."""
+    def load(self, span: Span, lane: Lane, *, hashed: bool = True) -> memoryview:
+        """Bring a span into the lane's buffer, and hash it if it is to have a digest."""
         data = self._load(self._engines[0], span, lane)
         assert data is not None
-        self._hash(span, data)
+        if hashed:
+            self._hash(span, data)
         return data
 
 
@@ -263,7 +272,7 @@ class SplicedFeed(Feed):
     def _write(self, span: Span, lane: Lane) -> int:
         if not self._rest:
             step = Span(offset=span.offset, length=min(span.length, _STEP))
-            self._rest = self._piped.load(step, lane)
+            self._rest = self._piped.load(step, lane, hashed=False)
         moved = os.write(self._pipe, self._rest)
         self._rest = self._rest[moved:]
         return moved
@@ -407,7 +416,7 @@ class FramesDrain(Drain):
         super().__init__(pipe)
         self._piped = piped
         self._packer = piped.new_packer()
-        self._buffer = Buffer(piped.zstd.frame)
+        self._buffer, self._give_back = piped.borrow_frame()
         self._filled = 0
         self._count = 0
 
@@ -430,6 +439,7 @@ class FramesDrain(Drain):
 
     def finish(self) -> None:
         self._packer.finish()
+        self._give_back()
 
     def digest(self) -> str | None:
         return self._packer.digest()

@@ -196,12 +196,10 @@ class _Planner:
                 yield key, msgspec.structs.replace(planned, name=name)
 
     def _check_stages(self, key: str, planned: PlannedDump) -> None:
-        streamed = self._output == STANDARD_OUTPUT
-        if planned.stages and planned.method not in {"auto", *FEEDS}:
-            ways = " or ".join(FEEDS)
-            self._complain(f"{key}.method", f"{planned.method} can't feed a compressor or filter: use auto, {ways}")
-        elif streamed and planned.method not in {"auto", *FEEDS}:
-            self._complain(f"{key}.method", f"{planned.method} can't feed a pipe: use auto, {' or '.join(FEEDS)}")
+        fed = planned.stages or self._output == STANDARD_OUTPUT
+        if fed and planned.method not in {"auto", *FEEDS}:
+            what = "a compressor or filter" if planned.stages else "a pipe"
+            self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
         if planned.filters and not self._options.allow_filters:
             names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
             message = f"runs programs ({names}): that takes --allow-filters, in Python allow_filters=True"

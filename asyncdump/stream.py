@@ -11,11 +11,12 @@ from typing import Final, Literal
 import msgspec
 
 from asyncdump.engines import REFUSALS, Choice, Engine, Refused, Route, candidates, refusal_of
-from asyncdump.engines.base import HOLES, Refusal, has_holes
+from asyncdump.engines.base import Refusal
+from asyncdump.engines.feed import vmsplice_from
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
-from asyncdump.linux import filesystem, map_for_kernel, unmap, vmsplice
+from asyncdump.linux import filesystem
 from asyncdump.packer import Table
 from asyncdump.sink import Sink
 from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
@@ -104,10 +105,15 @@ def copy_in_blocks(
         tally.add(got, "read")
 
 
-def _fill(fd: int, view: memoryview, path: str) -> int:
+def _fill(fd: int, view: memoryview, path: str, offset: int | None = None) -> int:
+    """Read until the buffer is full or the end has come: from ``offset`` on, or what a pipe has."""
     done = 0
     with explain("read", path):
-        while done < len(view) and (got := os.readv(fd, [view[done:]])):
+        while done < len(view):
+            rest = [view[done:]]
+            got = os.readv(fd, rest) if offset is None else os.preadv(fd, rest, offset + done)
+            if got == 0:
+                break
             done += got
     return done
 
@@ -209,7 +215,7 @@ def compress_stream(
         while left is None or left > 0 or not table.frames:
             with compressors.room(zstd, lane):
                 view = lane.buffer.view[: zstd.frame if left is None else min(zstd.frame, left)]
-                filled = _fill_frame(reading, view, None if source is None else start + tally.bytes)
+                filled = _fill(reading, view, path, None if source is None else start + tally.bytes)
                 if source is not None and filled < len(view):
                     raise truncated(path, start + tally.bytes + filled, start + tally.bytes + len(view))
                 if filled == 0 and table.frames:
@@ -224,17 +230,6 @@ def compress_stream(
         _write_all(writing, memoryview(table.encoded()))
     finally:
         lane.close()
-
-
-def _fill_frame(fd: int, view: memoryview, offset: int | None) -> int:
-    """Read until the buffer is full or the end has come; a pipe gives what it has."""
-    done = 0
-    while done < len(view):
-        got = os.readv(fd, [view[done:]]) if offset is None else os.preadv(fd, [view[done:]], offset + done)
-        if got == 0:
-            break
-        done += got
-    return done
 
 
 def _write_all(fd: int, data: memoryview) -> None:
@@ -294,15 +289,7 @@ class _Stream:
         source = self._source
         if source is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        if source.filesystem == "hugetlbfs" and has_holes(self._reading):
-            raise Refused(HOLES)
-        begin = position - position % source.page
-        length = -(-(position + count) // source.page) * source.page - begin
-        address = map_for_kernel(self._reading, length, begin)
-        try:
-            return vmsplice(self._writing, address + position - begin, count)
-        finally:
-            unmap(address, length)
+        return vmsplice_from(source, self._reading, position, count, self._writing)
 
     def _read(self, position: int, count: int) -> int:
         view = self._lane.buffer.view[:count]

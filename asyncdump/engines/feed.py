@@ -9,7 +9,7 @@ from asyncdump.engines.base import HOLES, Method, Refused, Route, has_holes
 from asyncdump.engines.read import Read
 from asyncdump.lane import Lane
 from asyncdump.linux import map_for_kernel, unmap, vmsplice
-from asyncdump.source import Span, truncated
+from asyncdump.source import Source, Span, truncated
 
 
 class Splice(Read):
@@ -48,14 +48,24 @@ def fill_pipe(route: Route, offset: int, count: int, pipe: int, flags: int = 0) 
     source = route.source
     if source.filesystem != "hugetlbfs":
         return os.splice(route.fd, pipe, count, offset_src=offset, flags=flags)
-    if has_holes(route.fd):
-        raise Refused(HOLES)
     # vmsplice(2) of a page behind the end of the file fails with EFAULT: that it was truncated is told by its size.
     if os.fstat(route.fd).st_size < offset + count:
         return 0
+    return vmsplice_from(source, route.fd, offset, count, pipe, flags)
+
+
+def vmsplice_from(source: Source, fd: int, offset: int, count: int, pipe: int, flags: int = 0) -> int:
+    """Map a range of a source and hand its pages to a pipe, whose reader sees what they hold when it reads.
+
+    Raises:
+        Refused: the mapping would take huge pages from the host's pool.
+        OSError: as vmsplice(2).
+    """
+    if source.filesystem == "hugetlbfs" and has_holes(fd):
+        raise Refused(HOLES)
     begin = offset - offset % source.page
     length = -(-(offset + count) // source.page) * source.page - begin
-    address = map_for_kernel(route.fd, length, begin)
+    address = map_for_kernel(fd, length, begin)
     try:
         return vmsplice(pipe, address + offset - begin, count, flags)
     finally:

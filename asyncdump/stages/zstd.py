@@ -84,9 +84,11 @@ class Compressors:
     """The compressors of one run, used by any thread: as many at work as there are cores, within `BUDGET`."""
 
     def __init__(self) -> None:
-        self._cores = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+        self._most_idle = len(os.sched_getaffinity(0))
+        self._cores = threading.BoundedSemaphore(self._most_idle)
         self._lock = threading.Lock()
-        self._rooms: dict[ZstdOptions, threading.Semaphore] = {}
+        self._budget = threading.Condition()
+        self._taken = 0
         self._idle: list[tuple[ZstdOptions, zstandard.ZstdCompressor]] = []
         self._large: list[Buffer] = []
         self._zeros: dict[tuple[ZstdOptions, int], bytes] = {}
@@ -94,25 +96,40 @@ class Compressors:
     @contextmanager
     def room(self, options: ZstdOptions, lane: Lane) -> Iterator[None]:
         """Wait until the budget has room for one more frame; the lane's buffer holds one within the block."""
-        with self._lock:
-            room = self._rooms.setdefault(options, threading.Semaphore(max(1, BUDGET // options.cost)))
-        with room:
-            if options.frame <= BUFFER:
+        if options.frame <= BUFFER:
+            with self._share(options.cost):
                 yield
-                return
-            buffer = self._large_buffer(options.frame)
-            with lane.borrowing(buffer):
-                yield
-            with self._lock:
-                self._large.append(buffer)
+            return
+        with self.buffer(options) as buffer, lane.borrowing(buffer):
+            yield
 
-    def _large_buffer(self, size: int) -> Buffer:
-        with self._lock:
-            while self._large:
-                buffer = self._large.pop()
-                if len(buffer.view) >= size:
-                    return buffer
-        return Buffer(size)
+    @contextmanager
+    def buffer(self, options: ZstdOptions) -> Iterator[Buffer]:
+        """Wait until the budget has room for one more frame, and lend a buffer for it."""
+        with self._share(options.cost):
+            with self._lock:
+                buffer = next((kept for kept in self._large if len(kept.view) == options.frame), None)
+                # Those of another size give way: what nobody uses isn't counted.
+                self._large = [kept for kept in self._large if kept is not buffer and buffer is not None]
+            buffer = buffer or Buffer(options.frame)
+            try:
+                yield buffer
+            finally:
+                with self._lock:
+                    self._large.append(buffer)
+
+    @contextmanager
+    def _share(self, cost: int) -> Iterator[None]:
+        with self._budget:
+            # One that is alone is let in whatever it costs: a manifest that asks for too much was refused before.
+            self._budget.wait_for(lambda: not self._taken or self._taken + cost <= BUDGET)
+            self._taken += cost
+        try:
+            yield
+        finally:
+            with self._budget:
+                self._taken -= cost
+                self._budget.notify_all()
 
     def compress(self, options: ZstdOptions, data: memoryview) -> bytes:
         """Return one frame of ``data``; other threads go on meanwhile, the interpreter's lock is not held."""
@@ -131,8 +148,9 @@ class Compressors:
                 if kind == options:
                     del self._idle[index]
                     return compressor
-            # Contexts of another kind give way: no more are kept than there are threads that use them.
-            self._idle.clear()
+            # The one kept longest gives way: no more are kept than there are cores.
+            if len(self._idle) >= self._most_idle:
+                del self._idle[0]
         return zstandard.ZstdCompressor(compression_params=_parameters(options))
 
     def frame(self, options: ZstdOptions, buffer: Buffer, length: int) -> bytes:
