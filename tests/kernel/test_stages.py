@@ -340,17 +340,18 @@ def test_a_slow_reader_holds_memory_flat(keys, tmpfs: Path, tmp_path: Path) -> N
     assert peaks[192] < 200 * MiB
 
 
-def test_the_budget_is_kept_whatever_the_level(tmpfs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", ["", "    filter: [[cat]]\n    first: filter\n"])
+def test_the_budget_is_kept_whatever_the_level(more, tmpfs: Path, tmp_path: Path) -> None:
     sources = []
-    for number in range(6):
+    for number in range(8):
         sources.append(tmpfs / f"budget-{number}")
-        sources[-1].write_bytes(noise(24 * MiB, number))
+        sources[-1].write_bytes(noise(40 * MiB, number))
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(
         f"version: 1\noutput: out\ndumps:\n  - source: {tmpfs}/budget-*\n"
-        "    compress: {zstd: {level: 6, frame: 24MiB}}\n"
+        f"    compress: {{zstd: {{level: 6, frame: 40MiB}}}}\n{more}"
     )
-    arguments = [sys.executable, "-m", "asyncdump", str(manifest), "--quiet", "--concurrency", "6"]
+    arguments = [sys.executable, "-m", "asyncdump", str(manifest), "--quiet", "--concurrency", "8", "--allow-filters"]
     with measured(arguments, tmp_path / "peak") as process:
         process.wait()
     for source in sources:
