@@ -10,16 +10,70 @@ LISTS: Final = {"xxh128": "XXH128SUMS", "blake3": "B3SUMS", "sha256": "SHA256SUM
 """The file that holds the digests of each kind, in the form that ``xxhsum -c`` and its like verify."""
 
 
+BLOCK: Final = 2 << 20
+"""Bytes of a dump between two marks: the grain in which damage is placed."""
+
+_MARK: Final = 4
+
+
 class Digest(Protocol):
     """What hashes: each ``update`` of more than a few KiB releases the GIL."""
 
     def update(self, data: memoryview, /) -> object: ...
 
+    def digest(self) -> bytes: ...
+
     def hexdigest(self) -> str: ...
 
 
-def new_digest(checksum: Checksum) -> Digest | None:
+class Marked:
+    """A digest that notes on its way what it is after each `BLOCK`: comparing two such rows places the first damage.
+
+    To look at a digest under way costs less than a microsecond, where a digest for each block would hash twice.
+
+    Attributes:
+        marks: the first bytes of the digest after each whole block.
+    """
+
+    def __init__(self, digest: Digest) -> None:
+        self.marks: Final = bytearray()
+        self._digest: Final = digest
+        self._left = BLOCK
+
+    def update(self, data: memoryview, /) -> None:
+        while len(data) >= self._left:
+            self._digest.update(data[: self._left])
+            data = data[self._left :]
+            self.marks.extend(self._digest.digest()[:_MARK])
+            self._left = BLOCK
+        if data:
+            self._digest.update(data)
+            self._left -= len(data)
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def first_difference(marks: str, others: str) -> int:
+    """Return the number of the first block in which two rows of marks, in hexadecimal, differ; else how many agree."""
+    width = 2 * _MARK
+    blocks = min(len(marks), len(others)) // width
+    for block in range(blocks):
+        if marks[block * width :][:width] != others[block * width :][:width]:
+            return block
+    return blocks
+
+
+def new_digest(checksum: Checksum) -> Marked | None:
     """Return a fresh digest, or None for ``none``. The library behind it is imported on first use."""
+    digest = _new(checksum)
+    return None if digest is None else Marked(digest)
+
+
+def _new(checksum: Checksum) -> Digest | None:
     match checksum:
         case "none":
             return None

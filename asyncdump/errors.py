@@ -6,8 +6,11 @@ import errno as errnos
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import msgspec
+
+Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
 
 
 class AsyncdumpError(Exception):
@@ -71,6 +74,45 @@ class SourceChangedError(DumpError):
 
 class MethodRefusedError(DumpError):
     """The kernel does not accept the named method for this source and destination."""
+
+
+class DamagedError(DumpError):
+    """A dump isn't what its receipt says.
+
+    Attributes:
+        verdict: ``corrupt``, ``short``, ``missing``, ``differs`` (from its source), or ``unknown``.
+        offset: the byte of the file as stored where the first bad frame or block begins, or None.
+        frame: the number of that frame, from 0, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        verdict: Verdict,
+        path: str,
+        operation: str = "verify",
+        errno: int | None = None,
+        offset: int | None = None,
+        frame: int | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, path=path, operation=operation, errno=errno, hint=hint)
+        self.verdict: Verdict = verdict
+        self.offset = offset
+        self.frame = frame
+
+
+class ReceiptError(AsyncdumpError):
+    """What a receipt tells can't be verified or restored; nothing was written.
+
+    Attributes:
+        problems: all that is wrong, not only the first thing.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class FilterError(DumpError):

@@ -1,7 +1,8 @@
 """What happens in a run, as frozen values, and the mailbox in which they wait for a listener.
 
-The events of one file come in a promised order: `FileStarted`, any number of `Progress`, then exactly one of
-`FileFinished` and `FileFailed`. A file that fails before it was opened only has the last.
+The events of one file come in a promised order: `FileStarted`, any number of `Progress` and `FileRetried`, then exactly
+one of `FileFinished` and `FileFailed`. A file that fails before it was opened only has the last. What an earlier run
+has dumped has `Progress` while it is verified, and then `FileKept`, or all that any other has.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class FileStarted(Event, frozen=True, kw_only=True):
 class Progress(Event, frozen=True, kw_only=True):
     """``done`` of ``total`` bytes of a file are moved; a listener that is behind is told the latest only.
 
-    ``stage`` is ``move``, ``digest`` while the dump is read back, or ``sync`` while it is made durable.
+    ``stage`` is ``verify`` while an earlier dump is compared with its record, ``move``, ``digest`` while the dump is
+    read back, or ``sync`` while it is made durable.
     """
 
     name: str
@@ -69,6 +71,24 @@ class FileFinished(Event, frozen=True, kw_only=True):
     method: Method
     digest: str | None
     content_digest: str | None = None
+
+
+class FileKept(Event, frozen=True, kw_only=True):
+    """An earlier run has dumped this file, and what it wrote was found whole: nothing else happens to it."""
+
+    name: str
+    source: str
+    bytes: int
+    digest: str | None
+
+
+class FileRetried(Event, frozen=True, kw_only=True):
+    """A dump failed for a reason that may pass: ``attempt`` 1, 2 and so on begins in ``delay`` seconds or later."""
+
+    name: str
+    error: AsyncdumpError
+    attempt: int
+    delay: float
 
 
 class FileFailed(Event, frozen=True, kw_only=True):
@@ -107,7 +127,7 @@ class Mailbox:
         if isinstance(event, Progress):
             self._progress[event.name] = event
         else:
-            if isinstance(event, FileFinished | FileFailed):
+            if isinstance(event, FileFinished | FileFailed | FileRetried):
                 self._progress.pop(event.name, None)
             self._events.append(event)
         self._news.set()

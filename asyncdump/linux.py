@@ -6,8 +6,10 @@ Each call releases the GIL. A failing call raises ``OSError`` with the kernel's 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
+from contextlib import suppress
 from typing import Any, Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -145,6 +147,37 @@ def tee(pipe: int, other: int, length: int, flags: int = 0) -> int:
         BlockingIOError: the one is empty or the other full, with ``flags`` of SPLICE_F_NONBLOCK.
     """
     return _checked(_tee(pipe, other, length, flags))
+
+
+def copy_by_kernel(data: memoryview, target: memoryview) -> None:
+    """Copy our own ``data`` into ``target``, a mapping whose pages may not be there: through a pipe.
+
+    Raises:
+        OSError: EFAULT where a page can't be had; touching it would be a SIGBUS.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # The user's share of pipe pages is used up: slower, nothing else.
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+        address = address_of(data)
+        done = 0
+        while done < len(data):
+            ready = done + vmsplice(writing, address + done, len(data) - done)
+            while done < ready:
+                done += os.readv(reading, [target[done:ready]])
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def address_of(data: memoryview) -> int:
+    """Return where our own writable memory lies."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(data)) if data else 0
+
+
+def same(data: memoryview, other: memoryview) -> bool:
+    """Tell whether two pieces of *our own* memory of one length hold the same (memcmp(3))."""
+    return not data or _memcmp(address_of(data), address_of(other), len(data)) == 0
 
 
 def is_zero(address: int, length: int) -> bool:

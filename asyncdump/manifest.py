@@ -5,6 +5,7 @@ The same models serve a YAML file (read by `asyncdump.yamlfile`) and a program t
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -19,6 +20,7 @@ from asyncdump.size import KIB, parse_size
 from asyncdump.stages.zstd import BUDGET, FRAMES, LEVELS, WINDOWS, ZstdOptions
 
 OnError = Literal["continue", "abort"]
+Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
 Size = Annotated[
     int | str,
@@ -30,6 +32,10 @@ MethodField = Annotated[
 ChecksumField = Annotated[Checksum, Meta(description="the digest taken of each dump")]
 DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power cut")]
 SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
+
+
+_LONGEST_DELAY = 3600
+_LONGEST_WAIT = 60.0
 
 
 class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -148,6 +154,37 @@ class Dump(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
+class Retries(_Model, frozen=True, kw_only=True):
+    """How often a file that failed is dumped again, from its start, after the others have had their turn."""
+
+    times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
+    delay: Annotated[float, Meta(description="seconds before the first; each later wait doubles, up to a minute")] = 1.0
+    errors: Annotated[
+        tuple[Passing, ...], Meta(description="which failures pass; a full disk only where somebody makes room")
+    ] = ("EINTR", "EAGAIN")
+
+    def __post_init__(self) -> None:
+        given: Any = self.errors
+        if isinstance(given, list):
+            msgspec.structs.force_setattr(self, "errors", tuple(given))
+        super().__post_init__()
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The errors as errno(3) has them."""
+        return frozenset(getattr(errno, name) for name in self.errors)
+
+    def wait(self, attempt: int) -> float:
+        """Return the seconds to wait before a retry, which are counted from 1."""
+        return float(min(self.delay * 2 ** min(attempt - 1, 32), max(self.delay, _LONGEST_WAIT)))
+
+
+RetriesField = Annotated[
+    Annotated[int, Meta(ge=0, le=1000)] | Retries,
+    Meta(description="how often a file is dumped again after a failure that passes; a number, or a mapping"),
+]
+
+
 class Manifest(_Model, frozen=True, kw_only=True):
     """A run: which files are dumped, where to, and how."""
 
@@ -163,6 +200,7 @@ class Manifest(_Model, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"], Meta(description="files in flight")
     ] = "auto"
     on_error: Annotated[OnError, Meta(description="what the failure of one file means for the others")] = "continue"
+    retries: RetriesField = 0
     defaults: Annotated[Defaults, Meta(description="what holds for each dump that doesn't say otherwise")] = (
         msgspec.field(default_factory=Defaults)
     )
@@ -203,15 +241,19 @@ def complaint(model: type[_Model], name: str, value: Any) -> str:
         if any(not isinstance(each, model) for each in values):
             return f"{value!r} is not made of {model.__name__}(...)"
         return "" if values else "names no dump"
-    if name == "compress" and isinstance(value, Zstd):
-        return ""
+    if (name == "compress" and isinstance(value, Zstd)) or isinstance(value, Retries):
+        return "" if name in {"compress", "retries"} else f"{value!r} is not {_expected(kind)}"
     try:
         msgspec.convert(value, kind, strict=True)
         if name in {"offset", "length"} and value is not None:
             parse_size(value)
+        if name == "delay" and not 0 < value <= _LONGEST_DELAY:
+            return f"{value!r} is not a number of seconds, from 0 to {_LONGEST_DELAY}"
         if name == "frame" and not FRAMES[0] <= parse_size(value) <= FRAMES[1]:
             return f"{value} is not from {FRAMES[0] // KIB} KiB to {FRAMES[1] // KIB**2} MiB"
     except msgspec.ValidationError:
+        if name == "errors":
+            return f"{value!r} is not a list of {', '.join(get_args(Passing))}"
         if name == "filter":
             return "is a list of argument lists: [[age, -r, KEY], [gzip]]"
         if name == "timeout":
@@ -243,7 +285,8 @@ def _choices(kind: Any) -> list[str]:
 
 def _expected(kind: Any) -> str:
     """Describe a type in words: ``true or false``, ``one of auto, direct``."""
-    words = {bool: "true or false", int: "a whole number", str: "text", type(None): "", Zstd: "{zstd: {level: 3}}"}
+    words = {bool: "true or false", int: "a whole number", str: "text", type(None): "", float: "a number"}
+    words |= {Zstd: "{zstd: {level: 3}}", Retries: "{times: 3}"}
     if kind in words:
         return words[kind]
     if get_origin(kind) is Literal:

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 from asyncdump.errors import DumpError, explain
 from asyncdump.lane import grow_pipe
 from asyncdump.linux import SPLICE_F_NONBLOCK
-from asyncdump.sink import NOT_DIRECT, Sink
+from asyncdump.sink import NOT_DIRECT, Sink, Synced
 
 _PATIENCE: Final = 0.05
 """Seconds after which a writer that waits looks whether the run goes on."""
@@ -113,7 +113,9 @@ class Outlet:
         with explain("open", "standard output"):
             return PipeSink(self.fd, self._check)
 
-    def publish(self, sinks: Sequence[Sink], *, durable: bool, overwrite: bool) -> list[DumpError | None]:
+    def publish(
+        self, sinks: Sequence[Sink], *, durable: bool, overwrite: bool, journal: Synced | None = None
+    ) -> list[DumpError | None]:
         """Close the sink: it has been read, or will be."""
         for sink in sinks:
             sink.close()

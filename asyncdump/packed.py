@@ -9,9 +9,8 @@ from asyncdump.digest import new_digest
 from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
 from asyncdump.errors import describe_errno, explain
 from asyncdump.lane import Buffers, Lane
-from asyncdump.outlet import Outlet
 from asyncdump.packer import Packer
-from asyncdump.sink import Folder
+from asyncdump.sink import Place
 from asyncdump.source import Source, Span, find_spans
 from asyncdump.stages.zstd import Compressors, ZstdOptions
 from asyncdump.transfer import Transfer
@@ -37,7 +36,7 @@ class Packed(Transfer):
         self._taken = 0
         self._packer: Packer | None = None
 
-    def _prepare(self, folder: Folder | Outlet) -> list[Engine]:
+    def _prepare(self, folder: Place) -> list[Engine]:
         sink = self._route.sink
         self._packer = Packer(sink, new_digest(self._checksum), self._buffers, self._stop.check)
         # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
@@ -116,7 +115,7 @@ class Packed(Transfer):
             self._packer.finish()
         if self._hasher is not None:
             self.content_digest = self._hasher.hexdigest()
-            self.digest = self._packer.digest()
+            self._note_stored(self._packer.hasher)
 
     def abort(self) -> None:
         """Remove what was written, close both ends, and give the buffer back."""

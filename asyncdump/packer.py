@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from asyncdump.digest import Digest
+from asyncdump.digest import Marked
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.lane import Buffer, Buffers
 from asyncdump.seekable import Frame, seek_table
@@ -49,11 +49,15 @@ class Table:
 
 
 class Packer:
-    """Takes frames from several threads, writes them one behind the other."""
+    """Takes frames from several threads, writes them one behind the other.
 
-    def __init__(self, sink: Sink, hasher: Digest | None, buffers: Buffers, check: Callable[[], None]) -> None:
+    Attributes:
+        hasher: what hashes all that is written, or None if nothing does.
+    """
+
+    def __init__(self, sink: Sink, hasher: Marked | None, buffers: Buffers, check: Callable[[], None]) -> None:
         self._sink = sink
-        self._hasher = hasher
+        self.hasher: Final = hasher
         self._buffers = buffers
         self._check = check
         self._table = Table()
@@ -93,8 +97,8 @@ class Packer:
     def _add(self, data: memoryview) -> list[tuple[Buffer, int, int]]:
         """Copy data into blocks and return those that are full, as ``(block, length, offset)``."""
         full = []
-        if self._hasher is not None:
-            self._hasher.update(data)
+        if self.hasher is not None:
+            self.hasher.update(data)
         while data:
             if self._block is None:
                 self._block = self._buffers.take()
@@ -129,10 +133,6 @@ class Packer:
             self._block = None
         self._flush(blocks)
         self._sink.resize(self._written)
-
-    def digest(self) -> str | None:
-        """Return the digest of all that was written, or None if none is taken."""
-        return None if self._hasher is None else self._hasher.hexdigest()
 
     def discard(self) -> None:
         """Give the block back that was being filled."""

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
-from asyncdump.digest import Digest, new_digest
+from asyncdump.digest import Marked, new_digest
 from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import describe_errno, explain, from_oserror
 from asyncdump.lane import Buffer, Buffers, Lane, waiting_in
 from asyncdump.linux import SPLICE_F_NONBLOCK, tee
-from asyncdump.outlet import Outlet, PipeSink
+from asyncdump.outlet import PipeSink
 from asyncdump.packer import Packer, Table
-from asyncdump.sink import Folder, Sink
+from asyncdump.sink import Place, Sink
 from asyncdump.source import Source, Span, truncated
 from asyncdump.stages.filters import Commands, Filters
 from asyncdump.stages.zstd import Compressors, ZstdOptions
@@ -61,7 +61,7 @@ class Piped(Transfer):
         self._progressed = 0.0
         self._borrowed = ExitStack()
 
-    def _prepare(self, folder: Folder | Outlet) -> list[Engine]:
+    def _prepare(self, folder: Place) -> list[Engine]:
         sink = self._route.sink
         if self._commands:
             self._filters = Filters(self._commands)
@@ -149,9 +149,9 @@ class Piped(Transfer):
         if isinstance(self._feed, FramesFeed):
             self.content_digest = self._hasher.hexdigest()
         if self._drain is not None:
-            self.digest = self._drain.digest()
+            self._note_stored(self._drain.hasher)
 
-    def _stored_hasher(self, sink: Sink) -> Digest | None:
+    def _stored_hasher(self, sink: Sink) -> Marked | None:
         return None if isinstance(sink, PipeSink) else new_digest(self._checksum)
 
     def abort(self) -> None:
@@ -317,7 +317,13 @@ class FramesFeed(Feed):
 
 
 class Drain:
-    """What empties the last program's output. A step that finds it empty raises `BlockingIOError`."""
+    """What empties the last program's output. A step that finds it empty raises `BlockingIOError`.
+
+    Attributes:
+        hasher: what hashes all that is written, or None if nothing does.
+    """
+
+    hasher: Marked | None
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
@@ -330,10 +336,6 @@ class Drain:
     def finish(self) -> None:
         """Write what is still held."""
 
-    def digest(self) -> str | None:
-        """Return the digest of what was written, or None if none is taken."""
-        raise NotImplementedError
-
 
 class SplicedDrain(Drain):
     """Spliced into the sink's page cache, with write-back at its heels: ``bench filter`` found O_DIRECT slower here,
@@ -342,13 +344,13 @@ class SplicedDrain(Drain):
     With a digest, a second pipe holds the same pages (tee(2)) until they are hashed: what is hashed is what is written.
     """
 
-    def __init__(self, sink: Sink, pipe: int, hasher: Digest | None, buffers: Buffers) -> None:
+    def __init__(self, sink: Sink, pipe: int, hasher: Marked | None, buffers: Buffers) -> None:
         super().__init__(pipe)
         # The lane's own buffer may hold what waits to be fed.
         self._buffers = buffers
         self._buffer = buffers.take() if hasher is not None else None
         self._sink = sink
-        self._hasher = hasher
+        self.hasher = hasher
         self._flushed = 0
         self._poll = select.poll()
         self._poll.register(pipe, select.POLLIN)
@@ -366,15 +368,15 @@ class SplicedDrain(Drain):
                 self._buffers.give_back(self._buffer)
             return False
         count = min(waiting, _STEP)
-        if self._hasher is not None and self._buffer is not None:
-            count = self._look(self._hasher, self._buffer.view, count, lane)
+        if self.hasher is not None and self._buffer is not None:
+            count = self._look(self.hasher, self._buffer.view, count, lane)
         while count:
             moved = self._move(count)
             self._sink.note_copied(moved)
             count -= moved
         return True
 
-    def _look(self, hasher: Digest, view: memoryview, count: int, lane: Lane) -> int:
+    def _look(self, hasher: Marked, view: memoryview, count: int, lane: Lane) -> int:
         """Hash the next bytes without taking them; return how many, all of which must then be moved."""
         reading, writing = lane.pipe
         try:
@@ -405,9 +407,6 @@ class SplicedDrain(Drain):
         if self._flushed < self._sink.stored and not self._sink.sequential:
             self._flush(self._sink.stored)
 
-    def digest(self) -> str | None:
-        return None if self._hasher is None else self._hasher.hexdigest()
-
 
 class FramesDrain(Drain):
     """Compressed: gathered into frames, which a packer writes."""
@@ -416,6 +415,7 @@ class FramesDrain(Drain):
         super().__init__(pipe)
         self._piped = piped
         self._packer = piped.new_packer()
+        self.hasher = self._packer.hasher
         self._buffer, self._give_back = piped.borrow_frame()
         self._filled = 0
         self._count = 0
@@ -440,6 +440,3 @@ class FramesDrain(Drain):
     def finish(self) -> None:
         self._packer.finish()
         self._give_back()
-
-    def digest(self) -> str | None:
-        return self._packer.digest()

@@ -16,21 +16,22 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from asyncdump.digest import LISTS, Checksum
+from asyncdump.digest import Checksum
 from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
-from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Zstd, complaint
-from asyncdump.sink import TEMPORARY_PREFIX
+from asyncdump.journal import JOURNAL
+from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
+from asyncdump.receipt import read_receipt
+from asyncdump.record import RECEIPT, name_complaint
+from asyncdump.report import FileReport
+from asyncdump.sink import Folder
 from asyncdump.size import format_size, parse_size
 from asyncdump.source import Source, describe, open_source
 from asyncdump.stages.zstd import ZstdOptions
 from asyncdump.yamlfile import Marks
 
-RECEIPT: Final = "receipt.json"
 STANDARD_OUTPUT: Final = "-"
-RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
 
-_LONGEST_NAME: Final = 255
 _SHOWN: Final = 3
 
 
@@ -46,6 +47,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool = False
     compress: Literal["none", "zstd"] | Zstd | None = None
     allow_filters: bool = False
+    resume: bool = False
+    trust_receipt: bool = False
+    retries: int | Retries | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -60,6 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 _OVERRIDING: Final[dict[str, Any]] = {
     "concurrency": Manifest,
     "on_error": Manifest,
+    "retries": Manifest,
     "method": Defaults,
     "checksum": Defaults,
     "durable": Defaults,
@@ -71,7 +76,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
     ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing.
+    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``expected`` is what
+    is known of a source that is a dump itself.
     """
 
     source: Source
@@ -86,6 +92,7 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[tuple[str, ...], ...] = ()
     zstd_last: bool = False
     timeout: float = 300.0
+    expected: FileReport | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -102,6 +109,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         output: absolute path of the output folder.
         free: bytes free on its filesystem when it was looked at.
         manifest_sha256: of the manifest as it was read.
+        resume: keep what an earlier run into the same folder has done; ``trust_receipt``, even if sources have changed.
     """
 
     output: str
@@ -111,6 +119,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool
     free: int
     manifest_sha256: str
+    resume: bool = False
+    trust_receipt: bool = False
+    retries: Retries = Retries(times=0)
 
     @property
     def bytes(self) -> int:
@@ -144,11 +155,14 @@ class _Planner:
         output = os.path.join(self._folder, manifest.output) if given is None else os.fsdecode(given)
         streamed = (manifest.output if given is None else output) == STANDARD_OUTPUT
         self._output = STANDARD_OUTPUT if streamed else os.path.abspath(output)
+        self._earlier: dict[str, FileReport] = {}
 
     def _complain(self, key: str, message: str) -> None:
         self._problems.append(self._marks.problem(key, message))
 
     def plan(self) -> Plan:
+        if self._options.resume:
+            self._earlier = self._find_earlier()
         dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
         if self._output == STANDARD_OUTPUT:
             free = 0
@@ -160,6 +174,7 @@ class _Planner:
         if self._problems:
             raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
         manifest, options = self._manifest, self._options
+        retries = manifest.retries if options.retries is None else options.retries
         return Plan(
             output=self._output,
             dumps=tuple(dump for _, dump in dumps),
@@ -168,7 +183,28 @@ class _Planner:
             overwrite=options.overwrite,
             free=free,
             manifest_sha256=self._marks.sha256,
+            resume=options.resume,
+            trust_receipt=options.trust_receipt,
+            retries=retries if isinstance(retries, Retries) else Retries(times=retries),
         )
+
+    def _find_earlier(self) -> dict[str, FileReport]:
+        """Return what an earlier run has done in the output folder, by name."""
+        if self._output == STANDARD_OUTPUT:
+            self._complain("output", "- is standard output, where no run can be resumed")
+            return {}
+        if not os.path.isdir(self._output):
+            return {}
+        try:
+            folder = Folder(self._output, make=False)
+            try:
+                earlier = read_receipt(folder)
+            finally:
+                folder.close()
+        except DumpError as error:
+            self._complain("output", f"{error}: without it nothing can be resumed")
+            return {}
+        return earlier.done if earlier else {}
 
     def _resolve(self, index: int, dump: Dump) -> Iterator[tuple[str, PlannedDump]]:
         key = f"dumps[{index}]"
@@ -279,11 +315,21 @@ class _Planner:
                 self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
             else:
                 existing.append(dump.name)
-        if os.path.lexists(os.path.join(self._output, RECEIPT)):
-            existing.append(RECEIPT)
+        if self._options.resume:
+            existing = [name for name in existing if name not in self._earlier]
+            instead = "which no run here has made: move them away, or allow --overwrite too"
+        else:
+            existing += filter(self._stands, [RECEIPT])
+            instead = "choose another folder, or --overwrite"
+            if self._stands(JOURNAL):
+                existing += [] if existing else ["the journal of a run that never ended"]
+                instead = "go on with that run by --resume, choose another folder, or --overwrite"
         if existing and not self._options.overwrite:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
-            self._complain("output", f"{self._output} holds {names} already: choose another folder, or --overwrite")
+            self._complain("output", f"{self._output} holds {names} already: {instead}")
+
+    def _stands(self, name: str) -> bool:
+        return os.path.lexists(os.path.join(self._output, name))
 
     def _check_output(self, dumps: list[PlannedDump]) -> int:
         """Check that the folder can be written to and has room; return the bytes free."""
@@ -306,7 +352,7 @@ class _Planner:
         elif not os.access(place, os.W_OK | os.X_OK):
             self._complain("output", f"{place} can't be written to by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
-        needed = sum(_needed(dump, place) for dump in dumps)
+        needed = sum(_needed(dump, place) for dump in dumps if dump.name not in self._earlier)
         if needed > free:
             self._complain(
                 "output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(needed)}"
@@ -372,20 +418,3 @@ def render_name(template: str, path: str, index: int) -> str:
         value = values[field]
         parts.append(f"{value:{spec}}" if isinstance(value, int) else value)
     return "".join(parts)
-
-
-def name_complaint(name: str) -> str:
-    """Return what is wrong with a dump's name, or an empty string."""
-    if "/" in name:
-        return f"{name!r} leaves the output folder: a name has no slash"
-    if name == "-":
-        return "'-' is what digest tools call standard input: choose another name"
-    if name in {"", ".", ".."}:
-        return f"{name!r} is no file name"
-    if any(ord(character) < ord(" ") or character == "\x7f" for character in name):
-        return f"{name!r} holds a control character, which the digest lists can't"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
-    if name in RESERVED or name.startswith(TEMPORARY_PREFIX):
-        return f"{name} is a name that asyncdump uses itself"
-    return ""

@@ -1,23 +1,14 @@
-"""The outcome of a run: in memory, as the receipt on disk, and as digest lists that other tools verify."""
+"""The outcome of a run, and of each dump in it."""
 
 from __future__ import annotations
 
-import base64
-import os
-import platform
-from collections import defaultdict
 from datetime import UTC, datetime
-from typing import Any, Final
 
 import msgspec
 
-from asyncdump.digest import LISTS
 from asyncdump.engines import Method
-from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
-
-RECEIPT_VERSION: Final = 1
-
-_CONTROLS: Final = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
+from asyncdump.errors import AsyncdumpError
+from asyncdump.source import Identity
 
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +16,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         source, name, path: where it came from, its name, and its full path.
-        bytes: its size; stored: what of it was written, the rest being holes. Both 0 unless it is done.
+        bytes: the bytes of the source that it holds, from ``offset`` on; 0 unless it is done.
+        size: the bytes of the file as it is stored; stored: what of it was written, the rest being holes.
         seconds: from its opening to its final name.
         method: what moved it, or None if it was never opened.
         digest: of the file as stored, ``xxh128:...`` and the like, or None.
@@ -33,6 +25,9 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         stages: what the bytes went through: ``zstd:3``.
         error: why there is no dump, or None if there is one.
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
+        kept: whether it was made by an earlier run, and found whole by this one.
+        identity: what the source was; inode: that of the dump.
+        marks: for each 2 MiB of the file as stored the first 4 bytes of the digest of all up to there: places damage.
     """
 
     source: str
@@ -47,6 +42,12 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     content_digest: str | None = None
     stages: tuple[str, ...] = ()
+    offset: int = 0
+    size: int = 0
+    kept: bool = False
+    identity: Identity | None = None
+    inode: int = 0
+    marks: str = ""
 
     @property
     def ok(self) -> bool:
@@ -105,80 +106,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if errors:
             what = f"{len(self.failures)} of {len(self.files)} dumps failed" if self.failures else "no receipt"
             raise ExceptionGroup(what, errors)
-
-
-def receipt(report: Report, version: str) -> bytes:
-    """Return the receipt of a run as JSON."""
-    content = {
-        "receipt": RECEIPT_VERSION,
-        "ok": report.ok,
-        "interrupted": report.interrupted,
-        "started": report.started.isoformat(),
-        "ended": report.ended.isoformat(),
-        "seconds": round(report.seconds, 6),
-        "bytes": report.bytes,
-        "stored": report.stored,
-        "manifest_sha256": report.manifest_sha256,
-        "output": text(report.output),
-        "host": platform.node(),
-        "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
-        "files": [file_record(file) for file in report.files],
-    }
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
-
-
-def file_record(file: FileReport) -> dict[str, Any]:
-    """Return the outcome of one dump as JSON can hold it."""
-    record = {
-        "source": text(file.source),
-        "name": text(file.name),
-        "bytes": file.bytes,
-        "stored": file.stored,
-        "seconds": round(file.seconds, 6),
-        "method": file.method,
-        "digest": file.digest,
-        "content_digest": file.content_digest,
-        "stages": list(file.stages),
-        "stage": file.stage,
-        "error": error_record(file.error) if file.error else None,
-    }
-    if text(file.source) != file.source or text(file.name) != file.name:
-        # Names are bytes to the kernel: those that can't be shown as they are, are given in full beside that.
-        record["source_base64"] = base64.b64encode(os.fsencode(file.source)).decode()
-        record["name_base64"] = base64.b64encode(os.fsencode(file.name)).decode()
-    return record
-
-
-def error_record(error: AsyncdumpError) -> dict[str, Any]:
-    """Return an error as JSON can hold it."""
-    number = error.errno if isinstance(error, DumpError) else None
-    return {
-        "type": type(error).__name__,
-        "message": text(str(error)),
-        "errno": None if number is None else describe_errno(number),
-        "hint": error.hint,
-    }
-
-
-def text(name: str) -> str:
-    """Return a name with what isn't UTF-8 in it escaped, and what would control a terminal: ``\\xff``, ``\\x1b``."""
-    return _utf8(name).translate(_CONTROLS)
-
-
-def _utf8(name: str) -> str:
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def digest_lists(report: Report) -> dict[str, bytes]:
-    """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
-    lists: dict[str, str] = defaultdict(str)
-    for file in sorted(report.files, key=lambda file: file.name):
-        if file.ok and file.digest is not None:
-            checksum, _, digest = file.digest.partition(":")
-            if checksum == "blake3" and _utf8(file.name) != file.name:
-                continue  # b3sum takes no list with a name in it that isn't UTF-8; the receipt has the digest.
-            lists[LISTS[checksum]] += f"{digest}  {file.name}\n"
-    return {name: os.fsencode(lines) for name, lines in lists.items()}
 
 
 def now() -> datetime:

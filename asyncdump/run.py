@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256
@@ -17,15 +18,18 @@ from anyio.to_thread import run_sync
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import AsyncdumpError, ManifestError, Problem
+from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
+from asyncdump.journal import Head, Journal
 from asyncdump.log import logger
-from asyncdump.manifest import Dump, Manifest, OnError, Zstd
+from asyncdump.manifest import Dump, Manifest, OnError, Retries, Zstd
 from asyncdump.outlet import Outlet
-from asyncdump.plan import RECEIPT, STANDARD_OUTPUT, Options, Plan, make_plan
-from asyncdump.report import Report, digest_lists, now, receipt
+from asyncdump.plan import STANDARD_OUTPUT, Options, Plan, make_plan
+from asyncdump.receipt import digest_lists, read_receipt, receipt
+from asyncdump.record import RECEIPT
+from asyncdump.report import FileReport, Report, now
 from asyncdump.scheduler import Scheduler
-from asyncdump.sink import Folder
+from asyncdump.sink import Folder, Place
 from asyncdump.transfer import Stop
 from asyncdump.version import __version__
 from asyncdump.yamlfile import Marks, read_manifest
@@ -42,15 +46,34 @@ Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 class Run:
     """A run under way: an asynchronous iterator of its events, for one listener."""
 
-    def __init__(self, plan: Plan, folder: Folder | Outlet, stop: Stop | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Place,
+        stop: Stop | None = None,
+        *,
+        journal: Journal | None = None,
+        earlier: Mapping[str, FileReport] | None = None,
+        receipt: bool = True,
+    ) -> None:
         self.plan: Final = plan
         self._folder = folder
+        self._journal = journal
+        self._receipt = receipt
         self._mailbox = Mailbox()
         self._stop = stop or Stop()
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
-        self._scheduler = Scheduler(plan, folder, emit=self._mailbox.put, stop=self._stop, clock=self._clock)
+        self._scheduler = Scheduler(
+            plan,
+            folder,
+            emit=self._mailbox.put,
+            stop=self._stop,
+            clock=self._clock,
+            earlier=earlier,
+            journal=journal,
+        )
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
@@ -111,7 +134,7 @@ class Run:
             manifest_sha256=self.plan.manifest_sha256,
         )
         try:
-            await run_sync(_write_records, self._folder, report)
+            await run_sync(self._write_records, report)
         except AsyncdumpError as error:
             report = msgspec.structs.replace(report, receipt_error=error)
         self._report = report
@@ -128,9 +151,15 @@ class Run:
         self._mailbox.close()
         self._folder.close()
 
-
-def _write_records(folder: Folder | Outlet, report: Report) -> None:
-    folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
+    def _write_records(self, report: Report) -> None:
+        try:
+            if self._receipt:
+                self._folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
+            if self._journal is not None:
+                self._journal.remove()
+        finally:
+            if self._journal is not None:
+                self._journal.close()
 
 
 class Overrides(TypedDict, total=False):
@@ -146,6 +175,10 @@ class Overrides(TypedDict, total=False):
         overwrite: replace dumps of the same names; without it they are an error.
         compress: ``zstd``, a `Zstd`, or ``none``.
         allow_filters: whether the manifest may run programs; without it, filters are an error.
+        resume: go on with what an earlier run into the same folder left: dumps that it has made are verified and kept,
+            where their source is the same in size, time of change and inode, and the rest is done.
+        trust_receipt: with ``resume``, keep them whatever has become of the source.
+        retries: how often a file is dumped again after a failure that passes: a number, or `Retries`.
     """
 
     output: str | os.PathLike[str] | None
@@ -157,6 +190,9 @@ class Overrides(TypedDict, total=False):
     overwrite: bool
     compress: Literal["none", "zstd"] | Zstd | None
     allow_filters: bool
+    resume: bool
+    trust_receipt: bool
+    retries: int | Retries | None
 
 
 async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
@@ -194,8 +230,41 @@ def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:
     return dumps
 
 
-def _open_output(output: str, stop: Stop) -> Folder | Outlet:
-    return Outlet(_STDOUT, stop.check) if output == STANDARD_OUTPUT else Folder(output)
+def _open_output(plan: Plan, stop: Stop) -> Run:
+    """Take possession of the output folder, and learn what is done already."""
+    if plan.output == STANDARD_OUTPUT:
+        return Run(plan, Outlet(_STDOUT, stop.check), stop)
+    folder = Folder(plan.output)
+    journal = None
+    try:
+        folder.lock()
+        earlier = _find_earlier(plan, folder)
+        folder.sweep()
+        head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
+        journal = Journal(folder, head, earlier.values())
+        return Run(plan, folder, stop, journal=journal, earlier=earlier)
+    except BaseException:
+        if journal is not None:
+            journal.remove()
+            journal.close()
+        folder.close()
+        raise
+
+
+def _find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
+    if plan.resume:
+        names = {dump.name for dump in plan.dumps}
+        found = read_receipt(folder)
+        return {name: file for name, file in found.done.items() if name in names} if found else {}
+    if not plan.overwrite and folder.exists(RECEIPT):
+        raise DumpError(
+            f"another run has ended in {folder.path} since this one was planned",
+            path=folder.path,
+            operation="open",
+            errno=errno.EEXIST,
+            hint="choose another folder, or --overwrite",
+        )
+    return {}
 
 
 @asynccontextmanager
@@ -216,22 +285,24 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created, or too few files may be open.
+        DumpError: the output folder can't be created, another run is at work in it, or too few files may be open.
     """
     made = await plan_all(what, **overrides)
     stop = Stop()
-    folder = await run_sync(_open_output, made.output, stop)
-    try:
-        run = Run(made, folder, stop)
-    except BaseException:
-        folder.close()
-        raise
+    run = await run_sync(_open_output, made, stop)
+    async with running(run):
+        yield run
+
+
+@asynccontextmanager
+async def running(run: Run) -> AsyncIterator[None]:
+    """Have a run conducted beside a block; an exception of the block ends it, and is raised by itself."""
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run._conduct)  # noqa: SLF001 (ours: the listener is given the same object)
             try:
-                yield run
+                yield
             except BaseException as error:  # noqa: BLE001 (raised again below: the caller's own error, not a group of it)
                 failure = error
                 tasks.cancel_scope.cancel()
@@ -255,15 +326,16 @@ async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: 
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created.
+        DumpError: the output folder can't be created, or another run is at work in it.
     """
     async with open_run(what, **overrides) as run:
         if on_event is not None:
-            await _listen(run, on_event)
+            await listen(run, on_event)
     return run.report
 
 
-async def _listen(run: Run, handler: Handler) -> None:
+async def listen(run: Run, handler: Handler) -> None:
+    """Call a handler with each event of a run."""
     try:
         async for event in run:
             answer = handler(event)

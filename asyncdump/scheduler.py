@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVarTuple
 
 import anyio
@@ -20,16 +20,18 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.to_thread import run_sync
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
-from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Progress
+from asyncdump.errors import AsyncdumpError, DamagedError, DumpError, InterruptedDumpError
+from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
+from asyncdump.journal import Journal
 from asyncdump.lane import Buffers, Lane
 from asyncdump.log import logger
 from asyncdump.outlet import Outlet
 from asyncdump.packed import Packed
 from asyncdump.piped import Piped
 from asyncdump.plan import Plan, PlannedDump
+from asyncdump.proof import Proof, prove
 from asyncdump.report import FileReport
-from asyncdump.sink import Folder
+from asyncdump.sink import Draft, Place
 from asyncdump.source import MEMORY
 from asyncdump.stages.zstd import Compressors
 from asyncdump.transfer import Stop, Transfer
@@ -91,12 +93,22 @@ class _Job(msgspec.Struct, eq=False):
     sealed: bool = False
     published: bool = False
     error: AsyncdumpError | None = None
+    attempts: int = 0
+    earlier: FileReport | None = None
+    kept: FileReport | None = None
+    proof: Transfer | None = None
     announced: bool = False
     told: tuple[int, str] = (0, "")
+
+    def watch(self, proof: Transfer) -> None:
+        """Have the progress of a proof told."""
+        self.proof = proof
 
 
 class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
+
+    ``earlier`` is what a run before this one has done, by name; ``journal`` takes down what this one does.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
@@ -106,11 +118,13 @@ class Scheduler:
     def __init__(
         self,
         plan: Plan,
-        folder: Folder | Outlet,
+        folder: Place,
         *,
         emit: Callable[[Event], None],
         stop: Stop,
         clock: Callable[[], float],
+        earlier: Mapping[str, FileReport] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         lanes = default_lanes(folder.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
@@ -126,6 +140,9 @@ class Scheduler:
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
         self._group: Final = max(1, min(_GROUP, allowed // 4))
         self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
+        self._earlier = earlier or {}
+        self._journal = journal
+        self._again: list[_Job] = []
         self._compressors = Compressors()
         self._buffers = Buffers()
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
@@ -136,7 +153,8 @@ class Scheduler:
         self._outcomes: dict[int, FileReport] = {}
 
     def _job(self, index: int, planned: PlannedDump) -> _Job:
-        return _Job(index, planned, self._transfer(planned))
+        earlier = self._earlier.get(planned.name)
+        return _Job(index, planned, self._transfer(planned), earlier=earlier)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
         options: dict[str, Any] = {
@@ -147,6 +165,8 @@ class Scheduler:
             "sparse": planned.sparse,
             "stop": self._stop,
         }
+        if planned.expected is not None:
+            return Proof(planned.source, planned.name, expected=planned.expected, **options)
         shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
         if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
             return Piped(
@@ -168,23 +188,20 @@ class Scheduler:
         return tuple(self._outcomes[index] for index in sorted(self._outcomes))
 
     async def run(self) -> None:
-        """Dump all files; returns when each is published, failed or given up.
+        """Dump all files; returns when each is published, kept, failed or given up.
 
         When it is cancelled, or `Stop` is requested, threads end after the step they are in (some 10 ms), what they
         were writing is removed, and what was published stays.
         """
-        send, receive = anyio.create_memory_object_stream[_Job](self._group)
         try:
             async with anyio.create_task_group() as watch:
                 watch.start_soon(self._tick)
-                async with anyio.create_task_group() as work:
-                    work.start_soon(self._commit, receive)
-                    async with send, anyio.create_task_group() as lanes:
-                        for _ in range(min(self._lanes, self._useful_lanes())):
-                            lanes.start_soon(self._lane, send)
+                await self._round()
+                while self._again and not self._stop.requested:
+                    await self._rest()
+                    await self._round()
                 watch.cancel_scope.cancel()
         finally:
-            receive.close()
             # Every thread has ended by now: what isn't published won't be.
             rest = [job for job in self._jobs if job.index not in self._outcomes]
             lost = [job for job in rest if not job.published]
@@ -196,6 +213,28 @@ class Scheduler:
                     self._finish(job)
                 else:
                     self._fail(job, job.error or self._given_up(job))
+
+    async def _round(self) -> None:
+        """Serve all that waits."""
+        send, receive = anyio.create_memory_object_stream[_Job](self._group)
+        with receive:
+            async with anyio.create_task_group() as work:
+                work.start_soon(self._commit, receive)
+                async with send, anyio.create_task_group() as lanes:
+                    for _ in range(min(self._lanes, self._useful_lanes())):
+                        lanes.start_soon(self._lane, send)
+
+    async def _rest(self) -> None:
+        """Wait, then have what failed, and may do better, wait to be served once more."""
+        jobs, self._again = self._again, []
+        seconds = max(self._plan.retries.wait(job.attempts) for job in jobs)
+        until = time.monotonic() + seconds
+        while not self._stop.requested and (left := until - time.monotonic()) > 0:  # noqa: ASYNC110 (set by threads)
+            await anyio.sleep(min(left, _TICK))
+        for job in jobs:
+            job.transfer = self._transfer(job.planned)
+            job.error, job.sealed = None, False
+            self._waiting.append(job)
 
     def _useful_lanes(self) -> int:
         return sum(1 + job.planned.length // _WORTH_JOINING for job in self._jobs)
@@ -249,7 +288,7 @@ class Scheduler:
         if len(jobs) == 1 and jobs[0].planned.length >= SHARED:
             await self._share_work(jobs[0], lane, joining=joining)
         else:
-            await self._hop(_whole, self._folder, jobs, lane)
+            await self._hop(self._whole, jobs, lane)
         for job in jobs:
             job.lanes -= 1
         if jobs[0].lanes > 0:
@@ -258,19 +297,23 @@ class Scheduler:
             del self._active[job]
         self._in_flight -= 1
         self._wake()
-        failed = [job for job in jobs if not job.sealed]
+        failed = [job for job in jobs if not job.sealed and job.kept is None]
         if failed:
             # Not in the event loop: to remove a large file takes a while.
             await self._hop(_abort, failed)
         for job in jobs:
-            if job.sealed:
+            if job.kept is not None:
+                self._keep(job, job.kept)
+            elif job.sealed:
                 await send.send(job)
             else:
                 self._fail(job, job.error or self._given_up(job))
 
     async def _share_work(self, job: _Job, lane: Lane, *, joining: bool) -> None:
         if not joining:
-            await self._hop(_begin, self._folder, job, lane)
+            await self._hop(self._begin, job, lane)
+            if job.kept is not None:
+                return
             job.open_to_join = True
             self._wake()
         if job.error is None:
@@ -297,7 +340,7 @@ class Scheduler:
                     group.append(receive.receive_nowait())
                 except (anyio.WouldBlock, anyio.EndOfStream):
                     break
-            await self._hop(_publish, self._folder, group, self._plan.overwrite)
+            await self._hop(self._publish, group)
             for job in group:
                 if job.published:
                     self._finish(job)
@@ -317,10 +360,12 @@ class Scheduler:
             self._stop.requested = True
 
     def _tell(self, job: _Job) -> None:
-        transfer = job.transfer
-        state = (transfer.moved, transfer.stage)
+        proof = job.proof
+        transfer = proof or job.transfer
+        state = (transfer.moved, "verify" if proof else transfer.stage)
         if state != job.told and transfer.moved:
-            self._announce(job)
+            if proof is None:
+                self._announce(job)
             job.told = state
             self._emit(
                 Progress(
@@ -328,7 +373,7 @@ class Scheduler:
                     name=transfer.name,
                     done=transfer.moved,
                     total=transfer.length,
-                    stage=transfer.stage,
+                    stage=state[1],
                 )
             )
 
@@ -348,29 +393,15 @@ class Scheduler:
             )
         )
 
+    def _may_pass(self, job: _Job, error: AsyncdumpError) -> bool:
+        retries = self._plan.retries
+        passing = isinstance(error, DumpError) and error.errno in retries.numbers
+        return passing and job.attempts < retries.times and not self._stop.requested
+
     def _finish(self, job: _Job) -> None:
-        engine, sink = job.transfer.engine, job.transfer.sink
+        engine = job.transfer.engine
         assert engine is not None
-        assert sink is not None
-        digest, content_digest = (
-            f"{job.planned.checksum}:{digest}" if digest else None
-            for digest in (job.transfer.digest, job.transfer.content_digest)
-        )
-        report = FileReport(
-            source=job.planned.source.path,
-            name=job.planned.name,
-            path=sink.path,
-            bytes=job.planned.length,
-            stored=sink.stored,
-            seconds=time.perf_counter() - job.started,
-            method=engine.method,
-            digest=digest,
-            error=None,
-            stage="done",
-            content_digest=content_digest,
-            stages=job.planned.stages,
-        )
-        self._outcomes[job.index] = report
+        self._outcomes[job.index] = report = _report(job)
         self._announce(job)
         self._emit(
             FileFinished(
@@ -381,12 +412,26 @@ class Scheduler:
                 stored=report.stored,
                 seconds=report.seconds,
                 method=engine.method,
-                digest=digest,
-                content_digest=content_digest,
+                digest=report.digest,
+                content_digest=report.content_digest,
             )
         )
 
+    def _keep(self, job: _Job, report: FileReport) -> None:
+        self._outcomes[job.index] = report
+        self._emit(
+            FileKept(at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest)
+        )
+
     def _fail(self, job: _Job, error: AsyncdumpError) -> None:
+        if self._may_pass(job, error):
+            job.attempts += 1
+            self._again.append(job)
+            delay = self._plan.retries.wait(job.attempts)
+            self._emit(
+                FileRetried(at=self._clock(), name=job.planned.name, error=error, attempt=job.attempts, delay=delay)
+            )
+            return
         planned, engine = job.planned, job.transfer.engine
         stage = job.transfer.stage if job.started else "plan"
         self._outcomes[job.index] = FileReport(
@@ -411,6 +456,102 @@ class Scheduler:
             self.aborted = self._stop.requested = True
             self._wake()
 
+    # --- in worker threads ------------------------------------------------------------------------------------------
+
+    def _whole(self, jobs: list[_Job], lane: Lane) -> None:
+        for job in jobs:
+            self._begin(job, lane)
+            if job.kept is None:
+                _work(job, lane)
+                _seal(job, lane)
+
+    def _begin(self, job: _Job, lane: Lane) -> None:
+        job.started = job.started or time.perf_counter()
+        if job.earlier is not None and self._is_whole(job, job.earlier, lane):
+            job.kept = msgspec.structs.replace(job.earlier, kept=True)
+            return
+        _guarded(job, lambda: job.transfer.begin(self._folder, lane))
+        if job.earlier is not None and isinstance(job.transfer.sink, Draft):
+            job.transfer.sink.replaces = True
+
+    def _is_whole(self, job: _Job, earlier: FileReport, lane: Lane) -> bool:
+        """Tell whether an earlier run has done this very thing, and what it wrote is whole still."""
+        if job.attempts or not _fits(job.planned, earlier, trust=self._plan.trust_receipt):
+            return False
+        try:
+            prove(earlier, lane, self._stop, job.watch)
+        except InterruptedDumpError as error:
+            _note(job, error)
+        except (AsyncdumpError, OSError) as error:
+            logger().warning("dumped_again", name=earlier.name, error=str(error))
+        else:
+            return True
+        finally:
+            job.proof = None
+        return False
+
+    def _publish(self, group: list[_Job]) -> None:
+        for durable in (True, False):
+            jobs = [job for job in group if job.planned.durable is durable]
+            for job in jobs:
+                job.transfer.stage = "sync"
+            if not jobs:
+                continue
+            try:
+                if self._journal is not None:
+                    self._journal.append(map(_report, jobs))
+            except DumpError as error:
+                _abort(jobs)
+                errors: list[DumpError | None] = [error] * len(jobs)
+            else:
+                sinks: list[Any] = [job.transfer.sink for job in jobs]
+                errors = self._folder.publish(
+                    sinks, durable=durable, overwrite=self._plan.overwrite, journal=self._journal
+                )
+            for job, failure in zip(jobs, errors, strict=True):
+                if failure is None:
+                    job.published = True
+                else:
+                    _note(job, failure)
+
+
+def _report(job: _Job) -> FileReport:
+    """Return the outcome of a dump that is sealed."""
+    planned, transfer = job.planned, job.transfer
+    assert transfer.engine is not None
+    assert transfer.sink is not None
+    digest, content_digest = (
+        f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
+    )
+    return FileReport(
+        source=planned.source.path,
+        name=planned.name,
+        path=transfer.sink.path,
+        offset=planned.offset,
+        bytes=planned.length,
+        size=transfer.size,
+        stored=transfer.sink.stored,
+        seconds=time.perf_counter() - job.started,
+        method=transfer.engine.method,
+        digest=digest,
+        error=None,
+        stage="done",
+        content_digest=content_digest,
+        stages=planned.stages,
+        identity=planned.source.identity,
+        inode=transfer.inode,
+        marks=transfer.marks,
+    )
+
+
+def _fits(planned: PlannedDump, earlier: FileReport, *, trust: bool) -> bool:
+    """Tell whether a dump made earlier is what is asked for now."""
+    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
+    return (
+        (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum)
+        == (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
+    ) and (trust or (earlier.identity is not None and earlier.identity == planned.source.identity))
+
 
 def _has_room(job: _Job) -> bool:
     """Tell whether one more lane may work on a file: its compression may have a limit of threads, a pipe takes one."""
@@ -423,21 +564,6 @@ def _has_room(job: _Job) -> bool:
 def _share(job: _Job) -> int:
     """Return the bytes that one more lane would have to move."""
     return job.transfer.remaining // (job.lanes + 1)
-
-
-# What follows runs in worker threads.
-
-
-def _whole(folder: Folder | Outlet, jobs: list[_Job], lane: Lane) -> None:
-    for job in jobs:
-        _begin(folder, job, lane)
-        _work(job, lane)
-        _seal(job, lane)
-
-
-def _begin(folder: Folder | Outlet, job: _Job, lane: Lane) -> None:
-    job.started = time.perf_counter()
-    _guarded(job, lambda: job.transfer.begin(folder, lane))
 
 
 def _work(job: _Job, lane: Lane) -> None:
@@ -470,19 +596,6 @@ def _guarded(job: _Job, step: Callable[[], None]) -> None:
 
 def _note(job: _Job, error: AsyncdumpError) -> None:
     job.error = job.error or error
-    if not isinstance(error, InterruptedDumpError):
+    # What a verification finds is its outcome, nothing that has failed.
+    if not isinstance(error, InterruptedDumpError | DamagedError):
         logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
-
-
-def _publish(folder: Folder | Outlet, group: list[_Job], overwrite: bool) -> None:  # noqa: FBT001 (called by position)
-    for durable in (True, False):
-        jobs = [job for job in group if job.planned.durable is durable]
-        sinks: list[Any] = [job.transfer.sink for job in jobs if job.transfer.sink is not None]
-        for job in jobs:
-            job.transfer.stage = "sync"
-        errors = folder.publish(sinks, durable=durable, overwrite=overwrite) if sinks else []
-        for job, error in zip(jobs, errors, strict=True):
-            if error is None:
-                job.published = True
-            else:
-                _note(job, error)

@@ -6,11 +6,14 @@ Under its final name a dump is whole and durable, or absent. Everything here ser
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from asyncdump.digest import Digest
 from asyncdump.errors import DumpError, explain, from_oserror
@@ -20,6 +23,7 @@ from asyncdump.linux import (
     SYNC_FILE_RANGE_WAIT_AFTER,
     SYNC_FILE_RANGE_WAIT_BEFORE,
     SYNC_FILE_RANGE_WRITE,
+    copy_by_kernel,
     filesystem,
     rename_new,
     sync_file_range,
@@ -41,28 +45,98 @@ _NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
+_NO_LOCKS: Final = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_PARTIAL: Final = ".partial"
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
+
+
+class Synced(Protocol):
+    """What can be made durable: ``sync`` returns the error, if any."""
+
+    def sync(self) -> DumpError | None: ...
+
+
+class Place(Protocol):
+    """Where sinks are made and get their names: a `Folder`, or what stands for one.
+
+    Attributes:
+        path: what reports call it.
+        filesystem: as statfs(2) names it, or what stands for that.
+    """
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def filesystem(self) -> str: ...
+
+    def create(self, name: str) -> Sink:
+        """Return the sink for a name."""
+
+    def publish(
+        self, sinks: Any, *, durable: bool, overwrite: bool, journal: Synced | None = None
+    ) -> list[DumpError | None]:
+        """Make sinks durable and give them their names; return the error of each, or None."""
+
+    def write_small(self, files: Mapping[str, bytes]) -> None:
+        """Write small files of our own."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 class Folder:
     """The output folder, held open: names are looked up beneath its descriptor, links in the way aren't followed."""
 
-    def __init__(self, path: str) -> None:
-        """Create the folder with mode 0700 where it is missing, and open it.
+    def __init__(self, path: str, *, make: bool = True) -> None:
+        """Open the folder; where it is missing, ``make`` creates it with mode 0700.
 
         Raises:
             DumpError: it can't be created or opened, or isn't a folder.
         """
         self.path: Final = path
-        with explain("mkdir", path):
-            _make_folders(path)
+        if make:
+            with explain("mkdir", path):
+                _make_folders(path)
         with explain("open", path):
             self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.filesystem, _ = filesystem(self.fd)
         self.device: Final = os.fstat(self.fd).st_dev
         self._run: Final = os.urandom(4).hex()
         self._count = 0
+
+    def lock(self, *, shared: bool = False) -> None:
+        """Keep other runs out until the folder is closed, or this process ends in whichever way (flock(2)).
+
+        With ``shared`` others may read what is there, and nobody writes. A filesystem that can't lock a folder (NFS)
+        gives no such protection.
+
+        Raises:
+            DumpError: another run has the folder.
+        """
+        try:
+            fcntl.flock(self.fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DumpError(
+                f"another run is at work in {self.path}",
+                path=self.path,
+                operation="flock",
+                errno=error.errno,
+                hint="wait for it to end, or choose another folder",
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise from_oserror(error, "flock", self.path) from error
+
+    def sweep(self) -> None:
+        """Remove the temporary files of runs that were killed; for whoever has the lock."""
+        with explain("readdir", self.path):
+            stale = [name for name in os.listdir(self.fd) if name.startswith(TEMPORARY_PREFIX)]
+        for name in stale:
+            if name.endswith(_PARTIAL):
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=self.fd)
 
     def create(self, name: str) -> Draft:
         """Create the temporary file that will become ``name``, mode 0600.
@@ -71,7 +145,8 @@ class Folder:
             DumpError: it can't be created.
         """
         self._count += 1
-        return Draft(self, name, f"{TEMPORARY_PREFIX}{self._run}-{self._count}.partial")
+        draft = MappedDraft if self.filesystem == "hugetlbfs" else Draft
+        return draft(self, name, f"{TEMPORARY_PREFIX}{self._run}-{self._count}{_PARTIAL}")
 
     def scratch(self) -> Sink:
         """Return a sink without a name, that is gone when it's closed (O_TMPFILE), to try things on.
@@ -82,16 +157,20 @@ class Folder:
         with explain("open", self.path):
             return Sink(os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.fd), self.path)
 
-    def publish(self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool) -> list[DumpError | None]:
+    def publish(
+        self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool, journal: Synced | None = None
+    ) -> list[DumpError | None]:
         """Make finished sinks durable as a group, give them their names, and make the names durable.
+
+        What ``journal`` says of them is made durable with them, before they have their names.
 
         Returns:
             For each sink its error, or None. A sink with an error has been removed.
         """
-        errors: list[DumpError | None] = self._sync(sinks) if durable else [None] * len(sinks)
+        errors: list[DumpError | None] = self._sync(sinks, journal) if durable else [None] * len(sinks)
         for index, sink in enumerate(sinks):
             if errors[index] is None:
-                errors[index] = sink.rename(overwrite=overwrite)
+                errors[index] = sink.rename(overwrite=overwrite or sink.replaces)
         if durable:
             try:
                 os.fsync(self.fd)
@@ -104,7 +183,7 @@ class Folder:
             sink.close()
         return errors
 
-    def _sync(self, sinks: Sequence[Draft]) -> list[DumpError | None]:
+    def _sync(self, sinks: Sequence[Draft], journal: Synced | None) -> list[DumpError | None]:
         # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
         # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
         grouped = len(sinks) >= _GROUP_FOR_SYNCFS and self.filesystem in _SYNCFS_FLUSHES
@@ -115,7 +194,10 @@ class Folder:
                 for sink in sinks:
                     sink.drop_cache()
                 return [None] * len(sinks)
-        return [sink.sync() for sink in sinks]
+        errors = [sink.sync() for sink in sinks]
+        if journal is not None and (failure := journal.sync()) is not None:
+            errors = [error or failure for error in errors]
+        return errors
 
     def write_small(self, files: Mapping[str, bytes]) -> None:
         """Write small files of our own (the receipt, the digest lists), each whole and durable or not at all.
@@ -194,6 +276,9 @@ class Sink:
     sequential: ClassVar[bool] = False
     """Whether bytes can only be written one behind the other."""
 
+    grain: ClassVar[int] = 4096
+    """Bytes that are zero in so large a piece, and aligned to it, may be left out."""
+
     def __init__(self, fd: int, path: str) -> None:
         self.fd = fd
         self.path = path
@@ -207,6 +292,12 @@ class Sink:
             self.direct: int | None = self.open_again(os.O_RDWR | os.O_DIRECT)
         except OSError:
             self.direct = None
+
+    def status(self) -> tuple[int, int]:
+        """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
+        with explain("stat", self.path):
+            status = os.fstat(self.fd)
+        return (status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else (0, 0)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
         """Return a new descriptor of the same file, with a file offset of its own; the caller closes it."""
@@ -352,7 +443,13 @@ class Sink:
 
 
 class Draft(Sink):
-    """A dump on its way to its name: until `Folder.publish` it has a temporary one."""
+    """A dump on its way to its name: until `Folder.publish` it has a temporary one.
+
+    Attributes:
+        replaces: whether what stands under its name is an older state of the same dump.
+    """
+
+    replaces: bool = False
 
     def __init__(self, folder: Folder, name: str, temporary: str) -> None:
         self.folder: Final = folder
@@ -405,6 +502,53 @@ class Draft(Sink):
         if self.fd >= 0:
             self.discard()
             self.close()
+
+
+class MappedDraft(Draft):
+    """A draft on hugetlbfs, which takes no write(2): filled through a mapping, a huge page for each that isn't zero.
+
+    The kernel copies into the mapping (vmsplice(2), readv(2)), so that a page that the pool can't give is an error
+    (EFAULT), never a SIGBUS. To map a range reserves its pages: too few of them are ENOMEM.
+    """
+
+    grain: ClassVar[int] = 2 << 20
+
+    def __init__(self, folder: Folder, name: str, temporary: str) -> None:
+        super().__init__(folder, name, temporary)
+        _, self._page = filesystem(folder.fd)
+
+    def resize(self, size: int) -> None:
+        """Set the size, in whole huge pages."""
+        super().resize(-(-size // self._page) * self._page)
+
+    def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:  # noqa: ARG002 (a mapping has none)
+        """Copy ``data`` into the pages that hold ``offset`` and what follows."""
+        start = offset - offset % self._page
+        length = -(-(offset + len(data)) // self._page) * self._page - start
+        try:
+            mapping = mmap.mmap(self.fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_WRITE, offset=start)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise self._no_pages() from error
+            raise
+        view = memoryview(mapping)[offset - start :]
+        try:
+            copy_by_kernel(data, view)
+        finally:
+            view.release()
+            # After an error its traceback still holds slices of the view: the mapping goes when the traceback does.
+            with suppress(BufferError):
+                mapping.close()
+        self._count(len(data))
+
+    def _no_pages(self) -> DumpError:
+        return DumpError(
+            f"{self.path} needs more huge pages than are free (ENOMEM)",
+            path=self.path,
+            operation="mmap",
+            errno=errno.ENOMEM,
+            hint="reserve more of them: /proc/sys/vm/nr_hugepages, or their pool below /sys/kernel/mm/hugepages",
+        )
 
 
 def _some(count: int) -> int:

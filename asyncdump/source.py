@@ -35,6 +35,17 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
         return self.offset + self.length
 
 
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What tells whether a source is still the same: stat(2), times in nanoseconds since the epoch.
+
+    What is stored through a mapping changes the time on few filesystems, and never on hugetlbfs.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """What a source was when it was looked at.
 
@@ -66,6 +77,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             size = f"{self.page >> 30} GiB" if self.page >> 30 else f"{self.page >> 20} MiB"
             return f"memfd {size}" if self.memfd else f"hugetlbfs {size}"
         return "memfd" if self.memfd else self.filesystem
+
+    @property
+    def identity(self) -> Identity | None:
+        """What tells whether it is still the same, or None where nothing does."""
+        if self.filesystem == "block device":
+            return None
+        return Identity(inode=self.inode, size=self.size, mtime_ns=self.mtime_ns)
 
     @property
     def in_memory(self) -> bool:

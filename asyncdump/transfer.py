@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from asyncdump.digest import Checksum, Digest, new_digest
+from asyncdump.digest import Checksum, Marked, new_digest
 from asyncdump.engines import REFUSALS, Choice, Engine, Refusal, Refused, Route, accepting, candidates
 from asyncdump.errors import (
     AsyncdumpError,
@@ -25,8 +25,7 @@ from asyncdump.errors import (
     from_oserror,
 )
 from asyncdump.lane import Lane
-from asyncdump.outlet import Outlet
-from asyncdump.sink import ZEROS, Folder, Sink
+from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
 
 _LONGEST_HOLE: Final = 64 << 20
@@ -50,9 +49,11 @@ class Transfer:
 
     Attributes:
         length: bytes to move.
+        size, inode: of the file as it is stored (in bytes), once sealed.
         moved: bytes moved so far, holes included.
         engine: what moves them, once `begin` has returned.
         digest: the digest of the file as it is stored, in hexadecimal, once sealed.
+        marks: what it was after each block, to place damage.
         content_digest: the digest of the bytes of the source; the same, unless they went through stages.
         stage: what is being done: ``open``, ``move``, ``digest``.
     """
@@ -74,8 +75,11 @@ class Transfer:
         self.length: Final = length
         self.moved = 0
         self.stage = "open"
+        self.size = 0
+        self.inode = 0
         self.engine: Engine | None = None
         self.digest: str | None = None
+        self.marks = ""
         self.content_digest: str | None = None
         self.sink: Sink | None = None
         self._offset: Final = offset
@@ -89,7 +93,7 @@ class Transfer:
         self._proved = False  # Has the engine moved anything yet? Only before that may the kernel refuse it.
         self._engines: list[Engine] = []
         self._spans: Iterator[Span] = iter(())
-        self._hasher: Digest | None = None
+        self._hasher: Marked | None = None
         self._hash_on_the_way = False
         self._turn = threading.Lock()  # Held while a span is taken, loaded and hashed: in the order of the file.
         self._counting = threading.Lock()
@@ -98,7 +102,7 @@ class Transfer:
     def remaining(self) -> int:
         return self.length - self.moved
 
-    def begin(self, folder: Folder | Outlet, lane: Lane) -> None:
+    def begin(self, folder: Place, lane: Lane) -> None:
         """Open both ends and move the first span with the first engine that the kernel accepts.
 
         Raises:
@@ -119,7 +123,7 @@ class Transfer:
         self._spans = self._cut_spans(self._route)
         self.step(lane)
 
-    def _prepare(self, folder: Folder | Outlet) -> list[Engine]:
+    def _prepare(self, folder: Place) -> list[Engine]:
         """Get the sink ready and return the engines to try, the best first."""
         self._route.sink.resize(self.length)
         return candidates(
@@ -263,9 +267,10 @@ class Transfer:
 
     def _failure(self, error: OSError, engine: Engine, span: Span) -> DumpError:
         """Return the error to show for a call that failed on a span: often it's the source that changed."""
-        size = os.fstat(self._route.fd).st_size
-        if size < span.end and self._route.source.filesystem != "block device":
-            return truncated(self.source.path, size, span.end)
+        try:
+            self._check_end(span.end)
+        except DumpError as ended:
+            return ended
         failure = from_oserror(error, f"{engine.method} at byte {span.offset}", self.source.path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             failure = from_oserror(error, f"{engine.method} at byte {self._route.target(span)}", self._route.sink.path)
@@ -280,13 +285,17 @@ class Transfer:
             DumpError: the sink can't be read back.
         """
         assert self.sink is not None
-        end = self._offset + self.length
+        self._check_end(self._offset + self.length)
+        self._finish(lane)
+        self.sink.close_direct()
+        self.size, self.inode = self.sink.status()
+        self._close_source()
+
+    def _check_end(self, end: int) -> None:
+        """Raise `SourceChangedError` if the source ends before byte ``end``."""
         size = os.fstat(self._route.fd).st_size
         if size < end and self._route.source.filesystem != "block device":
             raise truncated(self.source.path, size, end)
-        self._finish(lane)
-        self.sink.close_direct()
-        self._close_source()
 
     def _finish(self, lane: Lane) -> None:
         """Take the digests, with whatever has to be written before."""
@@ -295,7 +304,12 @@ class Transfer:
         if not self._hash_on_the_way:
             self.stage = "digest"
             self._route.sink.read_back(self.length, self._hasher, lane, self._stop.check)
-        self.digest = self.content_digest = self._hasher.hexdigest()
+        self.content_digest = self._hasher.hexdigest()
+        self._note_stored(self._hasher)
+
+    def _note_stored(self, hasher: Marked | None) -> None:
+        if hasher is not None:
+            self.digest, self.marks = hasher.hexdigest(), hasher.marks.hex()
 
     def abort(self) -> None:
         """Remove what was written and close both ends."""

@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
-from asyncdump.manifest import Defaults, Dump, Manifest, Zstd, complaint, required, unknown_key
+from asyncdump.manifest import Defaults, Dump, Manifest, Retries, Zstd, complaint, required, unknown_key
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
@@ -152,6 +152,11 @@ class _Reader:
             return self._dumps(node, key)
         if name == "compress" and isinstance(node, yaml.MappingNode):
             return self._compress(node, key)
+        if name == "retries" and isinstance(node, yaml.MappingNode):
+            values = self._submodel(Retries, node, key)
+            return _WRONG if len(self.problems) > before else Retries(**values)
+        if name == "errors":
+            return self._list(model, name, node, key)
         if name == "filter":
             return self._filter(model, node, key)
         if not isinstance(node, yaml.ScalarNode):
@@ -186,6 +191,14 @@ class _Reader:
             for problem in error.problems:
                 self._complain(f"{key}.zstd.{problem.key}", problem.message)
             return _WRONG
+
+    def _list(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
+        items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        value = tuple(item.value if isinstance(item, yaml.ScalarNode) else None for item in items)
+        if message := complaint(model, name, value):
+            self._complain(key, message, node)
+            return _WRONG
+        return value
 
     def _filter(self, model: Any, node: yaml.Node, key: str) -> Any:
         """Take argument lists, in which every scalar is text: ``-9`` is an argument, not a number."""

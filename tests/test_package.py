@@ -15,6 +15,7 @@ from asyncdump.version import __version__
 
 NAMES = [
     "AsyncdumpError",
+    "DamagedError",
     "Defaults",
     "Dump",
     "DumpError",
@@ -22,10 +23,14 @@ NAMES = [
     "Event",
     "FileFailed",
     "FileFinished",
+    "FileKept",
     "FileReport",
+    "FileRetried",
     "FileStarted",
+    "FileVerdict",
     "FilterError",
     "Finding",
+    "Identity",
     "InterruptedDumpError",
     "Manifest",
     "ManifestError",
@@ -35,12 +40,15 @@ NAMES = [
     "PlannedDump",
     "Problem",
     "Progress",
+    "ReceiptError",
     "Report",
+    "Retries",
     "Run",
     "RunFinished",
     "RunStarted",
     "Source",
     "SourceChangedError",
+    "Verification",
     "Zstd",
     "describe_dump",
     "dump_all",
@@ -49,6 +57,8 @@ NAMES = [
     "open_run",
     "plan_all",
     "probe",
+    "restore_all",
+    "verify_all",
 ]
 HEAVY = {"anyio", "asyncio", "blake3", "click", "logging", "msgspec", "rich", "structlog", "trio", "uvloop"}
 HEAVY |= {"xxhash", "yaml", "zstandard"}

@@ -19,7 +19,8 @@ from strategies import file_names, templates, text
 
 from asyncdump.errors import ManifestError
 from asyncdump.manifest import Defaults, Dump, Manifest
-from asyncdump.plan import RESERVED, Options, Plan, PlannedDump, make_plan, name_complaint, render_name
+from asyncdump.plan import Options, Plan, PlannedDump, make_plan, render_name
+from asyncdump.record import RESERVED, name_complaint
 from asyncdump.size import format_size
 from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
 

@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
-from asyncdump.plan import name_complaint
-from asyncdump.report import FileReport, Report, digest_lists, file_record, receipt
+from asyncdump.receipt import digest_lists, receipt
+from asyncdump.record import file_record, name_complaint
+from asyncdump.report import FileReport, Report
 
 START = datetime(2024, 2, 29, 12, 0, 0, 500, tzinfo=UTC)
 FULL = DumpError("write of /dumps/b: ENOSPC", path="/dumps/b", operation="write", errno=errno.ENOSPC, hint="free space")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from asyncdump.errors import AsyncdumpError, ManifestError
+from asyncdump.errors import AsyncdumpError, ManifestError, ReceiptError
 from asyncdump.version import __version__
 
 METHODS = ["auto", "reflink", "direct", "sendfile", "splice", "mmap", "read"]
@@ -96,6 +96,19 @@ def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -
         raise click.BadParameter(f"{value!r} is not zstd, zstd:LEVEL (-100 to 22) or none") from error
 
 
+def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    from asyncdump.manifest import Retries
+
+    times, colon, errors = value.partition(":")
+    try:
+        names: Any = tuple(errors.upper().split(","))
+        return Retries(times=int(times), errors=names) if colon else Retries(times=int(times))
+    except (ValueError, ManifestError) as error:
+        raise click.BadParameter(f"{value!r} is not a number, or one with errors: 5:ENOSPC,EDQUOT") from error
+
+
 @cli.command("run", cls=_Run, hidden=True)
 @click.argument("manifest", type=click.Path())
 @click.option("--output", metavar="DIR", help="Folder for the dumps, instead of the manifest's.")
@@ -106,6 +119,9 @@ def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @click.option("--on-error", type=click.Choice(["continue", "abort"]), help="What one failure means for the others.")
 @click.option("--allow-filters", is_flag=True, help="Let the manifest run programs that dumps go through.")
 @click.option("--overwrite", is_flag=True, help="Replace dumps that exist already.")
+@click.option("--resume", is_flag=True, help="Keep what an earlier run there has done, if it is whole; do the rest.")
+@click.option("--trust-receipt", is_flag=True, help="With --resume: keep it even if sources have changed since.")
+@click.option("--retries", metavar="N", callback=_retries, help="How often a failure that passes is tried again.")
 @click.option("--no-durable", is_flag=True, help="Don't wait until the dumps would survive a power cut.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: files, sizes, kinds, methods, free space.")
 @click.option(
@@ -126,9 +142,80 @@ def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str
     from asyncdump.plan import Options
 
     configure_later(log_format)
+    if options["trust_receipt"] and not options["resume"]:
+        raise click.UsageError("--trust-receipt says what --resume is to keep: give that too")
     durable = False if options.pop("no_durable") else None
     chosen = Options(durable=durable, **options)
     sys.exit(dry(manifest, chosen) if dry_run else wet(manifest, chosen, "none" if quiet else progress, quiet=quiet))
+
+
+_progress = click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+    default="auto",
+    help="How progress is told: a bar on a terminal, plain lines, JSON events on stdout. Default: auto.",
+)
+_files_in_flight = click.option(
+    "--concurrency",
+    metavar="N",
+    default="auto",
+    callback=_concurrency,
+    help="Files in flight: a number, or auto.",
+)
+_quiet = click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+
+
+@cli.command(short_help="Prove the dumps of a run.")
+@click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
+@click.option("--against-source", is_flag=True, help="Compare the dumps with their sources as they are now, instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of each file as JSON.")
+@_files_in_flight
+@_progress
+@_quiet
+def verify(run: str, *, against_source: bool, as_json: bool, concurrency: Any, progress: str, quiet: bool) -> None:
+    """Read every dump of the run in DIR and compare it with the receipt: sizes, digests, checksums of frames.
+
+    Exit codes: 0 all are whole, 1 some are not, 2 there is no receipt, or it can't be read.
+    """
+    from asyncdump.cli.verify import main
+
+    chosen = "none" if quiet or (as_json and progress == "auto") else progress
+    options: dict[str, Any] = {"against_source": against_source, "concurrency": concurrency}
+    sys.exit(main(run, chosen, as_json=as_json, quiet=quiet, **options))
+
+
+def _mapped(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not name or not equals or not path:
+            raise click.BadParameter(f"{value!r} is not NAME=PATH")
+        if name in pairs:
+            raise click.BadParameter(f"{name} is mapped twice")
+        pairs[name] = path
+    return pairs
+
+
+@cli.command(short_help="Put the dumps of a run back.")
+@click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
+@click.option("--to", metavar="TARGET_DIR", required=True, type=click.Path(), help="Where they are put.")
+@click.option("--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="Another target for one.")
+@click.option("--overwrite", is_flag=True, help="Replace targets that exist already.")
+@click.option("--no-durable", is_flag=True, help="Don't wait until the targets would survive a power cut.")
+@_files_in_flight
+@_progress
+@_quiet
+def restore(
+    run: str, *, to: str, mapped: Any, overwrite: bool, no_durable: bool, concurrency: Any, progress: str, quiet: bool
+) -> None:
+    """Put the dumps of the run in DIR back, into huge pages or ordinary files, each compared with its digest.
+
+    Exit codes: 0 all are restored, 1 some are not, 2 nothing was: targets that exist, too few huge pages, no receipt.
+    """
+    from asyncdump.cli.restore import main
+
+    options: dict[str, Any] = {"map": mapped, "overwrite": overwrite, "durable": not no_durable}
+    sys.exit(main(run, to, "none" if quiet else progress, quiet=quiet, concurrency=concurrency, **options))
 
 
 @cli.command()
@@ -208,7 +295,7 @@ def run() -> int:
         cli(prog_name="asyncdump")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except ManifestError as error:
+    except (ManifestError, ReceiptError) as error:
         return _fail(*map(str, error.problems))
     except AsyncdumpError as error:
         return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}")
@@ -216,7 +303,7 @@ def run() -> int:
 
 
 def _fail(*messages: str) -> int:
-    from asyncdump.report import text
+    from asyncdump.record import text
 
     for message in messages:
         print(f"asyncdump: {text(message)}", file=sys.stderr)

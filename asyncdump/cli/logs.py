@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from asyncdump import log
-from asyncdump.report import text
+from asyncdump.record import text
 
 
 def configure_later(form: str) -> None:

@@ -12,8 +12,18 @@ from typing import Any, Self
 import msgspec
 
 from asyncdump.errors import AsyncdumpError
-from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Progress, RunFinished, RunStarted
-from asyncdump.report import error_record, text
+from asyncdump.events import (
+    Event,
+    FileFailed,
+    FileFinished,
+    FileKept,
+    FileRetried,
+    FileStarted,
+    Progress,
+    RunFinished,
+    RunStarted,
+)
+from asyncdump.record import error_record, text
 from asyncdump.size import format_size
 
 _EVERY = 2.0
@@ -33,7 +43,7 @@ class Listener:
         """Take note of an event."""
 
 
-def new_listener(progress: str) -> Listener:
+def new_listener(progress: str, doing: str = "dumping", where: str = "to") -> Listener:
     """Return the listener of that name; ``auto`` is a bar on a terminal and plain lines elsewhere."""
     if progress == "auto":
         progress = "bar" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
@@ -43,7 +53,7 @@ def new_listener(progress: str) -> Listener:
 
             return Bar()
         case "plain":
-            return Plain()
+            return Plain(doing, where)
         case "json":
             return Json()
         case _:
@@ -78,9 +88,11 @@ class Tally(Listener):
                 self.methods[event.name] = event.method
             case Progress():
                 self.in_flight[event.name] = event
-            case FileFinished():
+            case FileFinished() | FileKept():
                 self.finished += 1
                 self.durable += event.bytes
+                self._forget(event.name)
+            case FileRetried():
                 self._forget(event.name)
             case FileFailed():
                 self.failed += 1
@@ -94,15 +106,17 @@ class Tally(Listener):
 class Plain(Tally):
     """A line on stderr every two seconds, for logs: the total only, whatever the number of files."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "dumping", where: str = "to") -> None:
         super().__init__()
+        self._doing = doing
+        self._where = where
         self._next = time.monotonic() + _EVERY
 
     def tell(self, event: Event) -> None:
         super().tell(event)
         if isinstance(event, RunStarted):
             files = "file" if event.files == 1 else "files"
-            _say(f"dumping {event.files} {files}, {format_size(event.bytes)}, to {text(event.output)}")
+            _say(f"{self._doing} {event.files} {files}, {format_size(event.bytes)}, {self._where} {text(event.output)}")
         elif time.monotonic() >= self._next and not isinstance(event, RunFinished):
             self._next = time.monotonic() + _EVERY
             _say(self._line())

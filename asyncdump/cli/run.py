@@ -26,7 +26,7 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
             if run.plan.output == STANDARD_OUTPUT:
                 check_stdout()
             with heeding(lambda number: run.cancel(number.name)), _beside(run.plan.output):
-                await _listen(run, new_listener(progress))
+                await listen(run, new_listener(progress))
         return run.report
 
     excuse_reader()
@@ -57,11 +57,17 @@ def dry(manifest: str, options: Options) -> int:
 
 
 def _exit_code(report: Report) -> int:
-    number = Signals.__members__.get(report.interrupted or "")
-    return exit_code(number) if number else int(not report.ok)
+    return interruption(report.interrupted) or int(not report.ok)
 
 
-async def _listen(run: Run, listener: Listener) -> None:
+def interruption(reason: str | None) -> int:
+    """Return the exit code of a run that a signal ended, or 0."""
+    number = Signals.__members__.get(reason or "")
+    return exit_code(number) if number else 0
+
+
+async def listen(run: Run, listener: Listener) -> None:
+    """Tell a listener of each event."""
     with listener:
         async for event in run:
             listener.tell(event)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from asyncdump.cli.columns import fill, seconds, table, width
 from asyncdump.digest import LISTS
 from asyncdump.errors import InterruptedDumpError, describe_errno
-from asyncdump.plan import RECEIPT, STANDARD_OUTPUT, Plan
-from asyncdump.report import FileReport, Report, text
+from asyncdump.plan import STANDARD_OUTPUT, Plan
+from asyncdump.record import RECEIPT, text
+from asyncdump.report import FileReport, Report
 from asyncdump.size import format_size
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def print_plan(plan: Plan, methods: list[str]) -> None:
     ]
     if width() < _NARROW:
         rows = [(name, source, "", size, method, "") for name, source, _, size, method, _ in rows]
-    _print(*table(rows, right=(3,), shrink=(1, 0, 4)), "")
-    files = _count(len(plan.dumps), "file")
-    _print(
+    print_lines(*table(rows, right=(3,), shrink=(1, 0, 4)), "")
+    files = count(len(plan.dumps), "file")
+    print_lines(
         f"{files}, {format_size(plan.bytes)} to {_place(plan.output)}"
         + ("" if plan.output == STANDARD_OUTPUT else f" ({format_size(plan.free)} free there)"),
         "A dry run: nothing was written.",
@@ -40,37 +41,46 @@ def print_plan(plan: Plan, methods: list[str]) -> None:
 
 def print_summary(report: Report, *, quiet: bool) -> None:
     """Print the outcome of a run: totals on stdout, failures on stderr; with ``quiet`` the latter alone."""
-    done = [file for file in report.files if file.ok]
     if not quiet:
-        _print(*_totals(report, done))
+        print_totals(report, "dumped")
+    print_failures(report, "dumped")
+    print_receipt_error(report)
+
+
+def print_totals(report: Report, done: str) -> None:
+    """Print on stdout how much was ``done`` and how, and what is written beside dumps."""
+    print_lines(*_totals(report, [file for file in report.files if file.ok], done))
+
+
+def print_failures(report: Report, done: str) -> None:
+    """Print on stderr what was not ``done``, and why."""
     failures = [file for file in report.failures if not isinstance(file.error, InterruptedDumpError)]
     given_up = len(report.failures) - len(failures)
     for file in failures[:_MOST_FAILURES]:
-        _complain(f"failed: {file.name} ({file.stage}): {file.error}")
+        complain(f"failed: {file.name} ({file.stage}): {file.error}")
         if file.error is not None and file.error.hint:
-            _complain(f"  {file.error.hint}")
+            complain(f"  {file.error.hint}")
     if len(failures) > _MOST_FAILURES:
-        _complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
+        complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
     if given_up:
-        _complain(f"{_count(given_up, 'file')} not dumped: the run was ended by {report.interrupted or 'a failure'}")
-    print_receipt_error(report)
+        complain(f"{count(given_up, 'file')} not {done}: the run was ended by {report.interrupted or 'a failure'}")
 
 
 def print_receipt_error(report: Report) -> None:
     """Say on stderr that the receipt could not be written, if so: nothing else tells of it."""
     if report.receipt_error is not None:
-        _complain(f"the receipt could not be written: {report.receipt_error}")
+        complain(f"the receipt could not be written: {report.receipt_error}")
 
 
-def _totals(report: Report, done: list[FileReport]) -> list[str]:
+def _totals(report: Report, done: list[FileReport], what: str) -> list[str]:
     lines = [
-        f"{len(done)} of {_count(len(report.files), 'file')} dumped to {_place(report.output)}"
+        f"{len(done)} of {count(len(report.files), 'file')} {what} to {_place(report.output)}"
         + (f", ended early: {report.interrupted}" if report.interrupted else "")
     ]
     if done:
         groups: dict[str, list[FileReport]] = defaultdict(list)
         for file in done:
-            groups[", ".join((file.method or "", *file.stages))].append(file)
+            groups["kept" if file.kept else ", ".join((file.method or "", *file.stages))].append(file)
         rows = [("method", "files", "size", "written", "time", "rate")]
         rows += [_row(method, files, "", "") for method, files in sorted(groups.items())]
         rate = f"{format_size(report.bytes_per_second)}/s"
@@ -78,8 +88,12 @@ def _totals(report: Report, done: list[FileReport]) -> list[str]:
         if width() < _NARROW:
             rows = [(method, files, size, "", "", rate) for method, files, size, _, _, rate in rows]
         lines += ["", *table(rows, right=(1, 2, 3, 4, 5)), ""]
+    if kept := sum(file.kept for file in done):
+        lines += [f"{count(kept, 'file')} of them kept from an earlier run, and found whole", ""]
     if report.output == STANDARD_OUTPUT:
         return lines
+    if what != "dumped":
+        return lines[: 1 if not done else -1]
     lists = sorted({LISTS[file.digest.partition(":")[0]] for file in done if file.digest})
     lines += fill(f"Written beside them: {', '.join([RECEIPT, *lists])}")
     return lines
@@ -100,7 +114,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     if as_json:
         import json
 
-        _print(json.dumps([_finding_record(finding) for finding in findings], indent=1))
+        print_lines(json.dumps([_finding_record(finding) for finding in findings], indent=1))
         return
     rows = [("method", "accepted", "rate", "CPU s per GiB", "auto picks it")]
     for finding in findings:
@@ -112,8 +126,8 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
             rows.append((finding.method, "yes", rate, cpu, finding.chosen))
     if width() < _NARROW:
         rows = [(method, "", rate, "", chosen) for method, _, rate, _, chosen in rows]
-    _print(*table(rows, right=(2, 3), shrink=(4,)))
-    _print("", *fill("Measured on one thread, made durable; a run uses several."))
+    print_lines(*table(rows, right=(2, 3), shrink=(4,)))
+    print_lines("", *fill("Measured on one thread, made durable; a run uses several."))
 
 
 def _finding_record(finding: Finding) -> dict[str, object]:
@@ -130,13 +144,16 @@ def _finding_record(finding: Finding) -> dict[str, object]:
     }
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return ``1 file``, ``2 files``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _print(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
+    """Print lines on stdout."""
     print(*(line.encode(errors="backslashreplace").decode() for line in lines), sep="\n")
 
 
-def _complain(line: str) -> None:
+def complain(line: str) -> None:
+    """Print a line on stderr."""
     print(f"asyncdump: {text(line)}", file=sys.stderr)

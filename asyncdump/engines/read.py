@@ -47,7 +47,7 @@ class Read:
         if not route.sparse:
             route.sink.write(data, target)
             return
-        grain = _HUGE_GRAIN if route.source.filesystem == "hugetlbfs" else SMALL_PAGE
+        grain = _HUGE_GRAIN if route.source.filesystem == "hugetlbfs" else route.sink.grain
         pieces = list(data_runs(lane.buffer, span.length, grain))
         for start, stop in pieces:
             if len(pieces) > _MOST_PIECES:

@@ -42,6 +42,9 @@ OPTIONS = {
     "--compress",
     "--on-error",
     "--overwrite",
+    "--resume",
+    "--trust-receipt",
+    "--retries",
     "--no-durable",
     "--dry-run",
     "--progress",
@@ -245,6 +248,8 @@ def test_help_has_every_option(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", done.stdout, re.MULTILINE)) == OPTIONS
     assert [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()] == [
+        "verify",
+        "restore",
         "schema",
         "probe",
         "dd",
@@ -259,6 +264,8 @@ def test_help_has_every_option(tmp_path: Path) -> None:
     [
         ("dd", "Usage: asyncdump dd", "if= of= bs= count= skip= seek="),
         ("probe", "Usage: asyncdump probe [OPTIONS] SOURCE DEST_DIR", "--json"),
+        ("verify", "Usage: asyncdump verify [OPTIONS] DIR|RECEIPT", "--against-source"),
+        ("restore", "Usage: asyncdump restore [OPTIONS] DIR|RECEIPT", "--map"),
         ("schema", "Usage: asyncdump schema", "JSON Schema"),
         ("m.yaml", "Usage: asyncdump MANIFEST [OPTIONS]", "--dry-run"),
     ],

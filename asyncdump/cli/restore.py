@@ -1,0 +1,33 @@
+"""A restore on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from asyncdump.cli.output import excuse_reader
+from asyncdump.cli.progress import new_listener
+from asyncdump.cli.run import interruption, listen
+from asyncdump.cli.signals import heeding
+from asyncdump.cli.tables import print_failures, print_totals
+from asyncdump.report import Report
+from asyncdump.restore import open_restore
+
+
+def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> int:
+    """Restore, and return the exit code."""
+
+    async def restore() -> Report:
+        async with open_restore(what, to, **options) as restorer:
+            with heeding(lambda number: restorer.run.cancel(number.name)):
+                await listen(restorer.run, new_listener(progress, "restoring", "to"))
+        return restorer.report
+
+    excuse_reader()
+    report = anyio.run(restore, backend_options={"use_uvloop": True})
+    if progress != "json":
+        if not quiet:
+            print_totals(report, "restored")
+        print_failures(report, "restored")
+    return interruption(report.interrupted) or int(not report.ok)

@@ -1,0 +1,81 @@
+"""A verification on the command line: its signals, what it prints, its exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import msgspec
+
+from asyncdump.cli.columns import fill, seconds
+from asyncdump.cli.output import excuse_reader
+from asyncdump.cli.progress import new_listener
+from asyncdump.cli.run import interruption, listen
+from asyncdump.cli.signals import heeding
+from asyncdump.cli.tables import complain, count, print_lines
+from asyncdump.record import text
+from asyncdump.size import format_size
+from asyncdump.verify import FileVerdict, Verification, open_verify
+
+_MOST = 20
+
+
+def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Verify, and return the exit code."""
+
+    async def verify() -> Verification:
+        async with open_verify(what, **options) as verifier:
+            with heeding(lambda number: verifier.run.cancel(number.name)):
+                await listen(verifier.run, new_listener(progress, "verifying", "in"))
+        return verifier.outcome
+
+    if not as_json:
+        excuse_reader()
+    outcome = anyio.run(verify, backend_options={"use_uvloop": True})
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(_record(outcome)), indent=1).decode())
+    elif progress != "json":
+        _print(outcome, quiet=quiet)
+    return interruption(outcome.interrupted) or int(not outcome.ok)
+
+
+def _print(outcome: Verification, *, quiet: bool) -> None:
+    whole = [file for file in outcome.files if file.verdict == "ok"]
+    if not quiet:
+        rate = f"{format_size(outcome.bytes / max(outcome.seconds, 1e-6))}/s"
+        print_lines(
+            f"{len(whole)} of {count(len(outcome.files) + outcome.unrecorded, 'dump')} proved whole by "
+            f"{text(outcome.receipt)}: {format_size(outcome.bytes)} in {seconds(outcome.seconds)}, {rate}"
+        )
+        if outcome.strays:
+            names = ", ".join(map(text, outcome.strays[:3])) + (", ..." if len(outcome.strays) > 3 else "")  # noqa: PLR2004
+            print_lines(*fill(f"Beside them, unknown to it: {names}"))
+    for file in outcome.failures[:_MOST]:
+        complain(f"{file.verdict}: {file.name}: {file.message}")
+        if file.hint:
+            complain(f"  {file.hint}")
+    if len(outcome.failures) > _MOST:
+        complain(f"and {len(outcome.failures) - _MOST} more: --json tells of all")
+    if outcome.unrecorded:
+        complain(f"the run never ended: {count(outcome.unrecorded, 'dump')} not recorded; go on with it by --resume")
+    if outcome.interrupted:
+        complain(f"ended early by {outcome.interrupted}")
+
+
+def _record(outcome: Verification) -> dict[str, Any]:
+    return {
+        "ok": outcome.ok,
+        "receipt": text(outcome.receipt),
+        "interrupted": outcome.interrupted,
+        "seconds": round(outcome.seconds, 6),
+        "bytes": outcome.bytes,
+        "unrecorded": outcome.unrecorded,
+        "strays": [text(name) for name in outcome.strays],
+        "files": [_file(file) for file in outcome.files],
+    }
+
+
+def _file(file: FileVerdict) -> dict[str, Any]:
+    values = msgspec.structs.asdict(file)
+    shown = {name: text(values[name]) for name in ("name", "path", "message", "hint")}
+    return {**values, **shown, "seconds": round(file.seconds, 6)}

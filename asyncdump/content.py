@@ -1,0 +1,334 @@
+"""The content of a dump, whether it is stored raw or compressed."""
+
+from __future__ import annotations
+
+import io
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.seekable import Frame, read_seek_table
+from asyncdump.size import format_size
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE_MAGIC: Final = b"\x2a\x4d\x18"
+"""What follows the first byte of a frame that readers skip, which is from 0x50 to 0x5f."""
+
+_LARGEST_FRAME: Final = 1 << 30
+_STEP: Final = 1 << 20
+_BITE: Final = 4 << 10
+"""Bytes decompressed in one call: four of them may become 128 KiB, and what a call returns has no other limit."""
+
+_FRAME_HEADER: Final = 18
+"""The bytes of the longest header of a frame (RFC 8878)."""
+
+
+def is_zstd(fd: int, path: str) -> bool:
+    """Tell whether a file is a .zst: whether it begins as one does, or ends with a seek table.
+
+    Raises:
+        DumpError: it can't be read, or it is none but is called so: its first bytes are damaged or it was cut.
+    """
+    with explain("read", path):
+        start = os.pread(fd, 4, 0)
+    if start == _ZSTD_MAGIC or (start[1:] == _SKIPPABLE_MAGIC and start[0] >> 4 == 5):  # noqa: PLR2004 (RFC 8878)
+        return True
+    try:
+        if read_seek_table(fd, path):
+            return True
+    except DumpError:
+        pass
+    if path.endswith(".zst"):
+        raise DumpError(
+            f"{path} doesn't begin as a .zst does: it is damaged or was cut",
+            path=path,
+            operation="read",
+            hint="if it is no compressed dump, give it another name",
+        )
+    return False
+
+
+def listed_frames(fd: int, path: str) -> list[Frame] | None:
+    """Return the frames of a seek table, their sizes compared with what frames say themselves.
+
+    One wrong size would move all content behind it. In a dump all frames but the last have one size, so that looking
+    at the first and the last is enough; where they haven't, each is looked at.
+    """
+    frames = read_seek_table(fd, path)
+    if not frames:
+        return frames
+    even = all(frame.length == frames[0].length for frame in frames[:-1]) and frames[-1].length <= frames[0].length
+    looked_at: Sequence[int] = (0, len(frames) - 1) if even else range(len(frames))
+    for index in looked_at:
+        frame = frames[index]
+        with explain("read", path):
+            length = _own_length(os.pread(fd, _FRAME_HEADER, frame.stored_offset))
+        if length not in {None, frame.length}:
+            raise DumpError(
+                f"the seek table of {path} is broken: it says that frame {index} (at byte {frame.stored_offset}) "
+                f"holds {frame.length} bytes, the frame says {length}",
+                path=path,
+                operation="read",
+                hint="zstd -d reads frames without their table: try it",
+            )
+    return frames
+
+
+def _own_length(header: bytes) -> int | None:
+    """Return the content that a frame claims to hold, or None where it says nothing or is damaged itself."""
+    import zstandard
+
+    try:
+        length = zstandard.frame_content_size(header)
+    except zstandard.ZstdError:
+        return None
+    return None if length < 0 else length
+
+
+class Content(io.RawIOBase):
+    """What both kinds of compressed content have in common."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__()
+        self._fd = fd
+        self._path = path
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        target = offset + (self._size() if base is None else base)
+        if target < 0:
+            raise ValueError(f"byte {target} is before the start of {self._path}")
+        self._position = target
+        return target
+
+    def _size(self) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+    def _damaged(self, what: str, why: object) -> DumpError:
+        return DumpError(f"{what} of {self._path} is damaged: {why}", path=self._path, operation="decompress")
+
+
+class Frames(Content):
+    """Content with a seek table: a frame is decompressed when something of it is read."""
+
+    def __init__(self, fd: int, path: str, frames: list[Frame]) -> None:
+        super().__init__(fd, path)
+        self._frames = [frame for frame in frames if frame.length]
+        self._starts = [frame.offset for frame in self._frames]
+        self._held: tuple[int, memoryview] = (-1, memoryview(b""))
+
+    def _size(self) -> int:
+        return self._frames[-1].offset + self._frames[-1].length if self._frames else 0
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position >= self._size() or not view:
+            return 0
+        index = bisect_right(self._starts, self._position) - 1
+        content = self._content(index)[self._position - self._starts[index] :][: len(view)]
+        view[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _content(self, index: int) -> memoryview:
+        held, content = self._held
+        if held != index:
+            content = self._decompress(index)
+            self._held = (index, content)
+        return content
+
+    def _decompress(self, index: int) -> memoryview:
+        frame = self._frames[index]
+        return memoryview(decompressed(frame, index, stored_frame(self._fd, frame, index, self._path), self._path))
+
+
+def stored_frame(fd: int, frame: Frame, index: int, path: str) -> bytes:
+    """Return a frame as it is stored; ``index`` is what errors call it.
+
+    Raises:
+        DumpError: it can't be read, or the file ends in it.
+    """
+    if frame.stored > 2 * _LARGEST_FRAME:
+        raise damaged(frame, index, path, f"it claims to take {format_size(frame.stored)}")
+    with explain("read", path):
+        stored = os.pread(fd, frame.stored, frame.stored_offset)
+    if len(stored) < frame.stored:
+        raise damaged(frame, index, path, "the file ends in it")
+    return stored
+
+
+def decompressed(frame: Frame, index: int, stored: bytes, path: str) -> bytes:
+    """Return the content of a frame.
+
+    Raises:
+        DamagedError: it isn't what the frame, its checksum and the seek table say.
+    """
+    import zstandard
+
+    if frame.length > _LARGEST_FRAME:
+        raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
+    try:
+        # What a frame says of itself is not believed: a hostile one could ask for any memory.
+        if zstandard.frame_content_size(stored) not in {-1, frame.length}:
+            raise damaged(frame, index, path, "its size is not that of the seek table")
+        content = zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompress(
+            stored, max_output_size=frame.length, allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise damaged(frame, index, path, error) from error
+    if len(content) != frame.length:
+        raise damaged(frame, index, path, f"it holds {len(content)} bytes, not {frame.length}")
+    if frame.checksum is not None and frame.checksum != _checksum(content):
+        raise damaged(frame, index, path, "its checksum is another one")
+    return content
+
+
+def damaged(frame: Frame, index: int, path: str, why: object) -> DamagedError:
+    """Return the error that tells of a bad frame."""
+    return DamagedError(
+        f"frame {index} (at byte {frame.stored_offset}) of {path} is damaged: {why}",
+        verdict="corrupt",
+        path=path,
+        operation="decompress",
+        offset=frame.stored_offset,
+        frame=index,
+    )
+
+
+def _checksum(content: bytes) -> int:
+    """Return the low 32 bits of the XXH64, as the seekable format has them."""
+    import xxhash
+
+    return int(xxhash.xxh64_intdigest(content)) & 0xFFFFFFFF
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in larger pieces, each of which costs its reader some calls; damage comes after them."""
+    held: list[bytes] = []
+    size = 0
+    failure: DumpError | None = None
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= _STEP:
+                yield b"".join(held)
+                held, size = [], 0
+    except DumpError as error:
+        failure = error
+    if held:
+        yield b"".join(held)
+    if failure is not None:
+        raise failure
+
+
+class Stream(Content):
+    """Content without a seek table: decompressed from the start on."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__(fd, path)
+        self._reached = 0
+        self._pieces = _gathered(self._decompress())
+        self._rest = memoryview(b"")
+        self._whole: int | None = None
+        self._failure: DumpError | None = None
+
+    def _decompress(self) -> Iterator[bytes]:
+        import zstandard
+
+        offset = 0
+        decompressor: Any = None
+        while True:
+            with explain("read", self._path):
+                stored = os.pread(self._fd, _STEP, offset)
+            if not stored:
+                break
+            offset += len(stored)
+            left = memoryview(stored)
+            while left:
+                decompressor = (
+                    decompressor or zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompressobj()
+                )
+                try:
+                    bite, left = left[:_BITE], left[_BITE:]
+                    piece = decompressor.decompress(bite)
+                except zstandard.ZstdError as error:
+                    raise self._damaged(f"what stands before byte {offset - len(left)}", error) from error
+                if decompressor.eof:
+                    unused = len(decompressor.unused_data)
+                    left, decompressor = memoryview(stored)[len(stored) - len(left) - unused :], None
+                if piece:
+                    yield piece
+        if decompressor is not None:
+            raise self._damaged("the last frame", "the file ends in it")
+
+    def _size(self) -> int:
+        if self._whole is None:
+            position = self._position
+            self._position = 1 << 62
+            try:
+                self._advance()
+                self._whole = self._reached
+            finally:
+                self._position = position
+        return self._whole
+
+    def _advance(self) -> None:
+        """Decompress up to the position, or to the end."""
+        if self._position < self._reached:
+            self._reached, self._pieces, self._rest = 0, _gathered(self._decompress()), memoryview(b"")
+            self._failure = None
+        while self._reached < self._position or not self._rest:
+            skipped = min(len(self._rest), self._position - self._reached)
+            self._reached += skipped
+            self._rest = self._rest[skipped:]
+            if self._rest:
+                return
+            piece = self._next()
+            if piece is None:
+                return
+            self._rest = memoryview(piece)
+
+    def _next(self) -> bytes | None:
+        # A generator that has raised is at its end: without this, whoever reads on would take damage for the end.
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return next(self._pieces, None)
+        except DumpError as error:
+            self._failure = error
+            raise
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        if not view:
+            return 0
+        self._advance()
+        if self._reached < self._position:
+            return 0
+        content = self._rest[: len(view)]
+        view[: len(content)] = content
+        self._rest = self._rest[len(content) :]
+        self._reached += len(content)
+        self._position = self._reached
+        return len(content)

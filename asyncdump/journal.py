@@ -1,0 +1,140 @@
+"""The append-only account of a run under way: one record a dump, there before the dump has its name.
+
+A line is the CRC-32 of its JSON in hexadecimal, a space, and the JSON. The first is the head, each other one tells of a
+dump. A line that was cut, by a crash or a full disk, has another checksum: reading ends there.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from asyncdump.errors import DumpError, explain, from_oserror
+from asyncdump.record import file_of, file_record
+from asyncdump.report import FileReport
+from asyncdump.sink import TEMPORARY_PREFIX, Folder
+
+JOURNAL: Final = f"{TEMPORARY_PREFIX}journal"
+
+_VERSION: Final = 1
+_CRC: Final = 8
+
+
+class Head(msgspec.Struct, kw_only=True):
+    """What a journal begins with.
+
+    Attributes:
+        files: how many dumps the run was to make.
+        started: UTC, ISO 8601.
+    """
+
+    journal: int = _VERSION
+    files: int = 0
+    started: str = ""
+    manifest_sha256: str = ""
+
+
+class Journal:
+    """Written by one thread at a time; `close` it in the end, or `remove` it when the receipt stands."""
+
+    def __init__(self, folder: Folder, head: Head, earlier: Iterable[FileReport] = ()) -> None:
+        """Begin a journal, with what an earlier run has done; one that stood there is replaced at once or not at all.
+
+        Raises:
+            DumpError: it can't be written.
+        """
+        self.path: Final = os.path.join(folder.path, JOURNAL)
+        self._folder: Final = folder
+        self._end = 0
+        draft = folder.create(JOURNAL)
+        try:
+            self._fd: Final = draft.open_again(os.O_RDWR)
+        except OSError as error:
+            draft.abort()
+            raise from_oserror(error, "open", self.path) from error
+        try:
+            self._write(line(msgspec.to_builtins(head)) + b"".join(map(_line_of, earlier)))
+            if (failure := draft.rename(overwrite=True)) is not None:
+                raise failure
+        except BaseException:
+            draft.abort()
+            self.close()
+            raise
+        draft.close()
+
+    def append(self, files: Iterable[FileReport]) -> None:
+        """Add dumps that are about to get their names.
+
+        Raises:
+            DumpError: it can't be written; what was written of them is written over next time.
+        """
+        self._write(b"".join(map(_line_of, files)))
+
+    def _write(self, lines: bytes) -> None:
+        view = memoryview(lines)
+        with explain("write", self.path):
+            done = 0
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], self._end + done)
+        self._end += len(view)
+
+    def sync(self) -> DumpError | None:
+        """Make durable what was added (fdatasync(2)); return the error, if any."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            return from_oserror(error, "fdatasync", self.path)
+        return None
+
+    def remove(self) -> None:
+        """Take the journal away: the receipt says all that it said."""
+        with suppress(OSError):
+            os.unlink(JOURNAL, dir_fd=self._folder.fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _line_of(file: FileReport) -> bytes:
+    return line(file_record(file))
+
+
+def line(content: Any) -> bytes:
+    """Return one line of a journal."""
+    encoded = msgspec.json.encode(content)
+    return b"%08x %b\n" % (zlib.crc32(encoded), encoded)
+
+
+def read_journal(content: bytes, folder: str) -> tuple[Head, list[FileReport]] | None:
+    """Return what a journal in ``folder`` tells, of each dump the last record; None if not even its head is whole."""
+    lines = _whole_lines(content)
+    try:
+        head = msgspec.convert(next(lines), Head)
+    except (StopIteration, msgspec.ValidationError):
+        return None
+    if head.journal != _VERSION:
+        return None
+    files: dict[str, FileReport] = {}
+    for record in lines:
+        try:
+            file = file_of(record, folder)
+        except ValueError:
+            break
+        files[file.name] = file
+    return head, list(files.values())
+
+
+def _whole_lines(content: bytes) -> Iterator[Any]:
+    for each in content.split(b"\n")[:-1]:  # What stands behind the last end of a line was cut.
+        crc, encoded = each[:_CRC], each[_CRC + 1 :]
+        if crc != b"%08x" % zlib.crc32(encoded):
+            return
+        try:
+            yield msgspec.json.decode(encoded)
+        except msgspec.DecodeError:
+            return

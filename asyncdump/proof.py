@@ -1,0 +1,245 @@
+"""A dump read back and compared with its record: to verify it, to keep it, or on its way to where it is restored."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final
+
+from asyncdump.content import damaged, decompressed, listed_frames, stored_frame
+from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.engines import Engine, Route
+from asyncdump.engines.read import Read
+from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.lane import Lane
+from asyncdump.mirror import Nowhere
+from asyncdump.report import FileReport
+from asyncdump.seekable import Frame
+from asyncdump.sink import Draft, MappedDraft, Place
+from asyncdump.source import Source, Span, describe
+from asyncdump.transfer import Stop, Transfer
+
+_STEP: Final = 1 << 20
+
+
+class Proof(Transfer):
+    """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what ``expected`` says."""
+
+    def __init__(self, source: Source, name: str, *, expected: FileReport, **options: Any) -> None:
+        super().__init__(source, name, **{**options, "checksum": _kind(expected)})
+        self._expected: Final = expected
+        self._unpack: Unpack | None = None
+
+    def _prepare(self, folder: Place) -> list[Engine]:
+        if not is_compressed(self._expected):
+            engines = super()._prepare(folder)
+            # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
+            kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
+            return engines if kept else [Read()]
+        self._route.sink.resize(self.length)
+        frames = _listed(self._route.fd, self._route.source.path)
+        if sum(frame.length for frame in frames) != self.length:
+            raise self._corrupt("its frames have changed since it was looked at", None)
+        digest = self._expected.digest
+        stored = new_digest(digest.partition(":")[0]) if digest else None  # type: ignore[arg-type] # checked by record
+        self._unpack = Unpack(frames, stored)
+        return [self._unpack]
+
+    def _cut_spans(self, route: Route) -> Iterator[Span]:
+        if self._unpack is None:
+            yield from super()._cut_spans(route)
+        else:
+            yield from self._cut(Span(offset=0, length=self.length))
+
+    def _check_end(self, end: int) -> None:  # noqa: ARG002 (what it was when it was written counts)
+        size = os.fstat(self._route.fd).st_size
+        if size < self._expected.size:
+            raise short(self._expected, size)
+
+    def _finish(self, lane: Lane) -> None:
+        if self._unpack is None:
+            super()._finish(lane)
+        else:
+            self._unpack.finish(self._route)
+            self._note_stored(self._unpack.stored)
+            self.content_digest = None if self._hasher is None else self._hasher.hexdigest()
+        self._compare()
+
+    def _compare(self) -> None:
+        expected = self._expected
+        if expected.digest is not None and self.digest != expected.digest.partition(":")[2]:
+            block = first_difference(self.marks, expected.marks) * BLOCK
+            raise self._corrupt(f"its digest is another one, from the block at byte {block} on", block)
+        content = expected.content_digest
+        if content is not None and _holds_source(expected) and self.content_digest != content.partition(":")[2]:
+            raise self._corrupt("its content has another digest", None)
+
+    def _corrupt(self, why: str, offset: int | None) -> DamagedError:
+        path = self._expected.path
+        return DamagedError(f"{path} is corrupt: {why}", verdict="corrupt", path=path, offset=offset)
+
+    def _failure(self, error: OSError, engine: Engine, span: Span) -> DumpError:
+        failure = super()._failure(error, engine, span)
+        if failure.path != self.source.path:
+            return failure
+        block = span.offset - span.offset % BLOCK
+        why = f"{self.source.path} is corrupt: {failure}"
+        return DamagedError(
+            why, verdict="corrupt", path=failure.path, errno=failure.errno, offset=block, hint=failure.hint
+        )
+
+
+class Unpack(Read):
+    """The frames of a .zst, decompressed one after another, each compared with its checksum."""
+
+    span: ClassVar[int] = Read.span
+
+    def __init__(self, frames: list[Frame], stored: Marked | None) -> None:
+        self.stored: Final = stored
+        self._frames = frames
+        self._next = 0
+        self._rest = memoryview(b"")
+        self._end = 0
+
+    def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
+        """Decompress what follows; spans come in their order."""
+        view = lane.buffer.view[: span.length]
+        filled = 0
+        while filled < span.length:
+            if not self._rest:
+                self._rest = memoryview(self._frame(route))
+            piece = self._rest[: span.length - filled]
+            view[filled : filled + len(piece)] = piece
+            self._rest = self._rest[len(piece) :]
+            filled += len(piece)
+        return view
+
+    def _frame(self, route: Route) -> bytes:
+        index, frame = self._next, self._frames[self._next]
+        self._next += 1
+        stored = stored_frame(route.fd, frame, index, route.source.path)
+        if self.stored is not None:
+            self.stored.update(memoryview(stored))
+        self._end = frame.stored_offset + frame.stored
+        return decompressed(frame, index, stored, route.source.path)
+
+    def finish(self, route: Route) -> None:
+        """Take what follows the last byte of content: frames of nothing, and the table."""
+        while self._next < len(self._frames):
+            if self._frame(route):
+                raise damaged(self._frames[self._next - 1], self._next - 1, route.source.path, "it holds too much")
+        with explain("read", route.source.path):
+            while piece := os.pread(route.fd, _STEP, self._end):
+                if self.stored is not None:
+                    self.stored.update(memoryview(piece))
+                self._end += len(piece)
+
+
+def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> None:
+    """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
+
+    Without a digest its size and its inode must be those that were recorded, for more can't be told.
+
+    Raises:
+        DamagedError: it isn't the same, or isn't there.
+        DumpError: it can't be read.
+    """
+    source, length = look_at(file)
+    if file.digest is None and source.inode != file.inode:
+        raise DamagedError(
+            f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
+        )
+    nowhere = Nowhere(os.path.dirname(file.path))
+    options: dict[str, Any] = {"method": "auto", "sparse": False, "stop": stop, "offset": 0}
+    proof = Proof(source, file.name, expected=file, length=length, **options)
+    watch(proof)
+    try:
+        proof.begin(nowhere, lane)
+        proof.work(lane)
+        proof.seal(lane)
+    finally:
+        proof.abort()
+
+
+def look_at(file: FileReport) -> tuple[Source, int]:
+    """Return a dump as a source, and how many bytes of content it has, as far as that's seen without reading them.
+
+    Raises:
+        DamagedError: it is missing, no regular file, or of another size.
+        DumpError: it can't be looked at.
+    """
+    try:
+        with explain("open", file.path):
+            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except DumpError as error:
+        if error.errno == errnos.ENOENT:
+            raise DamagedError(f"{file.path} is missing", verdict="missing", path=file.path) from error
+        if error.errno == errnos.ELOOP:
+            raise DamagedError(
+                f"{file.path} is a symbolic link, not a dump", verdict="missing", path=file.path
+            ) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise DamagedError(f"{file.path} is no regular file", verdict="missing", path=file.path)
+        source = describe(fd, file.path)
+        if source.size < file.size:
+            raise short(file, source.size)
+        if source.size > file.size:
+            raise DamagedError(
+                f"{file.path} is corrupt: it has {source.size} bytes, {file.size} were written",
+                verdict="corrupt",
+                path=file.path,
+                offset=file.size,
+            )
+        length = sum(frame.length for frame in _listed(fd, file.path)) if is_compressed(file) else source.size
+    finally:
+        os.close(fd)
+    return source, length
+
+
+def is_compressed(file: FileReport) -> bool:
+    """Tell whether a dump is stored as a .zst: whether compression was the last thing that it went through."""
+    return bool(file.stages) and file.stages[-1].startswith("zstd:")
+
+
+def _holds_source(file: FileReport) -> bool:
+    """Tell whether the content of a dump, decompressed, is what its source held."""
+    return not file.stages or (is_compressed(file) and len(file.stages) == 1)
+
+
+def went_through(file: FileReport) -> list[str]:
+    """Return the programs that a dump went through, which nothing here can undo."""
+    return [stage for stage in file.stages if not stage.startswith("zstd:")]
+
+
+def is_provable(file: FileReport) -> bool:
+    """Tell whether anything but its size can be compared."""
+    return file.digest is not None
+
+
+def _kind(file: FileReport) -> Any:
+    digest = file.content_digest or file.digest
+    return "none" if digest is None else digest.partition(":")[0]
+
+
+def _listed(fd: int, path: str) -> list[Frame]:
+    try:
+        frames = listed_frames(fd, path)
+    except DumpError as error:
+        raise DamagedError(str(error), verdict="corrupt", path=path, errno=error.errno, hint=error.hint) from error
+    if frames is None:
+        raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
+    return frames
+
+
+def short(file: FileReport, size: int) -> DamagedError:
+    """Return the error that says a dump ends at byte ``size``, before it should."""
+    return DamagedError(
+        f"{file.path} is short: it ends at byte {size}, {file.size} were written",
+        verdict="short",
+        path=file.path,
+        offset=size,
+    )

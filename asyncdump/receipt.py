@@ -1,0 +1,132 @@
+"""What stands beside the dumps and says what they are: the receipt, the digest lists; after a crash the journal."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import defaultdict
+from typing import Any, Final
+
+import msgspec
+
+from asyncdump.digest import LISTS
+from asyncdump.errors import DumpError, explain
+from asyncdump.journal import JOURNAL, read_journal
+from asyncdump.record import RECEIPT, file_of, file_record, text, utf8
+from asyncdump.report import FileReport, Report
+from asyncdump.sink import Folder
+
+RECEIPT_VERSION: Final = 1
+
+_LARGEST: Final = 1 << 30
+
+
+def receipt(report: Report, version: str) -> bytes:
+    """Return the receipt of a run as JSON."""
+    content = {
+        "receipt": RECEIPT_VERSION,
+        "ok": report.ok,
+        "interrupted": report.interrupted,
+        "started": report.started.isoformat(),
+        "ended": report.ended.isoformat(),
+        "seconds": round(report.seconds, 6),
+        "bytes": report.bytes,
+        "stored": report.stored,
+        "manifest_sha256": report.manifest_sha256,
+        "output": text(report.output),
+        "host": platform.node(),
+        "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
+        "files": [file_record(file) for file in report.files],
+    }
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
+def digest_lists(report: Report) -> dict[str, bytes]:
+    """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
+    lists: dict[str, str] = defaultdict(str)
+    for file in sorted(report.files, key=lambda file: file.name):
+        if file.ok and file.digest is not None:
+            checksum, _, digest = file.digest.partition(":")
+            if checksum == "blake3" and utf8(file.name) != file.name:
+                continue  # b3sum takes no list with a name in it that isn't UTF-8; the receipt has the digest.
+            lists[LISTS[checksum]] += f"{digest}  {file.name}\n"
+    return {name: os.fsencode(lines) for name, lines in lists.items()}
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read of a receipt, or of the journal of a run that never ended.
+
+    Attributes:
+        path: the file that was read.
+        files: the outcome of each dump.
+        missing: how many dumps the run was to make and hadn't recorded when it was killed.
+    """
+
+    path: str
+    files: tuple[FileReport, ...]
+    missing: int = 0
+
+    @property
+    def done(self) -> dict[str, FileReport]:
+        """The dumps that were made, by name."""
+        return {file.name: file for file in self.files if file.ok}
+
+
+def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
+    """Return what stands in a folder, or None where there is neither a receipt nor a journal.
+
+    A journal goes before: a receipt beside it is that of an earlier run, or says the same.
+
+    Raises:
+        DumpError: it can't be read, or isn't a receipt.
+    """
+    content = _read(folder, JOURNAL) if name == RECEIPT else None
+    journal = None if content is None else read_journal(content, folder.path)
+    if journal is not None:
+        head, files = journal
+        path = os.path.join(folder.path, JOURNAL)
+        return Receipt(path=path, files=tuple(files), missing=max(0, head.files - len(files)))
+    content = _read(folder, name)
+    return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
+
+
+def _read(folder: Folder, name: str) -> bytes | None:
+    path = os.path.join(folder.path, name)
+    with explain("open", path):
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder.fd)
+        except FileNotFoundError:
+            return None
+    with explain("read", path), open(fd, "rb") as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise _wrong(path, f"it has more than {_LARGEST} bytes")
+    return content
+
+
+class _Content(msgspec.Struct):
+    receipt: int
+    files: list[Any]
+
+
+def _parse(content: bytes, path: str, folder: str) -> Receipt:
+    try:
+        read = msgspec.json.decode(content, type=_Content)
+        if read.receipt != RECEIPT_VERSION:
+            raise _wrong(path, f"its version is {read.receipt}, this asyncdump knows {RECEIPT_VERSION}")
+        files = tuple(file_of(record, folder) for record in read.files)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
+        raise _wrong(path, str(error)) from error
+    names = {file.name for file in files}
+    if len(names) < len(files):
+        raise _wrong(path, "a name stands twice in it")
+    return Receipt(path=path, files=files)
+
+
+def _wrong(path: str, why: str) -> DumpError:
+    return DumpError(
+        f"{path} is no receipt of a run: {why}",
+        path=path,
+        operation="read",
+        hint="name the folder of a run, or its receipt.json",
+    )

@@ -1,0 +1,174 @@
+"""The outcome of one dump as JSON holds it, in receipts, journals and events; and back from there."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno as errnos
+import os
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from asyncdump.digest import LISTS
+from asyncdump.engines import Method
+from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
+from asyncdump.report import FileReport
+from asyncdump.sink import TEMPORARY_PREFIX
+from asyncdump.source import Identity
+
+RECEIPT: Final = "receipt.json"
+RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
+
+_LONGEST_NAME: Final = 255
+_CONTROLS: Final = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+def file_record(file: FileReport) -> dict[str, Any]:
+    """Return the outcome of one dump as JSON can hold it."""
+    record = {
+        "source": text(file.source),
+        "name": text(file.name),
+        "offset": file.offset,
+        "bytes": file.bytes,
+        "size": file.size,
+        "stored": file.stored,
+        "seconds": round(file.seconds, 6),
+        "method": file.method,
+        "digest": file.digest,
+        "content_digest": file.content_digest,
+        "stages": list(file.stages),
+        "stage": file.stage,
+        "kept": file.kept,
+        "error": error_record(file.error) if file.error else None,
+        "identity": msgspec.structs.asdict(file.identity) if file.identity else None,
+        "inode": file.inode,
+        "marks": file.marks,
+    }
+    if text(file.source) != file.source or text(file.name) != file.name:
+        # Names are bytes to the kernel: those that can't be shown as they are, are given in full beside that.
+        record["source_base64"] = base64.b64encode(os.fsencode(file.source)).decode()
+        record["name_base64"] = base64.b64encode(os.fsencode(file.name)).decode()
+    return record
+
+
+def error_record(error: AsyncdumpError) -> dict[str, Any]:
+    """Return an error as JSON can hold it."""
+    number = error.errno if isinstance(error, DumpError) else None
+    return {
+        "type": type(error).__name__,
+        "message": text(str(error)),
+        "errno": None if number is None else describe_errno(number),
+        "hint": error.hint,
+    }
+
+
+def text(name: str) -> str:
+    """Return a name with what isn't UTF-8 in it escaped, and what would control a terminal: ``\\xff``, ``\\x1b``."""
+    return utf8(name).translate(_CONTROLS)
+
+
+def utf8(name: str) -> str:
+    """Return a name with what isn't UTF-8 in it escaped: ``\\xff``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+_Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Marks = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{8})*$")]
+_Digest = Annotated[str, msgspec.Meta(pattern="^(xxh128|blake3|sha256):[0-9a-f]{32,64}$")]
+
+
+class _Error(msgspec.Struct):
+    message: str
+    errno: str | None = None
+    hint: str = ""
+
+
+class _Record(msgspec.Struct, kw_only=True):
+    """What `file_record` writes; earlier versions wrote less."""
+
+    source: str
+    name: str
+    bytes: _Size
+    offset: _Size = 0
+    size: _Size | None = None
+    stored: _Size = 0
+    seconds: float = 0.0
+    method: Method | None = None
+    digest: _Digest | None = None
+    content_digest: _Digest | None = None
+    stages: tuple[str, ...] = ()
+    stage: str = "done"
+    error: _Error | None = None
+    identity: Identity | None = None
+    inode: _Size = 0
+    marks: _Marks = ""
+    source_base64: str | None = None
+    name_base64: str | None = None
+
+
+def file_of(record: Any, folder: str) -> FileReport:
+    """Return the outcome that a record in ``folder`` tells of.
+
+    Raises:
+        ValueError: it's no such record, or its name would leave the folder.
+    """
+    read = msgspec.convert(record, _Record)
+    name = _name(read.name, read.name_base64)
+    if complaint := name_complaint(name):
+        raise ValueError(complaint)
+    raw = not read.stages
+    return FileReport(
+        source=_name(read.source, read.source_base64),
+        name=name,
+        path=os.path.join(folder, name),
+        offset=read.offset,
+        bytes=read.bytes,
+        size=read.size if read.size is not None else read.bytes if raw else read.stored,
+        stored=read.stored,
+        seconds=read.seconds,
+        method=read.method,
+        digest=read.digest,
+        content_digest=read.content_digest,
+        stages=read.stages,
+        stage=read.stage,
+        error=_error(read.error) if read.error else None,
+        identity=read.identity,
+        inode=read.inode,
+        marks=read.marks,
+    )
+
+
+def _error(error: _Error) -> DumpError:
+    name = (error.errno or "").partition(" ")[0]
+    return DumpError(error.message, errno=getattr(errnos, name, None) if name else None, hint=error.hint)
+
+
+def _name(shown: str, encoded: str | None) -> str:
+    name = shown if encoded is None else os.fsdecode(_decoded(encoded))
+    os.fsencode(name)  # Raises for what no path can be.
+    return name
+
+
+def _decoded(encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{encoded[:20]!r} is no base64") from error
+
+
+def name_complaint(name: str) -> str:
+    """Return what is wrong with a dump's name, or an empty string."""
+    if "/" in name:
+        return f"{name!r} leaves the output folder: a name has no slash"
+    if name == "-":
+        return "'-' is what digest tools call standard input: choose another name"
+    if name in {"", ".", ".."}:
+        return f"{name!r} is no file name"
+    if any(ord(character) < ord(" ") or character == "\x7f" for character in name):
+        return f"{name!r} holds a control character, which the digest lists can't"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
+    if name in RESERVED or name.startswith(TEMPORARY_PREFIX):
+        return f"{name} is a name that asyncdump uses itself"
+    return ""

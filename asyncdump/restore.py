@@ -1,0 +1,330 @@
+"""The dumps of a run, put back: into huge pages through a mapping, into tmpfs and ordinary files by the engines."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import msgspec
+from anyio.to_thread import run_sync
+
+from asyncdump.content import listed_frames
+from asyncdump.errors import DumpError, ReceiptError
+from asyncdump.plan import Plan, PlannedDump
+from asyncdump.proof import is_compressed, look_at, went_through
+from asyncdump.receipt import Receipt
+from asyncdump.report import FileReport, Report
+from asyncdump.run import Handler, Run, listen, running
+from asyncdump.sink import Draft, Folder, Synced
+from asyncdump.size import format_size
+from asyncdump.source import describe, find_spans
+from asyncdump.verify import Concurrency, open_receipt, planned
+
+_POOLS: Final = "/sys/kernel/mm/hugepages"
+_ZERO_RATIO: Final = 4096
+"""A frame that takes less than this part of its content holds one byte again and again: it is counted as zeros."""
+
+
+class Targets:
+    """Stands for the output folder where each dump has a target of its own."""
+
+    def __init__(self, path: str, paths: Mapping[str, str]) -> None:
+        """Open the folders of ``paths``, from the names of dumps to those of targets, and keep other restores out.
+
+        Raises:
+            DumpError: one can't be created or opened, or another restore is at work in it.
+        """
+        self.path: Final = path
+        self._paths: Final = paths
+        self._folders: Final[dict[str, Folder]] = {}
+        try:
+            for place in sorted({os.path.dirname(target) for target in paths.values()} | {path}):
+                folder = self._folders[place] = Folder(place)
+                folder.lock()
+                folder.sweep()
+        except BaseException:
+            self.close()
+            raise
+        kinds = {folder.filesystem for folder in self._folders.values()}
+        self.filesystem: Final = kinds.pop() if len(kinds) == 1 else "several"
+
+    def folder(self, name: str) -> Folder:
+        """Return the folder that a dump goes to."""
+        return self._folders[os.path.dirname(self._paths[name])]
+
+    def create(self, name: str) -> Draft:
+        return self.folder(name).create(os.path.basename(self._paths[name]))
+
+    def publish(
+        self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool, journal: Synced | None = None
+    ) -> list[DumpError | None]:
+        """Do as `Folder.publish` does, in each folder."""
+        errors: list[DumpError | None] = [None] * len(sinks)
+        for folder in self._folders.values():
+            places = [place for place, sink in enumerate(sinks) if sink.folder is folder]
+            if places:
+                found = folder.publish([sinks[place] for place in places], durable=durable, overwrite=overwrite)
+                for place, error in zip(places, found, strict=True):
+                    errors[place] = error
+        return errors
+
+    def write_small(self, files: Mapping[str, bytes]) -> None:
+        """Nothing: what is restored needs no receipt."""
+
+    def close(self) -> None:
+        for folder in self._folders.values():
+            folder.close()
+
+
+class Restorer:
+    """A restore under way: its `run` tells of it while it lasts, `report` is there when that has ended."""
+
+    def __init__(
+        self, receipt: Receipt, to: str, paths: Mapping[str, str], *, overwrite: bool, durable: bool, concurrency: Any
+    ) -> None:
+        self._order = [file.name for file in receipt.files]
+        self._failed: dict[str, FileReport] = {}
+        dumps: list[PlannedDump] = []
+        for file in receipt.files:
+            try:
+                dumps.append(_planned(file, durable=durable))
+            except DumpError as error:
+                self._failed[file.name] = msgspec.structs.replace(
+                    file, error=error, stage="plan", bytes=0, path=paths[file.name]
+                )
+        self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
+        try:
+            if problems := [*_short_of_pages(dumps, self._targets, paths), *_short_of_space(dumps, self._targets)]:
+                raise ReceiptError(*problems)
+            plan = Plan(
+                output=to,
+                dumps=tuple(dumps),
+                concurrency=concurrency,
+                on_error="continue",
+                overwrite=overwrite,
+                free=0,
+                manifest_sha256="",
+            )
+            self.run: Final = Run(plan, self._targets, receipt=False)
+        except BaseException:
+            self._targets.close()
+            raise
+
+    @property
+    def report(self) -> Report:
+        """What came of it; ``path`` of each file is where it was put.
+
+        Raises:
+            RuntimeError: it hasn't ended.
+        """
+        report = self.run.report
+        files = {file.name: file for file in report.files} | self._failed
+        return msgspec.structs.replace(report, files=tuple(files[name] for name in self._order))
+
+
+async def restore_all(
+    what: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    *,
+    map: Mapping[str, str | os.PathLike[str]] | None = None,  # noqa: A002 (named as the option is)
+    overwrite: bool = False,
+    durable: bool = True,
+    concurrency: Concurrency = "auto",
+    on_event: Handler | None = None,
+) -> Report:
+    """Put the dumps of a run back, each compared with its digest on the way.
+
+    A target has its name only when it is whole, and proved to be. Zeros stay holes. On hugetlbfs a target has the size
+    of the content in whole huge pages.
+
+    Args:
+        what: the folder of the run, or its receipt.
+        to: the folder for the targets, created with mode 0700 if missing. They have the names of the dumps, without
+            ``.zst`` where those are compressed.
+        map: other targets for some, by the names of the dumps; paths relative to ``to``.
+        overwrite: replace files of the same names; without it they are an error.
+        durable: whether to wait until the targets would survive a power cut.
+        concurrency: files in flight, or ``auto``.
+        on_event: called with each event, as that of `dump_all`.
+
+    Raises:
+        ReceiptError: it can't be carried out: no receipt, targets that exist, too few huge pages. Nothing was written.
+        DumpError: a folder can't be opened, or a run is at work in it.
+    """
+    async with open_restore(
+        what, to, map=map, overwrite=overwrite, durable=durable, concurrency=concurrency
+    ) as restorer:
+        if on_event is not None:
+            await listen(restorer.run, on_event)
+    return restorer.report
+
+
+@asynccontextmanager
+async def open_restore(
+    what: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    *,
+    map: Mapping[str, str | os.PathLike[str]] | None = None,  # noqa: A002
+    overwrite: bool = False,
+    durable: bool = True,
+    concurrency: Concurrency = "auto",
+) -> AsyncIterator[Restorer]:
+    """Start what `restore_all` does, to watch or cancel its ``run``."""
+    receipt, folder = await run_sync(open_receipt, what)
+
+    def prepare() -> Restorer:
+        target = os.path.abspath(os.fsdecode(to))
+        paths = _paths(receipt, target, map or {})
+        _check(paths, overwrite=overwrite)
+        return Restorer(receipt, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
+
+    try:
+        restorer = await run_sync(prepare)
+        async with running(restorer.run):
+            yield restorer
+    finally:
+        folder.close()
+
+
+def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
+    """Return where each dump goes."""
+    names = {file.name for file in receipt.files}
+    if unknown := [name for name in mapped if name not in names]:
+        raise ReceiptError(*(f"{receipt.path} names no dump {name!r}, which is to be mapped" for name in unknown))
+    paths = {
+        file.name: os.path.abspath(os.path.join(to, os.fsdecode(mapped.get(file.name, default_target(file)))))
+        for file in receipt.files
+    }
+    dumps: dict[str, list[str]] = defaultdict(list)
+    for name, path in paths.items():
+        dumps[path].append(name)
+    if twice := {path: names for path, names in dumps.items() if len(names) > 1}:
+        raise ReceiptError(*(f"{path} is the target of {' and '.join(names)}" for path, names in twice.items()))
+    return paths
+
+
+def default_target(file: FileReport) -> str:
+    """Return the name under which a dump is restored: its own, without ``.zst`` if it is compressed."""
+    return file.name.removesuffix(".zst") or file.name if is_compressed(file) else file.name
+
+
+def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
+    problems = []
+    for path in paths.values():
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            continue
+        if stat.S_ISDIR(mode):
+            problems.append(f"{path} is a folder")
+        elif not overwrite:
+            problems.append(f"{path} exists already: restore elsewhere, or allow --overwrite")
+    if problems:
+        raise ReceiptError(*problems)
+
+
+def _planned(file: FileReport, *, durable: bool) -> PlannedDump:
+    if file.error is not None:
+        raise DumpError(f"{file.path} was not dumped: {file.error}", path=file.path, hint=file.error.hint)
+    if programs := went_through(file):
+        raise DumpError(
+            f"{file.path} went through {', '.join(programs)}, which can't be undone here",
+            path=file.path,
+            operation="restore",
+            hint="undo that by hand, and put the result into its place",
+        )
+    source, length = look_at(file)
+    return planned(file, source=source, length=length, durable=durable, sparse=True)
+
+
+def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, paths: Mapping[str, str]) -> list[str]:
+    """Return the complaint for each size of huge pages of which too few are free."""
+    needed: dict[tuple[int, int], int] = defaultdict(int)
+    places: dict[tuple[int, int], Folder] = {}
+    for dump in dumps:
+        folder = targets.folder(dump.name)
+        if folder.filesystem == "hugetlbfs":
+            page = os.fstatvfs(folder.fd).f_bsize
+            needed[page, folder.device] += _pages(dump, page) - _held(paths[dump.name]) // page
+            places[page, folder.device] = folder
+    problems = []
+    for (page, device), pages in needed.items():
+        folder = places[page, device]
+        free = min(_free_in_pool(page), _free_in_mount(folder))
+        if pages > free:
+            problems.append(
+                f"{folder.path} takes {pages} huge pages of {format_size(page)} for this, {max(0, free)} are free: "
+                f"reserve more in {_pool(page)}/nr_hugepages"
+            )
+    return problems
+
+
+def _pages(dump: PlannedDump, page: int) -> int:
+    """Return how many huge pages the content of a dump takes, as far as that's seen without reading it."""
+    assert dump.expected is not None
+    fd = os.open(dump.source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if is_compressed(dump.expected):
+            frames = listed_frames(fd, dump.source.path) or []
+            data = [(frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length]
+        else:
+            spans = find_spans(fd, describe(fd, dump.source.path), 0, dump.length)
+            data = [(span.offset, span.length) for span in spans if not span.hole]
+    finally:
+        os.close(fd)
+    pages, last = 0, -1
+    for offset, length in data:
+        first = max(offset // page, last + 1)
+        end = -(-(offset + length) // page)
+        if end > first:
+            pages += end - first
+            last = end - 1
+    return pages
+
+
+def _held(path: str) -> int:
+    with suppress(OSError):
+        return os.lstat(path).st_blocks * 512
+    return 0
+
+
+def _pool(page: int) -> str:
+    return f"{_POOLS}/hugepages-{page >> 10}kB"
+
+
+def _free_in_pool(page: int) -> int:
+    def figure(name: str) -> int:
+        with open(f"{_pool(page)}/{name}", encoding="ascii") as file:
+            return int(file.read())
+
+    try:
+        surplus = max(0, figure("nr_overcommit_hugepages") - figure("surplus_hugepages"))
+        return figure("free_hugepages") - figure("resv_hugepages") + surplus
+    except (OSError, ValueError):
+        return 1 << 62  # Nobody tells: the mapping will.
+
+
+def _free_in_mount(folder: Folder) -> int:
+    status = os.fstatvfs(folder.fd)
+    return status.f_bavail if status.f_blocks else 1 << 62  # No blocks: a mount without a limit.
+
+
+def _short_of_space(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:
+    needed: dict[int, int] = defaultdict(int)
+    places: dict[int, Folder] = {}
+    for dump in dumps:
+        folder = targets.folder(dump.name)
+        if folder.filesystem != "hugetlbfs" and dump.expected is not None and not is_compressed(dump.expected):
+            needed[folder.device] += min(dump.length, dump.source.allocated)
+            places[folder.device] = folder
+    problems = []
+    for device, amount in needed.items():
+        status = os.fstatvfs(places[device].fd)
+        free = status.f_bavail * status.f_frsize
+        if amount > free and places[device].filesystem not in {"xfs", "btrfs"}:
+            problems.append(f"{places[device].path} has {format_size(free)} free, {format_size(amount)} are needed")
+    return problems
