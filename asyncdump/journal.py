@@ -51,21 +51,25 @@ class Journal:
         self.path: Final = os.path.join(folder.path, JOURNAL)
         self._folder: Final = folder
         self._end = 0
-        draft = folder.create(JOURNAL)
+        draft = None
         try:
-            self._fd: Final = draft.open_again(os.O_RDWR)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(JOURNAL, flags, 0o600, dir_fd=folder.fd)
+        except FileExistsError:
+            draft = folder.create(JOURNAL)
+            self._fd = os.dup(draft.fd)
         except OSError as error:
-            draft.abort()
             raise from_oserror(error, "open", self.path) from error
         try:
             self._write(line(msgspec.to_builtins(head)) + b"".join(map(_line_of, earlier)))
-            if (failure := draft.rename(overwrite=True)) is not None:
+            if draft is not None and (failure := draft.rename(overwrite=True)) is not None:
                 raise failure
         except BaseException:
-            draft.abort()
+            (self.remove if draft is None else draft.abort)()
             self.close()
             raise
-        draft.close()
+        if draft is not None:
+            draft.close()
 
     def append(self, files: Iterable[FileReport]) -> None:
         """Add dumps that are about to get their names.

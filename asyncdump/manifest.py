@@ -301,7 +301,8 @@ def _expected(kind: Any) -> str:
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a manifest, for editors and validators."""
-    schema = msgspec.json.schema(Manifest)
+    # What is read back has lists where the models have tuples.
+    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Manifest)))
     model = schema["$defs"]["Manifest"]
     model["required"] = ["version", *model["required"]]  # A file must say it; a program needn't.
     model["properties"]["version"].pop("default", None)

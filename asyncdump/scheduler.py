@@ -293,11 +293,13 @@ class Scheduler:
             job.lanes -= 1
         if jobs[0].lanes > 0:
             return
+        failed = [job for job in jobs if not job.sealed and job.kept is None]
+        for job in failed:
+            self._end_run(job, job.error)  # Before another lane begins what would not be wanted.
         for job in jobs:
             del self._active[job]
         self._in_flight -= 1
         self._wake()
-        failed = [job for job in jobs if not job.sealed and job.kept is None]
         if failed:
             # Not in the event loop: to remove a large file takes a while.
             await self._hop(_abort, failed)
@@ -452,7 +454,12 @@ class Scheduler:
         self._emit(
             FileFailed(at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=stage)
         )
-        if self._plan.on_error == "abort" and not isinstance(error, InterruptedDumpError):
+        self._end_run(job, error)
+
+    def _end_run(self, job: _Job, error: AsyncdumpError | None) -> None:
+        """End the run if it is to end with the failure of a file."""
+        passing = error is None or isinstance(error, InterruptedDumpError) or self._may_pass(job, error)
+        if self._plan.on_error == "abort" and not passing:
             self.aborted = self._stop.requested = True
             self._wake()
 

@@ -13,6 +13,11 @@ from asyncdump.manifest import Defaults, Dump, Manifest, Retries, Zstd, complain
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
+_MOST: Final = 1_000_000
+"""Values that a manifest may hold, what an alias stands for counted again: some 200,000 dumps."""
+
+_LONG: Final = 64
+"""Characters of a text that count as one value more."""
 
 # libyaml where PyYAML was built with it: an order of magnitude faster on a manifest of thousands of dumps.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -68,7 +73,7 @@ def parse_manifest(content: bytes, path: str) -> tuple[Manifest, Marks]:
 
 def _compose(content: bytes, path: str) -> yaml.Node | None:
     try:
-        _check_depth(content, path)
+        _check_size(content, path)
         return yaml.compose(content, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -86,14 +91,37 @@ def _line(place: Any) -> int:
     return int(place.start_mark.line) + 1
 
 
-def _check_depth(content: bytes, path: str) -> None:
-    """Refuse what would exhaust the stack, before anything recursive looks at it."""
-    depth = 0
+def _check_size(content: bytes, path: str) -> None:
+    """Refuse what would exhaust the stack, or the memory once aliases are followed, before anything looks at it."""
+    sizes: dict[str, int] = {}
+    total = 0
+    opened: list[tuple[str | None, int]] = []
     for event in yaml.parse(content, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            message = f"nested deeper than {_DEEPEST} levels"
-            raise ManifestError(Problem(file=path, line=_line(event), message=message))
+        if isinstance(event, yaml.ScalarEvent):
+            size = 1 + len(event.value) // _LONG
+            total += size
+            if event.anchor is not None:
+                sizes[event.anchor] = size
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = total - before
+            continue
+        elif isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, total))
+            total += 1
+            if len(opened) > _DEEPEST:
+                raise _refusal(event, path, f"nested deeper than {_DEEPEST} levels")
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in opened):
+                raise _refusal(event, path, f"*{event.anchor} stands inside of what it repeats")
+            total += sizes.get(event.anchor, 1)
+        if total > _MOST:
+            raise _refusal(event, path, f"more than {_MOST:,} values, what *aliases repeat counted each time")
+
+
+def _refusal(event: yaml.Event, path: str, message: str) -> ManifestError:
+    return ManifestError(Problem(file=path, line=_line(event), message=message))
 
 
 class _Reader:

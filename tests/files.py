@@ -15,6 +15,7 @@ import blake3
 import pytest
 import xxhash
 
+from asyncdump.journal import JOURNAL
 from asyncdump.lane import Lane
 from asyncdump.sink import Folder
 from asyncdump.source import Source, describe, open_source
@@ -177,5 +178,5 @@ def resident(path: str | Path) -> int:
 
 
 def leftovers(folder: str | Path) -> list[str]:
-    """Return the temporary files of asyncdump in a folder."""
-    return [name for name in os.listdir(folder) if name.startswith(".asyncdump-")]
+    """Return the temporary files of asyncdump in a folder; the journal of a run without a receipt is none."""
+    return [name for name in os.listdir(folder) if name.startswith(".asyncdump-") and name != JOURNAL]

@@ -202,7 +202,7 @@ def test_what_stands_again_and_again_is_told_against_the_first_and_not_looked_at
     assert errors(f"{HEAD}  - source: s\non_error: abort\non_error: stop\non_error: []\nmore: 1\nmore: 2\n") == [
         "m.yaml:6: on_error: stands twice, first in line 5",
         "m.yaml:7: on_error: stands twice, first in line 5",
-        "m.yaml:8: more: unknown key; known are version, output, concurrency, on_error, defaults, dumps",
+        "m.yaml:8: more: unknown key; known are version, output, concurrency, on_error, retries, defaults, dumps",
         "m.yaml:9: more: stands twice, first in line 8",
     ]
 

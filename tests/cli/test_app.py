@@ -58,6 +58,8 @@ FIELDS = {
     "file_started": {"name", "source", "kind", "bytes", "method"},
     "progress": {"name", "done", "total", "stage"},
     "file_finished": {"name", "source", "bytes", "stored", "seconds", "method", "digest", "content_digest"},
+    "file_kept": {"name", "source", "bytes", "digest"},
+    "file_retried": {"name", "error", "attempt", "delay"},
     "file_failed": {"name", "source", "error", "stage"},
     "run_finished": {"files", "failed", "bytes", "seconds", "interrupted"},
 }
@@ -284,7 +286,15 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     manifest = schema["$defs"]["Manifest"]
     assert set(manifest["required"]) == {"version", "output", "dumps"}
-    assert set(manifest["properties"]) == {"version", "output", "concurrency", "on_error", "defaults", "dumps"}
+    assert set(manifest["properties"]) == {
+        "version",
+        "output",
+        "concurrency",
+        "on_error",
+        "retries",
+        "defaults",
+        "dumps",
+    }
     assert manifest["additionalProperties"] is False
 
 
@@ -404,9 +414,12 @@ def test_no_durable(options, sources: list[Path], tmp_path: Path) -> None:
         [*strace, *COMMAND, "m.yaml", *options], cwd=tmp_path, capture_output=True, timeout=ENOUGH, check=False
     )
     assert done.returncode == 0, done.stderr
-    synced = re.findall(r" f(?:data)?sync\(\d+<[^>]*/\.asyncdump-\w+-(\d+)\.partial>", (tmp_path / "trace").read_text())
-    # The first temporary file is the dump, those that follow are the digest list and the receipt.
-    assert set(synced) == ({"2", "3"} if options else {"1", "2", "3"})
+    synced = re.findall(
+        r" f(?:data)?sync\(\d+<[^>]*/\.asyncdump-(?:\w+-(\d+)\.partial|journal)>", (tmp_path / "trace").read_text()
+    )
+    # The first temporary file is the dump, those that follow are the digest list and the receipt; the journal goes with
+    # the dump.
+    assert set(synced) == ({"2", "3"} if options else {"1", "2", "3", ""})
     check_dumps(tmp_path / "out", sources[:1])
 
 
