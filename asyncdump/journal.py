@@ -84,7 +84,7 @@ class Journal:
         with explain("write", self.path):
             done = 0
             while done < len(view):
-                done += os.pwrite(self._fd, view[done:], self._end + done)
+                done += os.pwritev(self._fd, [view[done:]], self._end + done)
         self._end += len(view)
 
     def sync(self) -> DumpError | None:
