@@ -82,10 +82,11 @@ class Journal:
     def _write(self, lines: bytes) -> None:
         view = memoryview(lines)
         with explain("write", self.path):
+            os.lseek(self._fd, self._end, os.SEEK_SET)
             done = 0
             while done < len(view):
-                done += os.pwritev(self._fd, [view[done:]], self._end + done)
-        self._end += len(view)
+                done += os.write(self._fd, view[done:])
+        self._end += done
 
     def sync(self) -> DumpError | None:
         """Make durable what was added (fdatasync(2)); return the error, if any."""
@@ -140,5 +141,5 @@ def _whole_lines(content: bytes) -> Iterator[Any]:
             return
         try:
             yield msgspec.json.decode(encoded)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors.
             return

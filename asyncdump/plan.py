@@ -22,7 +22,7 @@ from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.journal import JOURNAL
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.receipt import read_receipt
-from asyncdump.record import RECEIPT, name_complaint
+from asyncdump.record import RECEIPT, is_encodable, name_complaint
 from asyncdump.report import FileReport
 from asyncdump.sink import Folder
 from asyncdump.size import format_size, parse_size
@@ -267,11 +267,10 @@ class _Planner:
         )
 
     def _paths(self, key: str, pattern: str) -> list[str]:
+        if not self._is_path(key, pattern):
+            return []
         pattern = os.path.expanduser(pattern)
         path = os.path.join(self._folder, pattern)
-        if "\0" in path:
-            self._complain(key, "holds a NUL character, which no path can")
-            return []
         if os.path.lexists(path) or not glob.has_magic(pattern):
             return [path]
         found = glob.glob(os.path.join(glob.escape(self._folder), pattern), recursive=True)
@@ -279,6 +278,16 @@ class _Planner:
         if not matches:
             self._complain(key, f"{pattern} matches no file")
         return sorted(matches, key=lambda match: (_natural(match), match))
+
+    def _is_path(self, key: str, given: str) -> bool:
+        """Tell whether a text can be a path, or complain."""
+        if "\0" in given:
+            self._complain(key, "holds a NUL character, which no path can")
+            return False
+        if not is_encodable(given):
+            self._complain(key, f"{given!r} holds a character that no path can")
+            return False
+        return True
 
     def _name(self, key: str, template: str, path: str, index: int) -> str | None:
         try:
@@ -334,8 +343,7 @@ class _Planner:
     def _check_output(self, dumps: list[PlannedDump]) -> int:
         """Check that the folder can be written to and has room; return the bytes free."""
         place = self._output
-        if "\0" in place:
-            self._complain("output", "holds a NUL, which no path can")
+        if not self._is_path("output", place):
             return 0
         while not os.path.lexists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)

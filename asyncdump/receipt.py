@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 from collections import defaultdict
 from typing import Any, Final
 
@@ -97,11 +98,16 @@ def _read(folder: Folder, name: str) -> bytes | None:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder.fd)
         except FileNotFoundError:
             return None
-    with explain("read", path), open(fd, "rb") as file:
-        content = file.read(_LARGEST + 1)
-    if len(content) > _LARGEST:
-        raise _wrong(path, f"it has more than {_LARGEST} bytes")
-    return content
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _wrong(path, "it is no regular file")
+        if status.st_size > _LARGEST:
+            raise _wrong(path, f"it has more than {_LARGEST} bytes")
+        with explain("read", path), open(fd, "rb", closefd=False) as file:
+            return file.read(_LARGEST)
+    finally:
+        os.close(fd)
 
 
 class _Content(msgspec.Struct):

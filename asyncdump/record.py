@@ -70,12 +70,14 @@ def text(name: str) -> str:
 
 def utf8(name: str) -> str:
     """Return a name with what isn't UTF-8 in it escaped: ``\\xff``."""
-    return os.fsencode(name).decode(errors="backslashreplace")
+    encoded = os.fsencode(name) if is_encodable(name) else name.encode(errors="backslashreplace")
+    return encoded.decode(errors="backslashreplace")
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-_Marks = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{8})*$")]
-_Digest = Annotated[str, msgspec.Meta(pattern="^(xxh128|blake3|sha256):[0-9a-f]{32,64}$")]
+_Inode = Annotated[int, msgspec.Meta(ge=0)]  # Of 64 bits: some filesystems use the highest.
+_Marks = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{8})*\Z")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^(xxh128:[0-9a-f]{32}|(blake3|sha256):[0-9a-f]{64})\Z")]
 
 
 class _Error(msgspec.Struct):
@@ -101,7 +103,7 @@ class _Record(msgspec.Struct, kw_only=True):
     stage: str = "done"
     error: _Error | None = None
     identity: Identity | None = None
-    inode: _Size = 0
+    inode: _Inode = 0
     marks: _Marks = ""
     source_base64: str | None = None
     name_base64: str | None = None
@@ -146,8 +148,18 @@ def _error(error: _Error) -> DumpError:
 
 def _name(shown: str, encoded: str | None) -> str:
     name = shown if encoded is None else os.fsdecode(_decoded(encoded))
-    os.fsencode(name)  # Raises for what no path can be.
+    if "\0" in name or not is_encodable(name):
+        raise ValueError(f"{name!r} is what no path can be")
     return name
+
+
+def is_encodable(name: str) -> bool:
+    """Tell whether a name can be given to the kernel: a text may hold halves of a surrogate pair."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decoded(encoded: str) -> bytes:
@@ -167,6 +179,8 @@ def name_complaint(name: str) -> str:
         return f"{name!r} is no file name"
     if any(ord(character) < ord(" ") or character == "\x7f" for character in name):
         return f"{name!r} holds a control character, which the digest lists can't"
+    if not is_encodable(name):
+        return f"{name!r} holds a character that no file name can"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
     if name in RESERVED or name.startswith(TEMPORARY_PREFIX):

@@ -10,6 +10,7 @@ import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest import Defaults, Dump, Manifest, Retries, Zstd, complaint, required, unknown_key
+from asyncdump.record import text
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
@@ -35,7 +36,7 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
         place = key
         while place and place not in self.lines:
             place = place.rpartition("." if "." in place else "[")[0]
-        return Problem(message=message, key=key, file=self.file, line=self.lines.get(place, 0))
+        return Problem(message=text(message), key=text(key), file=self.file, line=self.lines.get(place, 0))
 
 
 def read_manifest(path: str) -> tuple[Manifest, Marks]:
@@ -93,7 +94,7 @@ def _line(place: Any) -> int:
 
 def _check_size(content: bytes, path: str) -> None:
     """Refuse what would exhaust the stack, or the memory once aliases are followed, before anything looks at it."""
-    sizes: dict[str, int] = {}
+    sizes: dict[str | None, int] = {}
     total = 0
     opened: list[tuple[str | None, int]] = []
     for event in yaml.parse(content, Loader=_Loader):
@@ -136,7 +137,7 @@ class _Reader:
             self.problems.append(self.marks.problem(key, message))
         else:
             line = _line(node)
-            self.problems.append(Problem(message=message, key=key, file=self.marks.file, line=line))
+            self.problems.append(Problem(message=text(message), key=text(key), file=self.marks.file, line=line))
 
     def manifest(self, node: yaml.Node | None) -> Manifest | None:
         if not isinstance(node, yaml.MappingNode):

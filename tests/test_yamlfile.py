@@ -179,7 +179,6 @@ version: 2
         ("version: 1\noutput: o\ndumps: []", "3: dumps: is a list of dumps"),
         ("version: 1\noutput: o\ndumps:", "3: dumps: is a list of dumps"),
         ("version: 1\noutput: o\ndumps: {source: s}", "3: dumps: is a list of dumps"),
-        ("version: 1\noutput: o\ndumps: &a [*a]", "3: dumps[0]: is a mapping"),
         ("version: '1'\noutput: o\ndumps: [{source: s}]", "1: version: '1' is not 1"),
         ("version: 1.0\noutput: o\ndumps: [{source: s}]", "1: version: 1.0 is not 1"),
         ("version: 1\noutput: 7\ndumps: [{source: s}]", "2: output: 7 is not text"),
@@ -252,10 +251,86 @@ def test_sixteen_levels_are_looked_at() -> None:
     assert errors("[" * 17 + "]" * 17) == ["m.yaml:1: nested deeper than 16 levels"]
 
 
-@pytest.mark.timeout(20)
-def test_aliases_are_not_multiplied_out() -> None:
+MOST = 1_000_000
+TOO_MANY = "more than 1,000,000 values, what *aliases repeat counted each time"
+
+
+def test_three_thousand_dumps_may_share_what_one_of_them_says() -> None:
+    """Anchors of every kind, used as often as the largest manifests would."""
+    count = 3000
+    manifest = parse(
+        "version: 1\noutput: o\ndefaults: &d {checksum: &c sha256, filter: &f [[age, -r, KEY], [gzip]]}\ndumps:\n"
+        "  - &first {source: s, method: &m read, checksum: *c, filter: *f}\n  - *first\n"
+        + "".join(f"  - {{source: s{n}, method: *m, checksum: *c, filter: *f}}\n" for n in range(count))
+    )
+    assert len(manifest.dumps) == count + 2
+    assert {dump.filter for dump in manifest.dumps} == {(("age", "-r", "KEY"), ("gzip",))}
+    assert {(dump.method, dump.checksum) for dump in manifest.dumps} == {("read", "sha256")}
+
+
+@pytest.mark.timeout(5)
+def test_a_billion_laughs_are_refused_where_they_become_too_many() -> None:
     bomb = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(14))
-    assert len(errors(bomb)) == 15 + len(("version", "output", "dumps"))
+    assert errors(bomb) == [f"m.yaml:7: {TOO_MANY}"]
+    # One below another, as dumps have them too.
+    bomb = "a: &a0 [x]\n" + "".join(f"? &a{n + 1} [{f'*a{n}, ' * 99}]\n: *a{n}\n" for n in range(9))
+    assert errors(bomb) == [f"m.yaml:6: {TOO_MANY}"]
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [
+        (f"defaults: {{filter: &f [[{'x, ' * 10_000}]]}}\n", 101),
+        # In one long argument, for messages and the memory that they take.
+        (f"defaults: {{filter: &f [[{'x' * 640_000}]]}}\n", 101),
+        (f"? &f {'x' * 6_400_000}\n: 1\n", 13),
+    ],
+)
+def test_a_filter_that_is_repeated_quadratically(head, line) -> None:
+    dumps = "".join(f"  - {{source: s{n}, filter: *f}}\n" for n in range(1000))
+    (error,) = errors(f"{head}version: 1\noutput: o\ndumps:\n{dumps}")
+    found, _, message = error.removeprefix("m.yaml:").partition(": ")
+    assert message == TOO_MANY
+    assert abs(int(found) - line) <= 5
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("version: 1\noutput: o\ndumps: &a [*a]", 3),
+        ("version: 1\noutput: o\ndumps: &a\n  - source: s\n  - filter: [[x],\n      *a]\n", 6),
+        ("&a {version: 1,\noutput: *a}", 2),
+        ("&a\n? *a\n: 1", 2),
+        ("dumps: &a [{source: s}, &b [*b]]", 1),
+    ],
+)
+def test_an_alias_in_its_own_anchor(content, line) -> None:
+    (error,) = errors(content)
+    assert error in {f"m.yaml:{line}: *{name} stands inside of what it repeats" for name in "ab"}
+
+
+def test_an_alias_behind_its_anchor_is_not_in_it() -> None:
+    manifest = parse("version: 1\noutput: o\ndumps: [&a {source: &s s, name: *s}, *a, {source: *s}]")
+    assert manifest.dumps == (Dump(source="s", name="s"),) * 2 + (Dump(source="s"),)
+
+
+def test_the_limit_is_met_exactly() -> None:
+    """Counted are mappings, lists, keys and values: the text stays one of each while it's short."""
+    most = f"- &a [{', '.join(['x'] * 998)}]\n" + "- *a\n" * (1000 - 1)
+    fits = most + "- " + "[]\n- " * (MOST - 1 - 1000 * 999 - 1) + "x\n"
+    assert "is a mapping" in errors(fits)[0]
+    assert errors(fits + "\n# One more:\n- *a\n") == [f"m.yaml:{fits.count(chr(10)) + 3}: {TOO_MANY}"]
+    assert errors(fits + "- x\n") == [f"m.yaml:{fits.count(chr(10)) + 1}: {TOO_MANY}"]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("piece", ["*a,", "a,", "[],", "&k x,", "{a: *a},"])
+def test_the_largest_file_of_small_things_is_refused_soon(piece) -> None:
+    head = "version: 1\noutput: &a o\ndumps: ["
+    content = head + piece * ((LARGEST - len(head) - 1) // len(piece)) + "]"
+    assert errors(content) == [f"m.yaml:3: {TOO_MANY}"]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
