@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Final
 from asyncdump.content import damaged, decompressed, listed_frames, stored_frame
 from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
 from asyncdump.engines import Engine, Route
-from asyncdump.engines.read import Read
+from asyncdump.engines.read import Read, fill
 from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.lane import Lane
 from asyncdump.mirror import Nowhere
 from asyncdump.report import FileReport
 from asyncdump.seekable import Frame
-from asyncdump.sink import Draft, MappedDraft, Place
+from asyncdump.sink import ALIGNMENT, NOT_DIRECT, Draft, MappedDraft, Place
 from asyncdump.source import Source, Span, describe
 from asyncdump.transfer import Stop, Transfer
 
@@ -31,13 +31,15 @@ class Proof(Transfer):
         super().__init__(source, name, **{**options, "checksum": _kind(expected)})
         self._expected: Final = expected
         self._unpack: Unpack | None = None
+        self._direct: DirectRead | None = None
 
     def _prepare(self, folder: Place) -> list[Engine]:
         if not is_compressed(self._expected):
             engines = super()._prepare(folder)
             # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
             kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
-            return engines if kept else [Read()]
+            self._direct = DirectRead(self._route.fd)
+            return [self._direct if engine.method == "read" else engine for engine in engines if kept] or [self._direct]
         self._route.sink.resize(self.length)
         frames = _listed(self._route.fd, self._route.source.path)
         if sum(frame.length for frame in frames) != self.length:
@@ -76,6 +78,11 @@ class Proof(Transfer):
         if content is not None and _holds_source(expected) and self.content_digest != content.partition(":")[2]:
             raise self._corrupt("its content has another digest", None)
 
+    def _close_source(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+        super()._close_source()
+
     def _corrupt(self, why: str, offset: int | None) -> DamagedError:
         path = self._expected.path
         return DamagedError(f"{path} is corrupt: {why}", verdict="corrupt", path=path, offset=offset)
@@ -89,6 +96,40 @@ class Proof(Transfer):
         return DamagedError(
             why, verdict="corrupt", path=failure.path, errno=failure.errno, offset=block, hint=failure.hint
         )
+
+
+class DirectRead(Read):
+    """`Read` past the page cache (O_DIRECT) where the filesystem takes that: a dump is read once, and no use there."""
+
+    def __init__(self, fd: int) -> None:
+        try:
+            self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+        self._refused = self._fd < 0
+
+    def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
+        """Read the span, in whole blocks as far as they go."""
+        done = 0
+        whole = -(-span.length // ALIGNMENT) * ALIGNMENT
+        while not self._refused and done < span.length and (span.offset + done) % ALIGNMENT == 0:
+            try:
+                got = os.preadv(self._fd, [lane.buffer.view[done:whole]], span.offset + done)
+            except OSError as error:
+                if error.errno not in NOT_DIRECT:
+                    raise
+                self._refused = True
+                break
+            if got == 0:
+                break
+            done += got
+        return fill(route, span, lane, done)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Unpack(Read):

@@ -94,7 +94,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         if self.unrecorded:
             errors.append(DumpError(f"the run never ended: {self.unrecorded} of its dumps aren't recorded"))
         if errors:
-            raise ExceptionGroup(f"{len(errors)} of {len(self.files) + self.unrecorded} dumps are not proved", errors)
+            lost = len(self.failures) + self.unrecorded
+            raise ExceptionGroup(f"{lost} of {len(self.files) + self.unrecorded} dumps are not proved", errors)
 
 
 class Verifier:

@@ -29,16 +29,7 @@ class Read:
 
     def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
         """Read the span; a hole in it reads as zeros and gains no page (unlike one that is mapped)."""
-        view = lane.buffer.view[: span.length]
-        # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
-        flags = 0 if route.source.in_memory else RWF_DONTCACHE
-        done = 0
-        while done < span.length:
-            got = _read(route.fd, view[done:], span.offset + done, flags)
-            if got == 0:
-                raise truncated(route.source.path, span.offset + done, span.end)
-            done += got
-        return view
+        return fill(route, span, lane)
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write what isn't zero; in many small pieces the page cache takes it sooner than the disk would."""
@@ -56,6 +47,19 @@ class Read:
                 route.sink.write(data[start:stop], target + start)
         if len(pieces) > _MOST_PIECES:
             route.sink.flush_behind(target, span.length)
+
+
+def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
+    """Read what of a span is not ``done``, in bytes, into the lane's buffer, and return all of it."""
+    view = lane.buffer.view[: span.length]
+    # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
+    flags = 0 if route.source.in_memory else RWF_DONTCACHE
+    while done < span.length:
+        got = _read(route.fd, view[done:], span.offset + done, flags)
+        if got == 0:
+            raise truncated(route.source.path, span.offset + done, span.end)
+        done += got
+    return view
 
 
 def _read(fd: int, view: memoryview, offset: int, flags: int) -> int:
