@@ -51,6 +51,7 @@ class Journal:
         self.path: Final = os.path.join(folder.path, JOURNAL)
         self._folder: Final = folder
         self._end = 0
+        self._replaces = False
         draft = None
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,7 +62,11 @@ class Journal:
         except OSError as error:
             raise from_oserror(error, "open", self.path) from error
         try:
-            self._write(line(msgspec.to_builtins(head)) + b"".join(map(_line_of, earlier)))
+            known = b"".join(map(_line_of, earlier))
+            self._write(line(msgspec.to_builtins(head)) + known)
+            # Durable before it counts: cut short, it would know less than what stood there.
+            if (known or draft is not None) and (failure := self.sync()) is not None:
+                raise failure
             if draft is not None and (failure := draft.rename(overwrite=True)) is not None:
                 raise failure
         except BaseException:
@@ -69,6 +74,7 @@ class Journal:
             self.close()
             raise
         if draft is not None:
+            self._replaces = True
             draft.close()
 
     def append(self, files: Iterable[FileReport]) -> None:
@@ -100,6 +106,11 @@ class Journal:
         """Take the journal away: the receipt says all that it said."""
         with suppress(OSError):
             os.unlink(JOURNAL, dir_fd=self._folder.fd)
+
+    def withdraw(self) -> None:
+        """Undo the beginning of a run that can't be; where an earlier journal stood, this one stays: it says as much."""
+        if not self._replaces:
+            self.remove()
 
     def close(self) -> None:
         os.close(self._fd)

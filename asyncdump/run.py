@@ -245,7 +245,7 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
         return Run(plan, folder, stop, journal=journal, earlier=earlier)
     except BaseException:
         if journal is not None:
-            journal.remove()
+            journal.withdraw()
             journal.close()
         folder.close()
         raise
