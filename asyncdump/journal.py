@@ -108,7 +108,7 @@ class Journal:
             os.unlink(JOURNAL, dir_fd=self._folder.fd)
 
     def withdraw(self) -> None:
-        """Undo the beginning of a run that can't be; where an earlier journal stood, this one stays: it says as much."""
+        """Undo the beginning of a run that can't be; where an earlier journal stood, this one stays."""
         if not self._replaces:
             self.remove()
 
