@@ -254,12 +254,13 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, paths: Mappi
     problems = []
     for (page, device), pages in needed.items():
         folder = places[page, device]
-        free = min(_free_in_pool(page), _free_in_mount(folder))
-        if pages > free:
-            problems.append(
-                f"{folder.path} takes {pages} huge pages of {format_size(page)} for this, {max(0, free)} are free: "
-                f"reserve more in {_pool(page)}/nr_hugepages"
-            )
+        for free, advice in (
+            (_free_in_pool(page), f"are free: reserve more in {_pool(page)}/nr_hugepages"),
+            (_free_in_mount(folder), "are left within the limit of its mount (size=)"),
+        ):
+            if pages > free:
+                wanted = f"{folder.path} takes {pages} huge pages of {format_size(page)} for this"
+                problems.append(f"{wanted}, {max(0, free)} {advice}")
     return problems
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncdump.cli.columns import cut
-from asyncdump.cli.progress import Tally
+from asyncdump.cli.progress import DUMPING, Tally, Words
 from asyncdump.record import text
 from asyncdump.size import format_size
 
@@ -23,8 +23,8 @@ _NARROW = 60
 class Bar(Tally):
     """Draws on stderr, four times a second; what is logged meanwhile appears above it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, words: Words = DUMPING) -> None:
+        super().__init__(words)
         self._console = Console(stderr=True)
         self._live = Live(
             console=self._console,
@@ -59,7 +59,7 @@ class Bar(Tally):
         for _ in figures:
             line.add_column(no_wrap=True)
         line.add_row(*cells)
-        counts = f"{self.finished} of {self.files} files durable"
+        counts = f"{self.finished} of {self.files} files {self.words.done}"
         failed = Text(f", {self.failed} failed", style="red") if self.failed else Text("")
         return Group(line, Text(counts, style="dim", no_wrap=True).append_text(failed))
 

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -43,7 +43,20 @@ class Listener:
         """Take note of an event."""
 
 
-def new_listener(progress: str, doing: str = "dumping", where: str = "to") -> Listener:
+class Words(msgspec.Struct, frozen=True):
+    """What is being done, and what has become of what is done."""
+
+    doing: str
+    where: str
+    done: str
+
+
+DUMPING: Final = Words("dumping", "to", "durable")
+VERIFYING: Final = Words("verifying", "in", "proved")
+RESTORING: Final = Words("restoring", "to", "restored")
+
+
+def new_listener(progress: str, words: Words = DUMPING) -> Listener:
     """Return the listener of that name; ``auto`` is a bar on a terminal and plain lines elsewhere."""
     if progress == "auto":
         progress = "bar" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
@@ -51,9 +64,9 @@ def new_listener(progress: str, doing: str = "dumping", where: str = "to") -> Li
         case "bar":
             from asyncdump.cli.bar import Bar
 
-            return Bar()
+            return Bar(words)
         case "plain":
-            return Plain(doing, where)
+            return Plain(words)
         case "json":
             return Json()
         case _:
@@ -63,7 +76,8 @@ def new_listener(progress: str, doing: str = "dumping", where: str = "to") -> Li
 class Tally(Listener):
     """Counts what the events tell, apart from any drawing."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: Words = DUMPING) -> None:
+        self.words: Final = words
         self.files = self.finished = self.failed = 0
         self.total = self.durable = 0
         self.began = time.monotonic()
@@ -106,17 +120,18 @@ class Tally(Listener):
 class Plain(Tally):
     """A line on stderr every two seconds, for logs: the total only, whatever the number of files."""
 
-    def __init__(self, doing: str = "dumping", where: str = "to") -> None:
-        super().__init__()
-        self._doing = doing
-        self._where = where
+    def __init__(self, words: Words = DUMPING) -> None:
+        super().__init__(words)
         self._next = time.monotonic() + _EVERY
 
     def tell(self, event: Event) -> None:
         super().tell(event)
         if isinstance(event, RunStarted):
             files = "file" if event.files == 1 else "files"
-            _say(f"{self._doing} {event.files} {files}, {format_size(event.bytes)}, {self._where} {text(event.output)}")
+            _say(
+                f"{self.words.doing} {event.files} {files}, {format_size(event.bytes)}, "
+                f"{self.words.where} {text(event.output)}"
+            )
         elif time.monotonic() >= self._next and not isinstance(event, RunFinished):
             self._next = time.monotonic() + _EVERY
             _say(self._line())
@@ -127,7 +142,7 @@ class Plain(Tally):
         failed = f", {self.failed} failed" if self.failed else ""
         return (
             f"{share:3d} %  {format_size(self.moved)} of {format_size(self.total)} moved, "
-            f"{format_size(self.durable)} durable, {self.finished} of {self.files} files{failed}, "
+            f"{format_size(self.durable)} {self.words.done}, {self.finished} of {self.files} files{failed}, "
             f"{format_size(self.rate)}/s, {left:.0f} s left"
         )
 

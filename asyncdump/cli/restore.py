@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 
 from asyncdump.cli.output import excuse_reader
-from asyncdump.cli.progress import new_listener
+from asyncdump.cli.progress import RESTORING, new_listener
 from asyncdump.cli.run import interruption, listen
 from asyncdump.cli.signals import heeding
 from asyncdump.cli.tables import print_failures, print_totals
@@ -21,7 +21,7 @@ def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> i
     async def restore() -> Report:
         async with open_restore(what, to, **options) as restorer:
             with heeding(lambda number: restorer.run.cancel(number.name)):
-                await listen(restorer.run, new_listener(progress, "restoring", "to"))
+                await listen(restorer.run, new_listener(progress, RESTORING))
         return restorer.report
 
     excuse_reader()

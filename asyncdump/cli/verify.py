@@ -9,7 +9,7 @@ import msgspec
 
 from asyncdump.cli.columns import fill, seconds
 from asyncdump.cli.output import excuse_reader
-from asyncdump.cli.progress import new_listener
+from asyncdump.cli.progress import VERIFYING, new_listener
 from asyncdump.cli.run import interruption, listen
 from asyncdump.cli.signals import heeding
 from asyncdump.cli.tables import complain, count, print_lines
@@ -26,7 +26,7 @@ def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any
     async def verify() -> Verification:
         async with open_verify(what, **options) as verifier:
             with heeding(lambda number: verifier.run.cancel(number.name)):
-                await listen(verifier.run, new_listener(progress, "verifying", "in"))
+                await listen(verifier.run, new_listener(progress, VERIFYING))
         return verifier.outcome
 
     if not as_json:
