@@ -81,7 +81,7 @@ class Journal:
         """Add dumps that are about to get their names.
 
         Raises:
-            DumpError: it can't be written; what was written of them is written over next time.
+            DumpError: it can't be written; what was written of them is taken back.
         """
         self._write(b"".join(map(_line_of, files)))
 
@@ -90,8 +90,14 @@ class Journal:
         with explain("write", self.path):
             os.lseek(self._fd, self._end, os.SEEK_SET)
             done = 0
-            while done < len(view):
-                done += os.write(self._fd, view[done:])
+            try:
+                while done < len(view):
+                    done += os.write(self._fd, view[done:])
+            except OSError:
+                # What is written next may be shorter: whole lines behind it would be read again.
+                with suppress(OSError):
+                    os.ftruncate(self._fd, self._end)
+                raise
         self._end += done
 
     def sync(self) -> DumpError | None:

@@ -37,7 +37,7 @@ def file_record(file: FileReport) -> dict[str, Any]:
         "method": file.method,
         "digest": file.digest,
         "content_digest": file.content_digest,
-        "stages": list(file.stages),
+        "stages": [text(stage) for stage in file.stages],
         "stage": file.stage,
         "kept": file.kept,
         "error": error_record(file.error) if file.error else None,

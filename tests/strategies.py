@@ -13,8 +13,11 @@ from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse
 
+FUZZ = int(os.environ.get("ASYNCDUMP_FUZZ", "1"))
+"""How many times as many examples as usual are drawn: ASYNCDUMP_FUZZ=100 makes a long run of every property."""
+
 # A machine that is busy with something else is no reason to fail.
-settings.register_profile("asyncdump", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile("asyncdump", deadline=None, derandomize="CI" in os.environ, max_examples=100 * FUZZ)
 settings.load_profile("asyncdump")
 
 UNITS = {"": 1, "c": 1, "B": 1, "w": 2, "b": 512, "k": 1 << 10, "K": 1 << 10, "kiB": 1 << 10, "KiB": 1 << 10}
