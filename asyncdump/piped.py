@@ -101,6 +101,8 @@ class Piped(Transfer):
             if self._filters is not None:
                 raise self._told(self._filters.closed_early()) from error
             raise from_oserror(error, "write", self._route.sink.path) from error
+        except OSError as error:
+            raise self._failure(error, self._engines[0], self.left()) from error
         if self._feed.done and self._filters is not None:
             self._filters.close_stdin()
         return moved
