@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.linux import read_past_cache
 from asyncdump.seekable import Frame, read_seek_table
 from asyncdump.size import format_size
 
@@ -23,6 +25,9 @@ _LARGEST_FRAME: Final = 1 << 30
 _STEP: Final = 1 << 20
 _BITE: Final = 4 << 10
 """Bytes decompressed in one call: four of them may become 128 KiB, and what a call returns has no other limit."""
+
+_HAS_CHECKSUM: Final = 1 << 2
+"""In the fifth byte of a frame (RFC 8878)."""
 
 _FRAME_HEADER: Final = 18
 """The bytes of the longest header of a frame (RFC 8878)."""
@@ -159,48 +164,76 @@ class Frames(Content):
 
     def _decompress(self, index: int) -> memoryview:
         frame = self._frames[index]
-        return memoryview(decompressed(frame, index, stored_frame(self._fd, frame, index, self._path), self._path))
+        if frame.length > _LARGEST_FRAME:
+            raise damaged(frame, index, self._path, f"it claims {format_size(frame.length)} of content")
+        content = memoryview(bytearray(frame.length))
+        decompress(frame, index, stored_frame(self._fd, frame, index, self._path), self._path, content)
+        return content
 
 
-def stored_frame(fd: int, frame: Frame, index: int, path: str) -> bytes:
-    """Return a frame as it is stored; ``index`` is what errors call it.
+def stored_frame(fd: int, frame: Frame, index: int, path: str, buffer: memoryview | None = None) -> memoryview:
+    """Return a frame as it is stored, in ``buffer`` where it fits; ``index`` is what errors call it.
 
     Raises:
         DumpError: it can't be read, or the file ends in it.
     """
     if frame.stored > 2 * _LARGEST_FRAME:
         raise damaged(frame, index, path, f"it claims to take {format_size(frame.stored)}")
+    fits = buffer is not None and frame.stored <= len(buffer)
+    view = buffer[: frame.stored] if buffer is not None and fits else memoryview(bytearray(frame.stored))
+    done = 0
     with explain("read", path):
-        stored = os.pread(fd, frame.stored, frame.stored_offset)
-    if len(stored) < frame.stored:
-        raise damaged(frame, index, path, "the file ends in it")
-    return stored
+        while done < frame.stored:
+            got = read_past_cache(fd, view[done:], frame.stored_offset + done)
+            if got == 0:
+                raise damaged(frame, index, path, "the file ends in it")
+            done += got
+    return view
 
 
-def decompressed(frame: Frame, index: int, stored: bytes, path: str) -> bytes:
-    """Return the content of a frame.
+def decompress(frame: Frame, index: int, stored: memoryview, path: str, target: memoryview) -> None:
+    """Fill ``target`` with the content of a frame, of which it has the length.
 
     Raises:
         DamagedError: it isn't what the frame, its checksum and the seek table say.
     """
     import zstandard
 
-    if frame.length > _LARGEST_FRAME:
-        raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
+    # What a frame says of itself is not believed: a hostile one could ask for any memory.
     try:
-        # What a frame says of itself is not believed: a hostile one could ask for any memory.
         if zstandard.frame_content_size(stored) not in {-1, frame.length}:
             raise damaged(frame, index, path, "its size is not that of the seek table")
-        content = zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompress(
-            stored, max_output_size=frame.length, allow_extra_data=False
-        )
+        with _decompressor().stream_reader(stored, read_across_frames=False) as reader:
+            done = 0
+            while done < frame.length and (got := reader.readinto(target[done:])):
+                done += got
+            if done < frame.length or reader.read(1):
+                raise damaged(frame, index, path, f"it doesn't hold {frame.length} bytes")
     except zstandard.ZstdError as error:
         raise damaged(frame, index, path, error) from error
-    if len(content) != frame.length:
-        raise damaged(frame, index, path, f"it holds {len(content)} bytes, not {frame.length}")
-    if frame.checksum is not None and frame.checksum != _checksum(content):
+    if frame.checksum is not None and frame.checksum != _own_checksum(stored, target):
         raise damaged(frame, index, path, "its checksum is another one")
-    return content
+
+
+_kept = threading.local()
+
+
+def _decompressor() -> Any:
+    """Return this thread's decompressor: its context is allocated once."""
+    import zstandard
+
+    if not hasattr(_kept, "decompressor"):
+        _kept.decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME)
+    return _kept.decompressor
+
+
+def _own_checksum(stored: memoryview, content: memoryview) -> int:
+    """Return the low 32 bits of the XXH64 of a frame's content, as the seekable format has them."""
+    if stored[4] & _HAS_CHECKSUM:  # Compared with the content just now.
+        return int.from_bytes(stored[-4:], "little")
+    import xxhash
+
+    return int(xxhash.xxh64_intdigest(content)) & 0xFFFFFFFF
 
 
 def damaged(frame: Frame, index: int, path: str, why: object) -> DamagedError:
@@ -213,13 +246,6 @@ def damaged(frame: Frame, index: int, path: str, why: object) -> DamagedError:
         offset=frame.stored_offset,
         frame=index,
     )
-
-
-def _checksum(content: bytes) -> int:
-    """Return the low 32 bits of the XXH64, as the seekable format has them."""
-    import xxhash
-
-    return int(xxhash.xxh64_intdigest(content)) & 0xFFFFFFFF
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -64,6 +64,11 @@ class Lane:
     def buffer(self) -> Buffer:
         return Buffer()
 
+    @cached_property
+    def spare(self) -> Buffer:
+        """A second one, for what is read before it is decompressed."""
+        return Buffer()
+
     @contextmanager
     def borrowing(self, buffer: Buffer) -> Iterator[None]:
         """Have another, larger buffer for the time of a block."""

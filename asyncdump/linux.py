@@ -6,6 +6,7 @@ Each call releases the GIL. A failing call raises ``OSError`` with the kernel's 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -147,6 +148,18 @@ def tee(pipe: int, other: int, length: int, flags: int = 0) -> int:
         BlockingIOError: the one is empty or the other full, with ``flags`` of SPLICE_F_NONBLOCK.
     """
     return _checked(_tee(pipe, other, length, flags))
+
+
+def read_past_cache(fd: int, view: memoryview, offset: int) -> int:
+    """Read into ``view`` from byte ``offset`` and return how many bytes: what only this brought into the page cache is
+    taken away from there again, where the kernel can do that (preadv2(2), RWF_DONTCACHE).
+    """
+    try:
+        return os.preadv(fd, [view], offset, RWF_DONTCACHE)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    return os.preadv(fd, [view], offset)
 
 
 def copy_by_kernel(data: memoryview, target: memoryview) -> None:

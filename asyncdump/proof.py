@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
-from asyncdump.content import damaged, decompressed, listed_frames, stored_frame
+from asyncdump.content import decompress, listed_frames, stored_frame
 from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
 from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
@@ -64,7 +64,7 @@ class Proof(Transfer):
         if self._unpack is None:
             super()._finish(lane)
         else:
-            self._unpack.finish(self._route)
+            self._unpack.finish(self._route, lane)
             self._note_stored(self._unpack.stored)
             self.content_digest = None if self._hasher is None else self._hasher.hexdigest()
         self._compare()
@@ -149,28 +149,35 @@ class Unpack(Read):
         view = lane.buffer.view[: span.length]
         filled = 0
         while filled < span.length:
+            if not self._rest and self._frames[self._next].length <= span.length - filled:
+                filled += self._unpack(route, lane, view[filled:])  # No larger than what is wanted: right into place.
+                continue
             if not self._rest:
-                self._rest = memoryview(self._frame(route))
+                held = memoryview(bytearray(self._frames[self._next].length))
+                self._unpack(route, lane, held)
+                self._rest = held
             piece = self._rest[: span.length - filled]
             view[filled : filled + len(piece)] = piece
-            self._rest = self._rest[len(piece) :]
             filled += len(piece)
+            # Not even an empty piece is kept of what has been taken: it would keep all of it.
+            self._rest = self._rest[len(piece) :] if len(piece) < len(self._rest) else memoryview(b"")
         return view
 
-    def _frame(self, route: Route) -> bytes:
+    def _unpack(self, route: Route, lane: Lane, target: memoryview) -> int:
+        """Decompress the next frame into ``target`` and return its length."""
         index, frame = self._next, self._frames[self._next]
         self._next += 1
-        stored = stored_frame(route.fd, frame, index, route.source.path)
+        stored = stored_frame(route.fd, frame, index, route.source.path, lane.spare.view)
         if self.stored is not None:
-            self.stored.update(memoryview(stored))
+            self.stored.update(stored)
         self._end = frame.stored_offset + frame.stored
-        return decompressed(frame, index, stored, route.source.path)
+        decompress(frame, index, stored, route.source.path, target[: frame.length])
+        return frame.length
 
-    def finish(self, route: Route) -> None:
+    def finish(self, route: Route, lane: Lane) -> None:
         """Take what follows the last byte of content: frames of nothing, and the table."""
         while self._next < len(self._frames):
-            if self._frame(route):
-                raise damaged(self._frames[self._next - 1], self._next - 1, route.source.path, "it holds too much")
+            self._unpack(route, lane, memoryview(b""))
         with explain("read", route.source.path):
             while piece := os.pread(route.fd, _STEP, self._end):
                 if self.stored is not None:

@@ -19,7 +19,7 @@ from asyncdump.sink import Folder
 
 RECEIPT_VERSION: Final = 1
 
-_LARGEST: Final = 1 << 30
+_LARGEST: Final = 256 << 20
 
 
 def receipt(report: Report, version: str) -> bytes:

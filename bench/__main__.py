@@ -14,6 +14,7 @@ from bench.loop import loop
 from bench.raw import raw
 from bench.shapes import shapes
 from bench.start import start
+from bench.verify import verify
 from bench.zstd import zstd
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-for command in (raw, zstd, filters, large, shapes, loop, engines, chunk, lanes, group, start):
+for command in (raw, zstd, filters, verify, large, shapes, loop, engines, chunk, lanes, group, start):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from asyncdump.engines.base import Method, Refusal, Route
 from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.linux import RWF_DONTCACHE, is_zero
+from asyncdump.linux import is_zero, read_past_cache
 from asyncdump.source import SMALL_PAGE, Span, truncated
 
 _HUGE_GRAIN: Final = 2 << 20
@@ -52,24 +51,13 @@ class Read:
 def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
     """Read what of a span is not ``done``, in bytes, into the lane's buffer, and return all of it."""
     view = lane.buffer.view[: span.length]
-    # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
-    flags = 0 if route.source.in_memory else RWF_DONTCACHE
     while done < span.length:
-        got = _read(route.fd, view[done:], span.offset + done, flags)
+        rest, offset = view[done:], span.offset + done
+        got = os.preadv(route.fd, [rest], offset) if route.source.in_memory else read_past_cache(route.fd, rest, offset)
         if got == 0:
             raise truncated(route.source.path, span.offset + done, span.end)
         done += got
     return view
-
-
-def _read(fd: int, view: memoryview, offset: int, flags: int) -> int:
-    if flags:
-        try:
-            return os.preadv(fd, [view], offset, flags)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-    return os.preadv(fd, [view], offset)
 
 
 def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:
