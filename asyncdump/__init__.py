@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from asyncdump.run import dump_all as dump_all
     from asyncdump.run import open_run as open_run
     from asyncdump.run import plan_all as plan_all
+    from asyncdump.salvage import BadRange as BadRange
     from asyncdump.source import Source as Source
 
 _HOMES = {
@@ -72,6 +73,7 @@ _HOMES = {
     "reading": ("DumpInfo", "describe_dump", "open_dump"),
     "report": ("FileReport", "Report"),
     "run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),
+    "salvage": ("BadRange",),
     "source": ("Source",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -15,6 +15,7 @@ from msgspec import Meta
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import ManifestError, Problem
+from asyncdump.salvage import OnReadError
 from asyncdump.size import KIB, parse_size
 from asyncdump.stages.zstd import BUDGET, FRAMES, LEVELS, WINDOWS, ZstdOptions
 
@@ -30,6 +31,11 @@ MethodField = Annotated[
 ChecksumField = Annotated[Checksum, Meta(description="the digest taken of each dump")]
 DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power cut")]
 SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
+
+
+OnReadErrorField = Annotated[
+    OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
+]
 
 
 class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -110,6 +116,7 @@ class Defaults(_Model, frozen=True, kw_only=True):
     filter: FilterField = None
     first: FirstField = None
     timeout: TimeoutField = 300.0
+    on_read_error: OnReadErrorField = "fail"
 
     def __post_init__(self) -> None:
         _freeze_filter(self)
@@ -140,6 +147,7 @@ class Dump(_Model, frozen=True, kw_only=True):
     filter: FilterField = None
     first: FirstField = None
     timeout: TimeoutField = None
+    on_read_error: OnReadErrorField | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.source, os.PathLike):

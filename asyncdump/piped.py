@@ -17,6 +17,7 @@ from asyncdump.lane import Buffer, Buffers, Lane, waiting_in
 from asyncdump.linux import SPLICE_F_NONBLOCK, tee
 from asyncdump.outlet import Outlet, PipeSink
 from asyncdump.packer import Packer, Table
+from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import Folder, Sink
 from asyncdump.source import Source, Span, truncated
 from asyncdump.stages.filters import Commands, Filters
@@ -248,7 +249,8 @@ class SplicedFeed(Feed):
             self.done = True
             return False
         try:
-            moved = self._splice(span) if self._piped.spliced else self._write(span, lane)
+            spliced = self._piped.spliced and not self._rest
+            moved = self._splice(span, lane) if spliced else self._write(span, lane)
         except BlockingIOError:
             raise
         except Refused as refused:
@@ -262,9 +264,16 @@ class SplicedFeed(Feed):
         self._piped.note_fed(moved)
         return True
 
-    def _splice(self, span: Span) -> int:
+    def _splice(self, span: Span, lane: Lane) -> int:
         route = self._piped.route
-        moved = fill_pipe(route, span.offset, min(span.length, _STEP), self._pipe, SPLICE_F_NONBLOCK)
+        step = Span(offset=span.offset, length=min(span.length, _STEP))
+        try:
+            moved = fill_pipe(route, step.offset, step.length, self._pipe, SPLICE_F_NONBLOCK)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            self._rest = self._piped.salvage(error, FEEDS["splice"], step, lane)
+            return self._write(span, lane)
         if moved == 0:
             raise truncated(route.source.path, span.offset, span.end)
         return moved

@@ -20,6 +20,7 @@ from asyncdump.digest import LISTS, Checksum
 from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Zstd, complaint
+from asyncdump.salvage import OnReadError
 from asyncdump.sink import TEMPORARY_PREFIX
 from asyncdump.size import format_size, parse_size
 from asyncdump.source import Source, describe, open_source
@@ -46,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     overwrite: bool = False
     compress: Literal["none", "zstd"] | Zstd | None = None
     allow_filters: bool = False
+    on_read_error: OnReadError | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -64,6 +66,7 @@ _OVERRIDING: Final[dict[str, Any]] = {
     "checksum": Defaults,
     "durable": Defaults,
     "compress": Defaults,
+    "on_read_error": Defaults,
 }
 
 
@@ -71,7 +74,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
     ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing.
+    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
+    says what a page that can't be read means.
     """
 
     source: Source
@@ -86,6 +90,7 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     filters: tuple[tuple[str, ...], ...] = ()
     zstd_last: bool = False
     timeout: float = 300.0
+    on_read_error: OnReadError = "fail"
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -228,6 +233,7 @@ class _Planner:
             filters=filters,
             zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
             timeout=dump.timeout or defaults.timeout or 300.0,
+            on_read_error=options.on_read_error or dump.on_read_error or defaults.on_read_error,
         )
 
     def _paths(self, key: str, pattern: str) -> list[str]:

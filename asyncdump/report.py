@@ -14,6 +14,7 @@ import msgspec
 from asyncdump.digest import LISTS
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
+from asyncdump.salvage import BadRange
 
 RECEIPT_VERSION: Final = 1
 
@@ -32,6 +33,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         content_digest: of the bytes of the source: the same, unless they were compressed.
         stages: what the bytes went through: ``zstd:3``.
         error: why there is no dump, or None if there is one.
+        bad: what of the source could not be read, in its order: zeros in the dump.
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
     """
 
@@ -47,10 +49,16 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     content_digest: str | None = None
     stages: tuple[str, ...] = ()
+    bad: tuple[BadRange, ...] = ()
 
     @property
     def ok(self) -> bool:
         return self.error is None
+
+    @property
+    def bad_bytes(self) -> int:
+        """The bytes of the source that could not be read."""
+        return sum(bad.length for bad in self.bad)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +147,7 @@ def file_record(file: FileReport) -> dict[str, Any]:
         "digest": file.digest,
         "content_digest": file.content_digest,
         "stages": list(file.stages),
+        "bad": [{"offset": b.offset, "length": b.length, "errno": describe_errno(b.errno)} for b in file.bad],
         "stage": file.stage,
         "error": error_record(file.error) if file.error else None,
     }

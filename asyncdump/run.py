@@ -24,6 +24,7 @@ from asyncdump.manifest import Dump, Manifest, OnError, Zstd
 from asyncdump.outlet import Outlet
 from asyncdump.plan import RECEIPT, STANDARD_OUTPUT, Options, Plan, make_plan
 from asyncdump.report import Report, digest_lists, now, receipt
+from asyncdump.salvage import OnReadError
 from asyncdump.scheduler import Scheduler
 from asyncdump.sink import Folder
 from asyncdump.transfer import Stop
@@ -146,6 +147,7 @@ class Overrides(TypedDict, total=False):
         overwrite: replace dumps of the same names; without it they are an error.
         compress: ``zstd``, a `Zstd`, or ``none``.
         allow_filters: whether the manifest may run programs; without it, filters are an error.
+        on_read_error: ``fail``, or ``zero`` to have zeros in a dump where its source can't be read.
     """
 
     output: str | os.PathLike[str] | None
@@ -157,6 +159,7 @@ class Overrides(TypedDict, total=False):
     overwrite: bool
     compress: Literal["none", "zstd"] | Zstd | None
     allow_filters: bool
+    on_read_error: OnReadError | None
 
 
 async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:

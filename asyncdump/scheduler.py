@@ -146,6 +146,7 @@ class Scheduler:
             "checksum": planned.checksum,
             "sparse": planned.sparse,
             "stop": self._stop,
+            "on_read_error": planned.on_read_error,
         }
         shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
         if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
@@ -369,6 +370,7 @@ class Scheduler:
             stage="done",
             content_digest=content_digest,
             stages=job.planned.stages,
+            bad=job.transfer.bad,
         )
         self._outcomes[job.index] = report
         self._announce(job)
@@ -383,6 +385,7 @@ class Scheduler:
                 method=engine.method,
                 digest=digest,
                 content_digest=content_digest,
+                bad_bytes=report.bad_bytes,
             )
         )
 
@@ -447,6 +450,9 @@ def _work(job: _Job, lane: Lane) -> None:
 def _seal(job: _Job, lane: Lane) -> None:
     _guarded(job, lambda: job.transfer.seal(lane))
     job.sealed = job.error is None
+    if job.sealed and (bad := job.transfer.bad):
+        lost = sum(each.length for each in bad)
+        logger().warning("bad_memory", source=job.planned.source.path, bytes=lost, ranges=len(bad))
 
 
 def _abort(jobs: list[_Job]) -> None:

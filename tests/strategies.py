@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse
+from asyncdump.salvage import OnReadError
 
 # A machine that is busy with something else is no reason to fail.
 settings.register_profile("asyncdump", deadline=None, derandomize="CI" in os.environ)
@@ -62,6 +63,7 @@ _settings: dict[str, st.SearchStrategy[Any]] = {
     "checksum": st.sampled_from(get_args(Checksum)),
     "durable": st.booleans(),
     "sparse": st.sampled_from(get_args(Sparse)),
+    "on_read_error": st.sampled_from(get_args(OnReadError)),
 }
 
 dumps = st.fixed_dictionaries(

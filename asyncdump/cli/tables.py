@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from asyncdump.finding import Finding
 
 _MOST_FAILURES = 20
+_MOST_BAD = 20
 _NARROW = 60
 
 
@@ -39,10 +40,11 @@ def print_plan(plan: Plan, methods: list[str]) -> None:
 
 
 def print_summary(report: Report, *, quiet: bool) -> None:
-    """Print the outcome of a run: totals on stdout, failures on stderr; with ``quiet`` the latter alone."""
+    """Print the outcome of a run: totals on stdout, losses on stderr; with ``quiet`` the latter alone."""
     done = [file for file in report.files if file.ok]
     if not quiet:
         _print(*_totals(report, done))
+    _print_bad(report, [file for file in done if file.bad])
     failures = [file for file in report.failures if not isinstance(file.error, InterruptedDumpError)]
     given_up = len(report.failures) - len(failures)
     for file in failures[:_MOST_FAILURES]:
@@ -54,6 +56,18 @@ def print_summary(report: Report, *, quiet: bool) -> None:
     if given_up:
         _complain(f"{_count(given_up, 'file')} not dumped: the run was ended by {report.interrupted or 'a failure'}")
     print_receipt_error(report)
+
+
+def _print_bad(report: Report, files: list[FileReport]) -> None:
+    """Say on stderr what could not be read; where no receipt lists the ranges, the first of them too."""
+    streamed = report.output == STANDARD_OUTPUT
+    for file in files[:_MOST_BAD]:
+        lost = f"{format_size(file.bad_bytes)} in {_count(len(file.bad), 'range')} could not be read and are zeros"
+        _complain(f"{file.name}: {lost}{'' if streamed else f': see {RECEIPT}'}")
+        for bad in file.bad[:_MOST_BAD] if streamed else ():
+            _complain(f"  {bad.length} bytes from byte {bad.offset}: {describe_errno(bad.errno)}")
+    if len(files) > _MOST_BAD:
+        _complain(f"and {_count(len(files) - _MOST_BAD, 'file')} more with bytes that could not be read: see {RECEIPT}")
 
 
 def print_receipt_error(report: Report) -> None:

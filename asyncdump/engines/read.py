@@ -30,11 +30,9 @@ class Read:
     def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
         """Read the span; a hole in it reads as zeros and gains no page (unlike one that is mapped)."""
         view = lane.buffer.view[: span.length]
-        # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
-        flags = 0 if route.source.in_memory else RWF_DONTCACHE
         done = 0
         while done < span.length:
-            got = _read(route.fd, view[done:], span.offset + done, flags)
+            got = read_some(route, view[done:], span.offset + done)
             if got == 0:
                 raise truncated(route.source.path, span.offset + done, span.end)
             done += got
@@ -58,14 +56,16 @@ class Read:
             route.sink.flush_behind(target, span.length)
 
 
-def _read(fd: int, view: memoryview, offset: int, flags: int) -> int:
-    if flags:
+def read_some(route: Route, view: memoryview, offset: int) -> int:
+    """Read from ``offset`` bytes of the source into ``view``, in one call; return how many bytes it gave."""
+    # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
+    if not route.source.in_memory:
         try:
-            return os.preadv(fd, [view], offset, flags)
+            return os.preadv(route.fd, [view], offset, RWF_DONTCACHE)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-    return os.preadv(fd, [view], offset)
+    return os.preadv(route.fd, [view], offset)
 
 
 def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:
