@@ -41,6 +41,7 @@ OPTIONS = {
     "--allow-filters",
     "--compress",
     "--on-error",
+    "--on-read-error",
     "--overwrite",
     "--no-durable",
     "--dry-run",
@@ -54,7 +55,10 @@ FIELDS = {
     "run_started": {"output", "files", "bytes", "concurrency"},
     "file_started": {"name", "source", "kind", "bytes", "method"},
     "progress": {"name", "done", "total", "stage"},
-    "file_finished": {"name", "source", "bytes", "stored", "seconds", "method", "digest", "content_digest"},
+    "file_finished": {
+        *("name", "source", "bytes", "stored", "seconds", "method", "digest", "content_digest"),
+        "bad_bytes",
+    },
     "file_failed": {"name", "source", "error", "stage"},
     "run_finished": {"files", "failed", "bytes", "seconds", "interrupted"},
 }
@@ -125,6 +129,7 @@ def test_twenty_failures_are_told_and_the_others_counted(shm: Path, tmp_path: Pa
         (["m.yaml", "--method", "teleport"], "teleport"),
         (["m.yaml", "--checksum", "md5"], "md5"),
         (["m.yaml", "--on-error", "panic"], "panic"),
+        (["m.yaml", "--on-read-error", "skip"], "skip"),
         (["m.yaml", "--progress", "loud"], "loud"),
         (["m.yaml", "--log-format", "xml"], "xml"),
         (["m.yaml", "--concurrency", "0"], "'0' is not a whole number from 1 to 256 or auto"),

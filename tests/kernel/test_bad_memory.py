@@ -11,12 +11,30 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import pytest
-from files import HUGE_PAGE, METHODS, PAGE, Dumper, KiB, MiB, digest_of, leftovers, noise, read, unavailable
+from files import (
+    HUGE_PAGE,
+    METHODS,
+    PAGE,
+    Dumper,
+    KiB,
+    MiB,
+    digest_of,
+    finish,
+    leftovers,
+    look_at,
+    new_transfer,
+    noise,
+    read,
+    unavailable,
+)
 from test_durability import traced
 
 import asyncdump
@@ -98,9 +116,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         subprocess.run(["umount", point], check=True)
     with image.open("r+b") as file, mmap.mmap(file.fileno(), 0) as disk:
         for name, pages in PAGES.items():
-            for page in pages:
-                place = disk.find(content_of_bad(name)[page * PAGE : (page + 1) * PAGE])
-                assert place >= 0
+            for place in places(disk, content_of_bad(name), pages):
                 disk[place] ^= 0xFF
     run("mount", "-o", "loop", image, point)
     try:
@@ -108,6 +124,19 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         subprocess.run(["umount", point], check=True)
         image.unlink()
+
+
+def places(disk: mmap.mmap, data: bytes, pages: tuple[int, ...]) -> Iterator[int]:
+    """Find pages of a file on its disk: most follow one another there too."""
+    place = before = 0
+    for page in pages:
+        wanted = data[page * PAGE : (page + 1) * PAGE]
+        place += (page - before) * PAGE
+        if disk[place : place + len(wanted)] != wanted:
+            place = disk.find(wanted)
+        assert place >= 0
+        before = page
+        yield place
 
 
 def content_of_bad(name: str) -> bytes:
@@ -311,11 +340,7 @@ def test_standard_output_has_no_receipt_and_the_ranges_are_told(bad, tmp_path: P
 
 
 @pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "splice", "read"])
-def test_lanes_share_a_bad_file(method, bad, make, folder_on, dump: Dumper) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from files import finish, look_at, new_transfer
-
+def test_lanes_share_a_bad_file(method, bad, folder_on) -> None:
     file: BadFile = bad("many")
     folder = folder_on("ext4")
     transfer = new_transfer(look_at(file.path), method=method, checksum="xxh128", on_read_error="zero")
@@ -367,3 +392,222 @@ def test_a_device_with_bad_blocks(name, method, device, bad, dump: Dumper, folde
     os.unlink(os.path.join(folder.path, "dump"))
     with pytest.raises(asyncdump.DumpError, match=f"at byte {PAGES[name][0] * PAGE} of {path}: EIO"):
         dump(folder, path, method=method)
+
+
+# --- injected faults ---------------------------------------------------------------------------------------------------
+
+HUGE = 6 * MiB
+"""Three huge pages, on which a call of each engine is made to fail; reading then finds what the second fault says."""
+
+CALLS = {
+    "direct": ("pwrite64:error=EFAULT:when=1", "hugetlbfs"),
+    "mmap": ("pwritev2:error=EFAULT:when=1", "hugetlbfs"),
+    "sendfile": ("sendfile:error=EIO:when=1", "tmpfs"),
+    "splice": ("splice:error=EIO:when=1", "tmpfs"),
+    "reflink": ("copy_file_range:error=EIO:when=1", "ext4"),
+}
+
+
+def poison(name: str, start: int, count: int) -> str:
+    """Have ``count`` calls fail: one for a span, one again for all of it, then one for each page."""
+    return f"preadv2:error={name}:when={start}..{start + count - 1}"
+
+
+def with_zeros(data: bytes, *ranges: tuple[int, int]) -> bytes:
+    zeroed = bytearray(data)
+    for start, length in ranges:
+        zeroed[start : start + length] = bytes(length)
+    return bytes(zeroed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "compress", "checksum", "name", "number"),
+    [
+        ("hugetlbfs", "none", "none", "EIO", errno.EIO),
+        ("hugetlbfs", "none", "xxh128", "EHWPOISON", EHWPOISON),
+        ("hugetlbfs", "zstd", "xxh128", "EIO", errno.EIO),
+        ("tmpfs", "none", "xxh128", "EIO", errno.EIO),
+        ("tmpfs", "zstd", "none", "EHWPOISON", EHWPOISON),
+    ],
+)
+def test_a_poisoned_page_in_memory(kind, compress, checksum, name, number, make, folder_on, tmp_path: Path) -> None:
+    """The second span of three fails, and of its pages the first three."""
+    data = noise(HUGE)
+    folder = folder_on("ext4").path
+    entry = {"source": make(kind, data), "name": "dump", "method": "read", "compress": compress}
+    options = {"output": folder, "checksum": checksum, "on_read_error": "zero"}
+    outcome = traced(tmp_path, [entry], (poison(name, 2, 2 + 3),), **options).outcome
+    assert outcome["ok"], outcome
+    assert outcome["bad"] == {"dump": [[2 * MiB, 3 * PAGE, number]]}
+    path = os.path.join(folder, "dump")
+    with asyncdump.open_dump(path) as dump:
+        assert dump.read() == with_zeros(data, (2 * MiB, 3 * PAGE))
+    if checksum != "none":
+        assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest_of(read(path), checksum)}  dump\n"
+
+
+@pytest.mark.parametrize("checksum", ["none", "xxh128"])
+@pytest.mark.parametrize("method", CALLS)
+def test_a_poisoned_page_under_a_call(method, checksum, make, folder_on, tmp_path: Path) -> None:
+    call, kind = CALLS[method]
+    data = noise(HUGE)
+    folder = folder_on("ext4").path
+    entry = {"source": make(kind, data), "name": "dump", "method": method}
+    options = {"output": folder, "checksum": checksum, "on_read_error": "zero"}
+    outcome = traced(tmp_path, [entry], (call, poison("EHWPOISON", 1, 1 + 2)), **options).outcome
+    assert outcome["ok"], outcome
+    assert outcome["bad"] == {"dump": [[0, 2 * PAGE, EHWPOISON]]}
+    written = read(os.path.join(folder, "dump"))
+    assert written == with_zeros(data, (0, 2 * PAGE))
+    if checksum != "none":
+        assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest_of(written, checksum)}  dump\n"
+
+
+@pytest.mark.parametrize("stages", ["zstd", "filter"])
+def test_a_poisoned_page_handed_to_a_pipe(stages, make, folder_on, tmp_path: Path) -> None:
+    data = noise(HUGE)
+    folder = folder_on("ext4").path
+    how = {"compress": "zstd"} if stages == "zstd" else {"filter": [["cat"]]}
+    entry = {"source": make("hugetlbfs", data), "name": "dump", "method": "splice", **how}
+    options = {"output": folder, "allow_filters": True, "on_read_error": "zero"}
+    faults = ("vmsplice:error=EFAULT:when=1", poison("EIO", 1, 1 + 2))
+    outcome = traced(tmp_path, [entry], faults, **options).outcome
+    assert outcome["ok"], outcome
+    assert outcome["bad"] == {"dump": [[0, 2 * PAGE, errno.EIO]]}
+    with asyncdump.open_dump(os.path.join(folder, "dump")) as dump:
+        assert dump.read() == with_zeros(data, (0, 2 * PAGE))
+
+
+@pytest.mark.parametrize("method", [*CALLS, "read"])
+def test_what_reads_fine_at_last_is_not_bad(method, make, folder_on, tmp_path: Path) -> None:
+    call, kind = CALLS.get(method, (poison("EIO", 2, 1), "hugetlbfs"))
+    data = noise(HUGE)
+    folder = folder_on("ext4").path
+    entry = {"source": make(kind, data), "name": "dump", "method": method}
+    outcome = traced(tmp_path, [entry], (call,), output=folder, on_read_error="zero").outcome
+    assert outcome["ok"], outcome
+    assert outcome["bad"] == {"dump": []}
+    assert read(os.path.join(folder, "dump")) == data
+
+
+@pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "read"])
+def test_a_sink_that_fails_is_the_outcome(method, make, folder_on, tmp_path: Path) -> None:
+    """Every write fails with EIO: the source is read without harm, and so it is the sink."""
+    kind = "tmpfs" if method == "sendfile" else "hugetlbfs"
+    folder = folder_on("ext4").path
+    entry = {"source": make(kind, noise(HUGE)), "name": "dump", "method": method}
+    faults = tuple(f"{call}:error=EIO" for call in ("pwrite64", "pwritev", "pwritev2", "sendfile"))
+    outcome = traced(tmp_path, [entry], faults, output=folder, on_read_error="zero").outcome
+    assert f"at byte 0 of {folder}/dump: EIO (Input/output error)" in outcome["errors"]["dump"]
+    assert os.listdir(folder) == []  # The receipt can't be written either.
+
+
+@pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "splice", "reflink"])
+def test_by_default_an_eio_is_the_sink_s_where_the_source_reads_fine(method, make, folder_on, tmp_path: Path) -> None:
+    call, kind = CALLS[method]
+    folder = folder_on("ext4").path
+    source = make(kind, noise(HUGE))
+    entry = {"source": source, "name": "dump", "method": method}
+    call = call.replace("EFAULT", "EIO")
+    outcome = traced(tmp_path, [entry], (call,), output=folder, checksum="none").outcome
+    assert outcome["errors"] == {"dump": f"{method} at byte 0 of {folder}/dump: EIO (Input/output error)"}
+    assert os.listdir(folder) == ["receipt.json"]
+
+
+# --- what isn't bad memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_read_error", ["fail", "zero"])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(method, "tmpfs") for method in METHODS if method != "reflink"]
+    + [(method, "hugetlbfs") for method in ("direct", "mmap", "read")],
+)
+def test_a_truncated_source_is_no_zeros(method, kind, on_read_error, make, lane: Lane, folder_on) -> None:
+    source = make(kind, noise(40 * MiB))
+    folder = folder_on("ext4")
+    transfer = new_transfer(look_at(source), method=method, on_read_error=on_read_error)
+    transfer.begin(folder, lane)
+    os.truncate(source, 20 * MiB)
+    with pytest.raises(asyncdump.SourceChangedError, match="truncated while it was dumped: it ends at byte 20971520"):
+        finish(transfer, folder, lane)
+    assert transfer.bad == ()
+    assert os.listdir(folder.path) == []
+
+
+@pytest.mark.parametrize(("stages", "method"), [("zstd", "splice"), ("filter", "splice"), ("filter", "read")])
+@pytest.mark.parametrize("kind", ["tmpfs", "hugetlbfs"])
+async def test_a_truncated_source_is_no_zeros_to_a_stage(kind, stages, method, make, folder_on) -> None:
+    source = make(kind, noise(24 * MiB))
+    folder = folder_on("ext4").path
+    slow = [["sh", "-c", "sleep 0.2; exec cat"]] if stages == "filter" else None
+    dump = Dump(source=source, name="dump", method=method, filter=slow, **({"compress": "zstd"} if not slow else {}))
+    async with asyncdump.open_run([dump], output=folder, allow_filters=True, on_read_error="zero") as running:
+        os.truncate(source, 2 * MiB)
+    error = running.report.files[0].error
+    assert isinstance(error, asyncdump.SourceChangedError)
+    assert "truncated" in str(error)
+    assert os.listdir(folder) == ["receipt.json"]
+
+
+async def test_a_run_over_bad_pages_can_be_cancelled(damaged: Path, bad, folder_on, monkeypatch) -> None:
+    """Each call for a bad page may take a disk long: the run ends after the one under way."""
+    from asyncdump import salvage
+
+    calls = []
+    read_some = salvage.read_some
+
+    def slow(*arguments: Any) -> int:
+        calls.append(time.sleep(0.01))
+        return read_some(*arguments)
+
+    monkeypatch.setattr(salvage, "read_some", slow)
+    folder = folder_on("ext4").path
+    async with asyncdump.open_run([Dump(source=bad("all").path)], output=folder, on_read_error="zero") as running:
+        while len(calls) < 5:
+            await anyio.sleep(0.001)
+        began = time.perf_counter()
+        running.cancel()
+    assert time.perf_counter() - began < 0.5
+    assert running.report.interrupted == "cancelled"
+    assert leftovers(folder) == []
+    assert len(calls) < LAST
+
+
+# --- poisoned memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("memfd", method) for method in ("direct", "mmap", "sendfile", "splice", "read", "auto")]
+    + [("huge_memfd", method) for method in ("direct", "mmap", "read", "auto")],
+)
+def test_memory_that_is_poisoned(kind, method, make, dump: Dumper, folder_on) -> None:
+    """The kernel takes a page out of use for good, as it does on a memory error: no more than one a case."""
+    data = noise(3 * HUGE_PAGE)
+    path = make(kind, data)
+    place = HUGE_PAGE + 5 * PAGE
+    fd = os.open(path, os.O_RDWR)
+    with mmap.mmap(fd, len(data)) as mapping:
+        start = ctypes.c_char.from_buffer(mapping)
+        address = ctypes.addressof(start) + place
+        del start
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), MADV_HWPOISON)
+        number = ctypes.get_errno()
+    os.close(fd)
+    if failed:
+        unavailable(f"the kernel poisons no memory: {os.strerror(number)}", excusable=True)
+    folder = folder_on("ext4")
+    with pytest.raises(asyncdump.DumpError, match=r"at byte \d+ of .*: E") as failure:
+        dump(folder, path, method=method)
+    assert "on_read_error: zero" in failure.value.hint
+    assert os.listdir(folder.path) == []
+    transfer = dump(folder, path, method=method, checksum="xxh128", on_read_error="zero")
+    written = read(os.path.join(folder.path, "dump"))
+    [lost] = transfer.bad
+    assert lost.offset <= place < lost.end
+    # Before Linux 6.6 a huge page with one bad page in it can't be read at all.
+    assert lost.length in ({PAGE, HUGE_PAGE} if kind == "huge_memfd" else {PAGE})
+    assert written == with_zeros(data, (lost.offset, lost.length))
+    assert transfer.digest == digest_of(written, "xxh128")
