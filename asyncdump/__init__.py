@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from asyncdump.run import dump_all as dump_all
     from asyncdump.run import open_run as open_run
     from asyncdump.run import plan_all as plan_all
+    from asyncdump.salvage import BadRange as BadRange
     from asyncdump.source import Identity as Identity
     from asyncdump.source import Source as Source
     from asyncdump.verify import FileVerdict as FileVerdict
@@ -95,6 +96,7 @@ _HOMES = {
     "report": ("FileReport", "Report"),
     "restore": ("restore_all",),
     "run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),
+    "salvage": ("BadRange",),
     "source": ("Identity", "Source"),
     "verify": ("FileVerdict", "Verification", "verify_all"),
 }

@@ -6,7 +6,7 @@ import errno as errnos
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -143,6 +143,10 @@ class InterruptedDumpError(DumpError):
     """The run was cancelled before this file was whole."""
 
 
+EHWPOISON: Final = getattr(errnos, "EHWPOISON", 133)
+"""A page of broken memory, on most architectures; Python names it from 3.14 on."""
+
+_NAMES: Final = {EHWPOISON: "EHWPOISON", **errnos.errorcode}
 _HINTS = {
     errnos.ENOSPC: "free space in the output folder's filesystem, or choose another with --output",
     errnos.EDQUOT: "the disk quota is used up: raise it, or choose another folder with --output",
@@ -151,6 +155,7 @@ _HINTS = {
     errnos.EROFS: "the filesystem is read-only: choose another folder with --output",
     errnos.EMFILE: "raise the limit of open files (ulimit -n)",
     errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
+    EHWPOISON: "the memory behind the file is failing: see dmesg",
     errnos.ENOENT: "check the path: there is no such file or folder, or no longer",
     errnos.EFAULT: "the source shrank under the mapping, or its page can't be read",
 }
@@ -158,7 +163,7 @@ _HINTS = {
 
 def describe_errno(number: int) -> str:
     """Return an errno as ``EINVAL (Invalid argument)``."""
-    return f"{errnos.errorcode.get(number, number)} ({os.strerror(number)})"
+    return f"{_NAMES.get(number, number)} ({os.strerror(number)})"
 
 
 @contextmanager

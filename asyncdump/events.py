@@ -60,7 +60,8 @@ class FileFinished(Event, frozen=True, kw_only=True):
 
     ``bytes`` is its size, ``stored`` what of it was written (the rest is holes), ``seconds`` the time from its opening
     to its name. ``digest`` is that of the file as stored, ``xxh128:...`` and the like, or None without a checksum;
-    ``content_digest`` is that of the bytes of the source, another one where they were compressed.
+    ``content_digest`` is that of the bytes of the source, another one where they were compressed. ``bad_bytes`` of the
+    source could not be read, and are zeros in the dump.
     """
 
     name: str
@@ -71,6 +72,7 @@ class FileFinished(Event, frozen=True, kw_only=True):
     method: Method
     digest: str | None
     content_digest: str | None = None
+    bad_bytes: int = 0
 
 
 class FileKept(Event, frozen=True, kw_only=True):

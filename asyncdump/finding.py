@@ -14,6 +14,7 @@ from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refus
 from asyncdump.errors import DumpError, ManifestError, Problem, explain
 from asyncdump.lane import Lane
 from asyncdump.plan import STANDARD_OUTPUT, PlannedDump
+from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import ALIGNMENT, Folder, Sink
 from asyncdump.source import Source, Span, describe, find_spans, open_source
 
@@ -76,8 +77,12 @@ def _chosen(method: Method, picks: dict[bool, Method]) -> str:
     return answers.get((picks[True] == method, picks[False] == method), "never")
 
 
-def _pick(source: Source, fd: int, folder: Folder, lane: Lane, *, hashing: bool, start: int = 0) -> Method:
-    engines = candidates("auto", source=source.filesystem, destination=folder.filesystem, hashing=hashing)
+def _pick(
+    source: Source, fd: int, folder: Folder, lane: Lane, *, hashing: bool, start: int = 0, cloning: bool = True
+) -> Method:
+    engines = candidates(
+        "auto", source=source.filesystem, destination=folder.filesystem, hashing=hashing, cloning=cloning
+    )
     for engine in engines[:-1]:
         if _refusal(engine.method, source, fd, folder, lane, start) is None:
             return engine.method
@@ -93,7 +98,12 @@ def _refusal(method: Method, source: Source, fd: int, folder: Folder, lane: Lane
         if span.length == 0:
             return ENGINES[method].refuses(route)
         with explain(method, source.path):
-            return refusal_of(ENGINES[method], route, span, lane)
+            try:
+                return refusal_of(ENGINES[method], route, span, lane)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                return None  # A page that can't be read is no refusal: what becomes of it is for the dump to say.
     finally:
         sink.close()
 
@@ -160,7 +170,8 @@ def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
     fd = open_source(dump.source.path)
     try:
         if dump.method == "auto":
-            return _pick(dump.source, fd, folder, lane, hashing=dump.checksum != "none", start=dump.offset)
+            hashing, cloning = dump.checksum != "none", dump.on_read_error == "fail"
+            return _pick(dump.source, fd, folder, lane, hashing=hashing, start=dump.offset, cloning=cloning)
         refusal = _refusal(dump.method, dump.source, fd, folder, lane, dump.offset)
         return dump.method if refusal is None else f"{dump.method} is refused: {refusal.reason}"
     finally:

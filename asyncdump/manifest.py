@@ -16,6 +16,7 @@ from msgspec import Meta
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import ManifestError, Problem
+from asyncdump.salvage import OnReadError
 from asyncdump.size import KIB, parse_size
 from asyncdump.stages.zstd import BUDGET, FRAMES, LEVELS, WINDOWS, ZstdOptions
 
@@ -36,6 +37,9 @@ SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out 
 
 _LONGEST_DELAY = 3600
 _LONGEST_WAIT = 60.0
+OnReadErrorField = Annotated[
+    OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
+]
 
 
 class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -116,6 +120,7 @@ class Defaults(_Model, frozen=True, kw_only=True):
     filter: FilterField = None
     first: FirstField = None
     timeout: TimeoutField = 300.0
+    on_read_error: OnReadErrorField = "fail"
 
     def __post_init__(self) -> None:
         _freeze_filter(self)
@@ -146,6 +151,7 @@ class Dump(_Model, frozen=True, kw_only=True):
     filter: FilterField = None
     first: FirstField = None
     timeout: TimeoutField = None
+    on_read_error: OnReadErrorField | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.source, os.PathLike):

@@ -92,7 +92,7 @@ class Packed(Transfer):
             raise self._refused(engine, refused.refusal, lane) from refused
         except OSError as error:
             if error.errno not in REFUSALS:
-                raise self._failure(error, engine, span) from error
+                return self.salvage(error, engine, span, lane)
             raise self._refused(engine, Refusal(reason=describe_errno(error.errno), errno=error.errno), lane) from error
         self._proved = True
         return data

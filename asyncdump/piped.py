@@ -17,6 +17,7 @@ from asyncdump.lane import Buffer, Buffers, Lane, waiting_in
 from asyncdump.linux import SPLICE_F_NONBLOCK, tee
 from asyncdump.outlet import PipeSink
 from asyncdump.packer import Packer, Table
+from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import Place, Sink
 from asyncdump.source import Source, Span, truncated
 from asyncdump.stages.filters import Commands, Filters
@@ -102,7 +103,7 @@ class Piped(Transfer):
                 raise self._told(self._filters.closed_early()) from error
             raise from_oserror(error, "write", self._route.sink.path) from error
         except OSError as error:
-            raise self._failure(error, self._engines[0], self.left()) from error
+            raise self._failure(error, self._engines[0], self.left(), lane) from error
         if self._feed.done and self._filters is not None:
             self._filters.close_stdin()
         return moved
@@ -250,7 +251,8 @@ class SplicedFeed(Feed):
             self.done = True
             return False
         try:
-            moved = self._splice(span) if self._piped.spliced else self._write(span, lane)
+            spliced = self._piped.spliced and not self._rest
+            moved = self._splice(span, lane) if spliced else self._write(span, lane)
         except BlockingIOError:
             raise
         except Refused as refused:
@@ -264,9 +266,16 @@ class SplicedFeed(Feed):
         self._piped.note_fed(moved)
         return True
 
-    def _splice(self, span: Span) -> int:
+    def _splice(self, span: Span, lane: Lane) -> int:
         route = self._piped.route
-        moved = fill_pipe(route, span.offset, min(span.length, _STEP), self._pipe, SPLICE_F_NONBLOCK)
+        step = Span(offset=span.offset, length=min(span.length, _STEP))
+        try:
+            moved = fill_pipe(route, step.offset, step.length, self._pipe, SPLICE_F_NONBLOCK)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            self._rest = self._piped.salvage(error, FEEDS["splice"], step, lane)
+            return self._write(span, lane)
         if moved == 0:
             raise truncated(route.source.path, span.offset, span.end)
         return moved

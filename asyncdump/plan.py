@@ -24,6 +24,7 @@ from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd,
 from asyncdump.receipt import read_receipt
 from asyncdump.record import RECEIPT, is_encodable, name_complaint
 from asyncdump.report import FileReport
+from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
 from asyncdump.size import format_size, parse_size
 from asyncdump.source import Source, describe, open_source
@@ -50,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     trust_receipt: bool = False
     retries: int | Retries | None = None
+    on_read_error: OnReadError | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -69,6 +71,7 @@ _OVERRIDING: Final[dict[str, Any]] = {
     "checksum": Defaults,
     "durable": Defaults,
     "compress": Defaults,
+    "on_read_error": Defaults,
 }
 
 
@@ -76,8 +79,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
     ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``expected`` is what
-    is known of a source that is a dump itself.
+    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
+    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself.
     """
 
     source: Source
@@ -93,6 +96,7 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     zstd_last: bool = False
     timeout: float = 300.0
     expected: FileReport | None = None
+    on_read_error: OnReadError = "fail"
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -264,6 +268,7 @@ class _Planner:
             filters=filters,
             zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
             timeout=dump.timeout or defaults.timeout or 300.0,
+            on_read_error=options.on_read_error or dump.on_read_error or defaults.on_read_error,
         )
 
     def _paths(self, key: str, pattern: str) -> list[str]:

@@ -55,7 +55,7 @@ class Proof(Transfer):
         else:
             yield from self._cut(Span(offset=0, length=self.length))
 
-    def _check_end(self, end: int) -> None:  # noqa: ARG002 (what it was when it was written counts)
+    def _check_size(self, span: Span) -> None:  # noqa: ARG002 (what it was when it was written counts)
         size = os.fstat(self._route.fd).st_size
         if size < self._expected.size:
             raise short(self._expected, size)
@@ -87,14 +87,17 @@ class Proof(Transfer):
         path = self._expected.path
         return DamagedError(f"{path} is corrupt: {why}", verdict="corrupt", path=path, offset=offset)
 
-    def _failure(self, error: OSError, engine: Engine, span: Span) -> DumpError:
-        failure = super()._failure(error, engine, span)
-        if failure.path != self.source.path:
+    def _failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
+        failure = super()._failure(error, engine, span, lane, storing=storing)
+        if isinstance(failure, DamagedError) or failure.path != self.source.path:
             return failure
         block = span.offset - span.offset % BLOCK
-        why = f"{self.source.path} is corrupt: {failure}"
         return DamagedError(
-            why, verdict="corrupt", path=failure.path, errno=failure.errno, offset=block, hint=failure.hint
+            f"{self.source.path} is corrupt: {failure}",
+            verdict="corrupt",
+            path=failure.path,
+            errno=failure.errno,
+            offset=block,
         )
 
 

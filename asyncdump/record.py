@@ -14,12 +14,14 @@ from asyncdump.digest import LISTS
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
 from asyncdump.report import FileReport
+from asyncdump.salvage import BadRange
 from asyncdump.sink import TEMPORARY_PREFIX
 from asyncdump.source import Identity
 
 RECEIPT: Final = "receipt.json"
 RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
 
+_NUMBERS: Final = {name: number for number, name in errnos.errorcode.items()}
 _LONGEST_NAME: Final = 255
 _CONTROLS: Final = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
 
@@ -38,6 +40,7 @@ def file_record(file: FileReport) -> dict[str, Any]:
         "digest": file.digest,
         "content_digest": file.content_digest,
         "stages": [text(stage) for stage in file.stages],
+        "bad": [{"offset": b.offset, "length": b.length, "errno": describe_errno(b.errno)} for b in file.bad],
         "stage": file.stage,
         "kept": file.kept,
         "error": error_record(file.error) if file.error else None,
@@ -86,6 +89,12 @@ class _Error(msgspec.Struct):
     hint: str = ""
 
 
+class _Bad(msgspec.Struct):
+    offset: _Size
+    length: _Size
+    errno: str
+
+
 class _Record(msgspec.Struct, kw_only=True):
     """What `file_record` writes; earlier versions wrote less."""
 
@@ -100,6 +109,7 @@ class _Record(msgspec.Struct, kw_only=True):
     digest: _Digest | None = None
     content_digest: _Digest | None = None
     stages: tuple[str, ...] = ()
+    bad: tuple[_Bad, ...] = ()
     stage: str = "done"
     error: _Error | None = None
     identity: Identity | None = None
@@ -133,6 +143,7 @@ def file_of(record: Any, folder: str) -> FileReport:
         digest=read.digest,
         content_digest=read.content_digest,
         stages=read.stages,
+        bad=tuple(BadRange(offset=bad.offset, length=bad.length, errno=_number(bad.errno) or 0) for bad in read.bad),
         stage=read.stage,
         error=_error(read.error) if read.error else None,
         identity=read.identity,
@@ -142,8 +153,13 @@ def file_of(record: Any, folder: str) -> FileReport:
 
 
 def _error(error: _Error) -> DumpError:
-    name = (error.errno or "").partition(" ")[0]
-    return DumpError(error.message, errno=getattr(errnos, name, None) if name else None, hint=error.hint)
+    return DumpError(error.message, errno=_number(error.errno), hint=error.hint)
+
+
+def _number(described: str | None) -> int | None:
+    """Return the errno of ``EIO (Input/output error)``, or None."""
+    name = (described or "").partition(" ")[0]
+    return _NUMBERS.get(name)
 
 
 def _name(shown: str, encoded: str | None) -> str:

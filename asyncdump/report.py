@@ -8,6 +8,7 @@ import msgspec
 
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError
+from asyncdump.salvage import BadRange
 from asyncdump.source import Identity
 
 
@@ -24,6 +25,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         content_digest: of the bytes of the source: the same, unless they were compressed.
         stages: what the bytes went through: ``zstd:3``.
         error: why there is no dump, or None if there is one.
+        bad: what of the source could not be read, in its order: zeros in the dump.
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
         kept: whether it was made by an earlier run, and found whole by this one.
         identity: what the source was; inode: that of the dump.
@@ -48,10 +50,16 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity | None = None
     inode: int = 0
     marks: str = ""
+    bad: tuple[BadRange, ...] = ()
 
     @property
     def ok(self) -> bool:
         return self.error is None
+
+    @property
+    def bad_bytes(self) -> int:
+        """The bytes of the source that could not be read."""
+        return sum(bad.length for bad in self.bad)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

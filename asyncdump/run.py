@@ -28,6 +28,7 @@ from asyncdump.plan import STANDARD_OUTPUT, Options, Plan, make_plan
 from asyncdump.receipt import digest_lists, read_receipt, receipt
 from asyncdump.record import RECEIPT
 from asyncdump.report import FileReport, Report, now
+from asyncdump.salvage import OnReadError
 from asyncdump.scheduler import Scheduler
 from asyncdump.sink import Folder, Place
 from asyncdump.transfer import Stop
@@ -179,6 +180,7 @@ class Overrides(TypedDict, total=False):
             where their source is the same in size, time of change and inode, and the rest is done.
         trust_receipt: with ``resume``, keep them whatever has become of the source.
         retries: how often a file is dumped again after a failure that passes: a number, or `Retries`.
+        on_read_error: ``fail``, or ``zero`` to have zeros in a dump where its source can't be read.
     """
 
     output: str | os.PathLike[str] | None
@@ -193,6 +195,7 @@ class Overrides(TypedDict, total=False):
     resume: bool
     trust_receipt: bool
     retries: int | Retries | None
+    on_read_error: OnReadError | None
 
 
 async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:

@@ -164,6 +164,7 @@ class Scheduler:
             "checksum": planned.checksum,
             "sparse": planned.sparse,
             "stop": self._stop,
+            "on_read_error": planned.on_read_error,
         }
         if planned.expected is not None:
             return Proof(planned.source, planned.name, expected=planned.expected, **options)
@@ -416,6 +417,7 @@ class Scheduler:
                 method=engine.method,
                 digest=report.digest,
                 content_digest=report.content_digest,
+                bad_bytes=report.bad_bytes,
             )
         )
 
@@ -548,16 +550,19 @@ def _report(job: _Job) -> FileReport:
         identity=planned.source.identity,
         inode=transfer.inode,
         marks=transfer.marks,
+        bad=transfer.bad,
     )
 
 
 def _fits(planned: PlannedDump, earlier: FileReport, *, trust: bool) -> bool:
     """Tell whether a dump made earlier is what is asked for now."""
     checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
-    return (
-        (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum)
-        == (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
-    ) and (trust or (earlier.identity is not None and earlier.identity == planned.source.identity))
+    asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
+    if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
+        return False
+    if earlier.bad and planned.on_read_error == "fail":
+        return False
+    return trust or (earlier.identity is not None and earlier.identity == planned.source.identity)
 
 
 def _has_room(job: _Job) -> bool:
@@ -580,6 +585,9 @@ def _work(job: _Job, lane: Lane) -> None:
 def _seal(job: _Job, lane: Lane) -> None:
     _guarded(job, lambda: job.transfer.seal(lane))
     job.sealed = job.error is None
+    if job.sealed and (bad := job.transfer.bad):
+        lost = sum(each.length for each in bad)
+        logger().warning("bad_memory", source=job.planned.source.path, bytes=lost, ranges=len(bad))
 
 
 def _abort(jobs: list[_Job]) -> None:

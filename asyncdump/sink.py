@@ -326,9 +326,10 @@ class Sink:
             self._refused, self.direct = self.direct or self._refused, None
         if done < len(data):
             self.write_cached(data[done:], offset + done, flags=RWF_DONTCACHE)
+        self.note_written(done)
 
     def write_direct(self, data: memoryview, offset: int) -> int:
-        """Write the aligned part of ``data`` with O_DIRECT and return its length, in bytes.
+        """Write the aligned part of ``data`` with O_DIRECT and return its length, in bytes; it isn't counted yet.
 
         Raises:
             OSError: one of `NOT_DIRECT` where the filesystem doesn't take this after all.
@@ -341,7 +342,6 @@ class Sink:
             done += _some(os.pwrite(direct, data[done:aligned], offset + done))
             if done % ALIGNMENT:  # A short write, as a filling disk makes them: go on from the last whole block.
                 done -= done % ALIGNMENT
-        self._count(aligned)
         return aligned
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
@@ -367,6 +367,10 @@ class Sink:
     def _count(self, stored: int) -> None:
         with self._lock:
             self.stored += stored
+
+    def note_written(self, length: int) -> None:
+        """Count ``length`` bytes that `write_direct` wrote, once what belongs to them is written too."""
+        self._count(length)
 
     def note_copied(self, length: int) -> None:
         """Count ``length`` bytes that the kernel moved into `fd` by itself."""

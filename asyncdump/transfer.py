@@ -14,22 +14,29 @@ from contextlib import suppress
 from typing import Final
 
 from asyncdump.digest import Checksum, Marked, new_digest
-from asyncdump.engines import REFUSALS, Choice, Engine, Refusal, Refused, Route, accepting, candidates
+from asyncdump.engines import ENGINES, REFUSALS, Choice, Engine, Refusal, Refused, Route, accepting, candidates
 from asyncdump.errors import (
     AsyncdumpError,
+    DamagedError,
     DumpError,
     InterruptedDumpError,
     MethodRefusedError,
+    SourceChangedError,
     describe_errno,
     explain,
     from_oserror,
 )
 from asyncdump.lane import Lane
+from asyncdump.salvage import UNREADABLE, BadRange, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
 
 _LONGEST_HOLE: Final = 64 << 20
 """Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
+
+_UNREADABLE_HINT: Final = (
+    "a page of it can't be read: see dmesg; on_read_error: zero (--on-read-error zero) dumps the rest, with zeros there"
+)
 
 
 class Stop:
@@ -46,6 +53,8 @@ class Stop:
 
 class Transfer:
     """One dump: `begin`, then `work` in one or more lanes, then `seal`; `abort` ends it at any point before.
+
+    With ``on_read_error`` of ``zero``, a page that can't be read is zeros, and listed in ``bad``.
 
     Attributes:
         length: bytes to move.
@@ -69,6 +78,7 @@ class Transfer:
         checksum: Checksum,
         sparse: bool,
         stop: Stop,
+        on_read_error: OnReadError = "fail",
     ) -> None:
         self.source: Final = source
         self.name: Final = name
@@ -87,6 +97,8 @@ class Transfer:
         self._checksum: Final[Checksum] = checksum
         self._sparse: Final = sparse
         self._stop: Final = stop
+        self._on_read_error: Final[OnReadError] = on_read_error
+        self._bad: list[BadRange] = []
         self._fd: int | None = None
         self._route: Route
         self._failed = False
@@ -97,6 +109,12 @@ class Transfer:
         self._hash_on_the_way = False
         self._turn = threading.Lock()  # Held while a span is taken, loaded and hashed: in the order of the file.
         self._counting = threading.Lock()
+
+    @property
+    def bad(self) -> tuple[BadRange, ...]:
+        """What could not be read so far, in the order of the source: it is zeros in the sink."""
+        with self._counting:
+            return tuple(merged(self._bad))
 
     @property
     def remaining(self) -> int:
@@ -131,6 +149,7 @@ class Transfer:
             source=self._route.source.filesystem,
             destination=folder.filesystem,
             hashing=self._hasher is not None,
+            cloning=self._on_read_error == "fail",
         )
 
     def _cut_spans(self, route: Route) -> Iterator[Span]:
@@ -223,7 +242,26 @@ class Transfer:
         try:
             return engine.load(self._route, span, lane)
         except OSError as error:
-            raise self._failure(error, engine, span) from error
+            return self.salvage(error, engine, span, lane)
+
+    def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
+        """Bring a span that an engine failed to load into the lane's buffer, with zeros for what can't be read of it.
+
+        Raises:
+            DumpError: that isn't asked for, ``error`` is none of a page that can't be read, or reading fails anew.
+        """
+        if not self._forgives(error):
+            raise self._failure(error, engine, span, lane) from error
+        self._check_size(span)
+        view = lane.buffer.view[: span.length]
+        with explain("read", self.source.path):
+            bad = merged(read_around(self._route, span, view, self._stop.check))
+        with self._counting:
+            self._bad += bad
+        return view
+
+    def _forgives(self, error: OSError) -> bool:
+        return self._on_read_error == "zero" and error.errno in UNREADABLE
 
     def _hash(self, span: Span, data: memoryview | None) -> None:
         if self._hasher is None or not self._hash_on_the_way:
@@ -241,8 +279,11 @@ class Transfer:
         except Refused as refused:
             refusal = refused.refusal
         except OSError as error:
+            if self._forgives(error) and not engine.sees_bytes:
+                self._store_around(error, span, lane)
+                return
             if self._proved or error.errno not in REFUSALS:
-                raise self._failure(error, engine, span) from error
+                raise self._failure(error, engine, span, lane, storing=True) from error
             refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
         else:
             self._proved = True
@@ -260,22 +301,66 @@ class Transfer:
                     self._hash(piece, data)
             self._store(engine, piece, lane, data)
 
+    def _store_around(self, error: OSError, span: Span, lane: Lane) -> None:
+        """Write a span that the kernel could not move by itself from the buffer: that has the sink's errors alone.
+
+        All of it is written, whatever the engine has left there.
+        """
+        sink = self._route.sink
+        for piece in _pieces(span, lane):
+            data = self.salvage(error, ENGINES["read"], piece, lane)
+            target = self._route.target(piece)
+            with explain(f"write at byte {target}", sink.path):
+                sink.write_cached(data, target)
+                sink.flush_behind(target, piece.length)
+
     def _store_zeros(self, span: Span) -> None:
         sink = self._route.sink
         with explain("write", sink.path):
             sink.write_zeros(self._route.target(span), span.length)
 
-    def _failure(self, error: OSError, engine: Engine, span: Span) -> DumpError:
+    def _failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
         """Return the error to show for a call that failed on a span: often it's the source that changed."""
         try:
-            self._check_end(span.end)
-        except DumpError as ended:
-            return ended
-        failure = from_oserror(error, f"{engine.method} at byte {span.offset}", self.source.path)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            failure = from_oserror(error, f"{engine.method} at byte {self._route.target(span)}", self._route.sink.path)
+            self._check_size(span)
+        except (SourceChangedError, DamagedError) as changed:
+            return changed
+        if storing and engine.sees_bytes:
+            failure = self._failure_of_sink(error, engine, span)
+        elif error.errno in UNREADABLE:
+            failure = self._failure_to_read(error, engine, span, lane, storing=storing)
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            failure = self._failure_of_sink(error, engine, span)
+        else:
+            failure = from_oserror(error, f"{engine.method} at byte {span.offset}", self.source.path)
         failure.operation = engine.method
         return failure
+
+    def _failure_of_sink(self, error: OSError, engine: Engine, span: Span) -> DumpError:
+        return from_oserror(error, f"{engine.method} at byte {self._route.target(span)}", self._route.sink.path)
+
+    def _failure_to_read(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool) -> DumpError:
+        """Find the page that can't be read; if there is none, an EIO of a call that also wrote is the sink's."""
+        bad: BadRange | None = None
+        with suppress(OSError, DumpError):
+            bad = next(self._look_for_bad(span, lane), None)
+        if bad is None and storing and error.errno == errno.EIO:
+            return self._failure_of_sink(error, engine, span)
+        offset = span.offset if bad is None else bad.offset
+        reason = error if bad is None else OSError(bad.errno, os.strerror(bad.errno))
+        failure = from_oserror(reason, f"{engine.method} at byte {offset}", self.source.path)
+        failure.hint = _UNREADABLE_HINT
+        return failure
+
+    def _look_for_bad(self, span: Span, lane: Lane) -> Iterator[BadRange]:
+        for piece in _pieces(span, lane):
+            yield from read_around(self._route, piece, lane.buffer.view, self._stop.check)
+
+    def _check_size(self, span: Span) -> None:
+        """Raise `SourceChangedError` where the source ends before a span does."""
+        size = os.fstat(self._route.fd).st_size
+        if size < span.end and self._route.source.filesystem != "block device":
+            raise truncated(self.source.path, size, span.end)
 
     def seal(self, lane: Lane) -> None:
         """Check that the source still holds what was moved, take the digest if it wasn't taken on the way, close it.
@@ -285,17 +370,11 @@ class Transfer:
             DumpError: the sink can't be read back.
         """
         assert self.sink is not None
-        self._check_end(self._offset + self.length)
+        self._check_size(Span(offset=self._offset, length=self.length))
         self._finish(lane)
         self.sink.close_direct()
         self.size, self.inode = self.sink.status()
         self._close_source()
-
-    def _check_end(self, end: int) -> None:
-        """Raise `SourceChangedError` if the source ends before byte ``end``."""
-        size = os.fstat(self._route.fd).st_size
-        if size < end and self._route.source.filesystem != "block device":
-            raise truncated(self.source.path, size, end)
 
     def _finish(self, lane: Lane) -> None:
         """Take the digests, with whatever has to be written before."""
@@ -321,3 +400,10 @@ class Transfer:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _pieces(span: Span, lane: Lane) -> Iterator[Span]:
+    """Yield a span in pieces that the lane's buffer holds."""
+    step = len(lane.buffer.view)
+    for offset in range(span.offset, span.end, step):
+        yield Span(offset=offset, length=min(step, span.end - offset))

@@ -140,10 +140,10 @@ class _Reader:
             self.problems.append(Problem(message=text(message), key=text(key), file=self.marks.file, line=line))
 
     def manifest(self, node: yaml.Node | None) -> Manifest | None:
+        self.marks.lines[""] = 1 if node is None else _line(node)
         if not isinstance(node, yaml.MappingNode):
             self._complain("", "a manifest is a mapping with the keys version, output and dumps", node)
             return None
-        self.marks.lines[""] = _line(node)
         values = self._mapping(Manifest, node, "")
         if "version" not in values and not any(problem.key == "version" for problem in self.problems):
             self._complain("version", "is missing: write version: 1", node)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse
+from asyncdump.salvage import OnReadError
 
 FUZZ = int(os.environ.get("ASYNCDUMP_FUZZ", "1"))
 """How many times as many examples as usual are drawn: ASYNCDUMP_FUZZ=100 makes a long run of every property."""
@@ -65,6 +66,7 @@ _settings: dict[str, st.SearchStrategy[Any]] = {
     "checksum": st.sampled_from(get_args(Checksum)),
     "durable": st.booleans(),
     "sparse": st.sampled_from(get_args(Sparse)),
+    "on_read_error": st.sampled_from(get_args(OnReadError)),
 }
 
 dumps = st.fixed_dictionaries(

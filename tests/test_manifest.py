@@ -41,6 +41,7 @@ def test_what_is_not_given_has_the_documented_value() -> None:
     assert (manifest.version, manifest.concurrency, manifest.on_error) == (1, "auto", "continue")
     defaults = manifest.defaults
     assert (defaults.method, defaults.checksum, defaults.durable, defaults.sparse) == ("auto", "xxh128", True, "auto")
+    assert (dump.on_read_error, defaults.on_read_error) == (None, "fail")
 
 
 def test_a_path_serves_as_well_as_text() -> None:
@@ -70,6 +71,8 @@ def test_a_path_serves_as_well_as_text() -> None:
         (Dump, "durable", "yes", "'yes' is not true or false"),
         (Dump, "durable", 1, "1 is not true or false"),
         (Dump, "sparse", "always", "'always' is not one of auto, never"),
+        (Dump, "on_read_error", "skip", "'skip' is not one of fail, zero"),
+        (Defaults, "on_read_error", None, "None is not one of fail, zero"),
         (Defaults, "method", None, "None is not one of auto"),
         (Defaults, "durable", None, "None is not true or false"),
         (Manifest, "version", 2, "2 is not 1"),
@@ -116,7 +119,7 @@ def test_an_unknown_key_gets_a_suggestion_or_the_known_ones() -> None:
     assert unknown_key(Manifest, "concurency") == "unknown key; did you mean concurrency?"
     assert (
         unknown_key(Defaults, "zzz")
-        == "unknown key; known are method, checksum, durable, sparse, compress, filter, first, timeout"
+        == "unknown key; known are method, checksum, durable, sparse, compress, filter, first, timeout, on_read_error"
     )
 
 
@@ -217,6 +220,7 @@ def test_the_schema_has_the_choices_of_the_models(model) -> None:
     assert choices_of(model, "method") - optional == set(get_args(Choice)) == {"auto", *ENGINES}
     assert choices_of(model, "checksum") - optional == set(get_args(Checksum))
     assert choices_of(model, "sparse") - optional == set(get_args(Sparse))
+    assert choices_of(model, "on_read_error") - optional == {"fail", "zero"}
 
 
 def test_the_schema_of_the_head() -> None:

@@ -15,6 +15,7 @@ from asyncdump.version import __version__
 
 NAMES = [
     "AsyncdumpError",
+    "BadRange",
     "DamagedError",
     "Defaults",
     "Dump",

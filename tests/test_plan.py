@@ -229,23 +229,31 @@ def test_an_offset_behind_the_end(complaints: Complainer, files: Path) -> None:
 
 
 def settings(dump: PlannedDump) -> tuple[Any, ...]:
-    return dump.method, dump.checksum, dump.durable, dump.sparse
+    return dump.method, dump.checksum, dump.durable, dump.sparse, dump.on_read_error
 
 
 def test_what_a_dump_does_not_say_comes_from_the_defaults(plan: Planner) -> None:
     (dump,) = plan(Dump(source="ring.bin")).dumps
-    assert settings(dump) == ("auto", "xxh128", True, True)
-    defaults = Defaults(method="read", checksum="sha256", durable=False, sparse="never")
-    said = Dump(source="ring.bin", name="x", method="auto", checksum="none", durable=True, sparse="auto")
+    assert settings(dump) == ("auto", "xxh128", True, True, "fail")
+    defaults = Defaults(method="read", checksum="sha256", durable=False, sparse="never", on_read_error="zero")
+    said = Dump(
+        source="ring.bin",
+        name="x",
+        method="auto",
+        checksum="none",
+        durable=True,
+        sparse="auto",
+        on_read_error="fail",
+    )
     first, second = plan(Dump(source="ring.bin"), said, defaults=defaults).dumps
-    assert settings(first) == ("read", "sha256", False, False)
-    assert settings(second) == ("auto", "none", True, True)
+    assert settings(first) == ("read", "sha256", False, False, "zero")
+    assert settings(second) == ("auto", "none", True, True, "fail")
 
 
 def test_options_hold_over_everything(plan: Planner) -> None:
-    said = Dump(source="ring.bin", method="mmap", checksum="none", durable=True)
-    (dump,) = plan(said, method="auto", checksum="blake3", durable=False).dumps
-    assert settings(dump) == ("auto", "blake3", False, True)
+    said = Dump(source="ring.bin", method="mmap", checksum="none", durable=True, on_read_error="fail")
+    (dump,) = plan(said, method="auto", checksum="blake3", durable=False, on_read_error="zero").dumps
+    assert settings(dump) == ("auto", "blake3", False, True, "zero")
     (dump,) = plan(Dump(source="ring.bin", durable=False), durable=True).dumps
     assert dump.durable
 

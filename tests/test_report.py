@@ -25,6 +25,7 @@ from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
 from asyncdump.receipt import digest_lists, receipt
 from asyncdump.record import file_record, name_complaint
 from asyncdump.report import FileReport, Report
+from asyncdump.salvage import BadRange
 
 START = datetime(2024, 2, 29, 12, 0, 0, 500, tzinfo=UTC)
 FULL = DumpError("write of /dumps/b: ENOSPC", path="/dumps/b", operation="write", errno=errno.ENOSPC, hint="free space")
@@ -106,7 +107,8 @@ def test_a_receipt_that_is_missing_is_raised_alone_too() -> None:
 
 
 def test_the_receipt_says_all_of_a_run() -> None:
-    whole = receipt(report(file("a"), failure("b"), interrupted="SIGINT"), "1.2.3")
+    bad = (BadRange(offset=4096, length=8192, errno=errno.EIO),)
+    whole = receipt(report(file("a", bad=bad), failure("b"), interrupted="SIGINT"), "1.2.3")
     assert whole.endswith(b"}\n")
     assert json.loads(whole) == {
         "receipt": 1,
@@ -134,6 +136,7 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "digest": "xxh128:00112233445566778899aabbccddeeff",
                 "content_digest": None,
                 "stages": [],
+                "bad": [{"offset": 4096, "length": 8192, "errno": "EIO (Input/output error)"}],
                 "stage": "done",
                 "kept": False,
                 "error": None,
@@ -153,6 +156,7 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "digest": None,
                 "content_digest": None,
                 "stages": [],
+                "bad": [],
                 "stage": "move",
                 "kept": False,
                 "identity": None,

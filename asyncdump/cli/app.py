@@ -117,6 +117,9 @@ def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--checksum", type=click.Choice(CHECKSUMS), help="The digest that is taken, for all files.")
 @click.option("--compress", metavar="HOW", callback=_compress, help="zstd, zstd:LEVEL or none, for all files.")
 @click.option("--on-error", type=click.Choice(["continue", "abort"]), help="What one failure means for the others.")
+@click.option(
+    "--on-read-error", type=click.Choice(["fail", "zero"]), help="What a page that can't be read means, for all files."
+)
 @click.option("--allow-filters", is_flag=True, help="Let the manifest run programs that dumps go through.")
 @click.option("--overwrite", is_flag=True, help="Replace dumps that exist already.")
 @click.option("--resume", is_flag=True, help="Keep what an earlier run there has done, if it is whole; do the rest.")

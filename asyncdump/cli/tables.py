@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from asyncdump.finding import Finding
 
 _MOST_FAILURES = 20
+_MOST_BAD = 20
 _NARROW = 60
 
 
@@ -43,6 +44,7 @@ def print_summary(report: Report, *, quiet: bool) -> None:
     """Print the outcome of a run: totals on stdout, failures on stderr; with ``quiet`` the latter alone."""
     if not quiet:
         print_totals(report, "dumped")
+    _print_bad(report, [file for file in report.files if file.ok and file.bad and not file.kept])
     print_failures(report, "dumped")
     print_receipt_error(report)
 
@@ -64,6 +66,18 @@ def print_failures(report: Report, done: str) -> None:
         complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
     if given_up:
         complain(f"{count(given_up, 'file')} not {done}: the run was ended by {report.interrupted or 'a failure'}")
+
+
+def _print_bad(report: Report, files: list[FileReport]) -> None:
+    """Say on stderr what could not be read; where no receipt lists the ranges, the first of them too."""
+    streamed = report.output == STANDARD_OUTPUT
+    for file in files[:_MOST_BAD]:
+        lost = f"{format_size(file.bad_bytes)} in {count(len(file.bad), 'range')} could not be read and are zeros"
+        complain(f"{file.name}: {lost}{'' if streamed else f': see {RECEIPT}'}")
+        for bad in file.bad[:_MOST_BAD] if streamed else ():
+            complain(f"  {bad.length} bytes from byte {bad.offset}: {describe_errno(bad.errno)}")
+    if len(files) > _MOST_BAD:
+        complain(f"and {count(len(files) - _MOST_BAD, 'file')} more with bytes that could not be read: see {RECEIPT}")
 
 
 def print_receipt_error(report: Report) -> None:

@@ -56,17 +56,18 @@ REFUSALS: Final = frozenset(
 _CLONING: Final = frozenset({"xfs", "btrfs", "bcachefs", "ocfs2", "nfs", "smb", "cifs", "zfs"})
 
 
-def candidates(choice: Choice, *, source: str, destination: str, hashing: bool) -> list[Engine]:
+def candidates(choice: Choice, *, source: str, destination: str, hashing: bool, cloning: bool = True) -> list[Engine]:
     """Return the engines to try, the fastest first; ``source`` and ``destination`` name filesystems.
 
     This only orders them: the first call on the real files decides. ``read`` is always last, and never refused.
     With ``hashing``, an engine that passes bytes by user space would need a second look for the digest, and the owner
-    may write between two looks; a clone is the exception, for the sink can be read at leisure.
+    may write between two looks; a clone is the exception, for the sink can be read at leisure. Without ``cloning``
+    there is none: nobody reads what is cloned, and so nobody learns what of it can't be read.
     """
     if choice != "auto":
         return [ENGINES[choice]]
     methods: list[Method] = []
-    if source == destination and source in _CLONING:
+    if cloning and source == destination and source in _CLONING:
         methods.append("reflink")
     if not hashing and source in {"hugetlbfs", "tmpfs", "ramfs"}:
         methods.append("direct")

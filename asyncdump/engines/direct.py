@@ -34,3 +34,4 @@ class Direct(Unseen):
             done = route.sink.write_direct(view, target) if route.sink.stored == 0 else 0
             with view[done:] as rest:
                 route.sink.write(rest, target + done)
+            route.sink.note_written(done)

@@ -52,12 +52,17 @@ def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
     """Read what of a span is not ``done``, in bytes, into the lane's buffer, and return all of it."""
     view = lane.buffer.view[: span.length]
     while done < span.length:
-        rest, offset = view[done:], span.offset + done
-        got = os.preadv(route.fd, [rest], offset) if route.source.in_memory else read_past_cache(route.fd, rest, offset)
+        got = read_some(route, view[done:], span.offset + done)
         if got == 0:
             raise truncated(route.source.path, span.offset + done, span.end)
         done += got
     return view
+
+
+def read_some(route: Route, view: memoryview, offset: int) -> int:
+    """Read from ``offset`` bytes of the source into ``view``, in one call; return how many bytes it gave."""
+    # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
+    return os.preadv(route.fd, [view], offset) if route.source.in_memory else read_past_cache(route.fd, view, offset)
 
 
 def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:
