@@ -1,0 +1,166 @@
+"""The command under strace, under kill -9 and over again, and what must hold in its output folder at each moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zstandard
+from files import leftovers, read, unavailable
+
+from asyncdump.journal import JOURNAL, read_journal
+from asyncdump.report import FileReport
+
+COMMAND = (sys.executable, "-m", "asyncdump")
+ENOUGH = 60
+"""Seconds after which a command hangs."""
+
+_CALL = re.compile(
+    r"^(?P<thread>\d+) +(?:\+\+\+|---|(?P<name>\w+)\((?P<args>.*)|<\.\.\. (?P<resumed>\w+) resumed>(?P<rest>.*))"
+)
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Dumps(NamedTuple):
+    """A manifest and what is to come of it: the content of each dump, by its name."""
+
+    manifest: Path
+    output: Path
+    expected: dict[str, bytes]
+
+
+def write_manifest(path: Path, output: Path, dumps: Iterable[Mapping[str, Any]], **head: Any) -> Path:
+    """Write a manifest; JSON is YAML too."""
+    path.write_text(json.dumps({"version": 1, "output": str(output), **head, "dumps": list(dumps)}))
+    return path
+
+
+def asyncdump(*arguments: str | Path, **options: Any) -> Done:
+    """Run the command to its end; it may fail, and may not stumble."""
+    return checked(run(COMMAND, *arguments, **options))
+
+
+def run(*arguments: Any, **options: Any) -> Done:
+    flat = [str(part) for each in arguments for part in ([each] if isinstance(each, str | Path) else each)]
+    if not {"stdout", "stderr"} & options.keys():
+        options["capture_output"] = True
+    return subprocess.run(flat, text=True, stdin=subprocess.DEVNULL, timeout=ENOUGH, check=False, **options)
+
+
+def checked(done: Done) -> Done:
+    for said in (done.stdout, done.stderr):
+        assert "Traceback" not in (said or ""), said
+    return done
+
+
+class Call(NamedTuple):
+    """One system call: the thread that made it, and how often that thread had made it before, from 1."""
+
+    thread: int
+    name: str
+    number: int
+    args: str
+
+    @property
+    def injected(self) -> bool:
+        return "(INJECTED)" in self.args
+
+    @property
+    def failed(self) -> bool:
+        return "= -1 " in self.args
+
+
+def traced(
+    log: Path,
+    calls: Iterable[str],
+    *arguments: str | Path,
+    faults: Iterable[str] = (),
+    on: Iterable[Path] = (),
+    **options: Any,
+) -> tuple[Done, list[Call]]:
+    """Run the command under strace; ``faults`` are written as its manual says, ``on`` are the only files it looks at."""
+    if shutil.which("strace") is None:
+        unavailable("strace is not installed")
+    flags = ["-f", "--seccomp-bpf", "-y", "-s", "200", "-o", str(log), f"--trace={','.join(calls)}"]
+    if paths := [f"--trace-path={path}" for path in on]:
+        flags.remove("--seccomp-bpf")  # It knows calls, not files.
+        flags += paths
+    flags += [f"--inject={fault}" for fault in faults]
+    done = run("strace", flags, COMMAND, arguments, **options)
+    return checked(done), parse(log.read_text(errors="replace"))
+
+
+def parse(log: str) -> list[Call]:
+    """Return the calls of a log in the order in which they began, each with its answer."""
+    calls: list[Call] = []
+    counts: dict[tuple[int, str], int] = {}
+    open_calls: dict[int, int] = {}
+    for line in log.splitlines():
+        if (match := _CALL.match(line)) is None:
+            continue
+        thread = int(match["thread"])
+        if match["resumed"]:
+            place = open_calls.pop(thread)
+            calls[place] = calls[place]._replace(args=calls[place].args + match["rest"])
+        elif match["name"]:
+            counts[thread, match["name"]] = number = counts.get((thread, match["name"]), 0) + 1
+            open_calls[thread] = len(calls)
+            calls.append(Call(thread, match["name"], number, match["args"]))
+    return calls
+
+
+def content_of(path: str | Path) -> bytes:
+    """Return what a dump holds, decompressed by a library of others if it is a .zst."""
+    stored = read(path)
+    if not str(path).endswith(".zst"):
+        return stored
+    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as stream:
+        return stream.read()
+
+
+def check_whole(folder: Path, expected: Mapping[str, bytes]) -> set[str]:
+    """Assert that whatever stands under the name of a dump is whole; return those names."""
+    present = set(os.listdir(folder)) & set(expected) if folder.is_dir() else set()
+    for name in present:
+        assert content_of(folder / name) == expected[name], f"{name} is not whole"
+    return present
+
+
+def journal_of(folder: Path) -> dict[str, FileReport] | None:
+    """Return what a journal says, by name; None where none stands, or not even its head is whole."""
+    path = folder / JOURNAL
+    found = read_journal(read(path), str(folder)) if path.exists() else None
+    return None if found is None else {file.name: file for file in found[1]}
+
+
+def receipt_of(folder: Path) -> dict[str, Any]:
+    receipt: dict[str, Any] = json.loads(read(folder / "receipt.json"))
+    return receipt
+
+
+def check_complete(dumps: Dumps, *options: str) -> None:
+    """Assert that all is done, proved, and swept; ``options`` are those of verify."""
+    assert check_whole(dumps.output, dumps.expected) == set(dumps.expected)
+    assert leftovers(dumps.output) == []
+    assert not (dumps.output / JOURNAL).exists()
+    receipt = receipt_of(dumps.output)
+    assert receipt["ok"]
+    assert {file["name"] for file in receipt["files"]} == set(dumps.expected)
+    verified = asyncdump("verify", dumps.output, "-q", *options)
+    assert verified.returncode == 0, verified.stderr
+
+
+def resume(dumps: Dumps, *options: str) -> dict[str, bool]:
+    """Go on with a run to its end; return whether each dump was kept."""
+    done = asyncdump(dumps.manifest, "--resume", "-q", *options)
+    assert done.returncode == 0, done.stderr
+    check_complete(dumps)
+    return {file["name"]: file["kept"] for file in receipt_of(dumps.output)["files"]}
