@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KEYS, as_yaml, broken_yaml, documents, file_names, strange_documents, yaml_texts
@@ -209,8 +208,8 @@ def test_what_stands_again_and_again_is_told_against_the_first_and_not_looked_at
 @pytest.mark.parametrize("content", ["", "# nothing\n", "---\n", "\n\n"])
 def test_an_empty_file_is_no_manifest(content) -> None:
     (error,) = errors(content)
-    assert error.startswith("m.yaml")
-    assert error.endswith("a manifest is a mapping with the keys version, output and dumps")
+    assert error.partition(" ")[0] in {"m.yaml:1:", "m.yaml:2:"}
+    assert error.endswith(": a manifest is a mapping with the keys version, output and dumps")
 
 
 @pytest.mark.parametrize(
@@ -402,12 +401,7 @@ def check(content: bytes) -> None:
     for problem in problems:
         assert problem.file == "m.yaml"
         assert problem.message
-        assert 1 <= problem.line <= last or is_empty(content)
-
-
-def is_empty(content: bytes) -> bool:
-    """Tell whether there is nothing in the file that could have a line."""
-    return yaml.compose(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) is None
+        assert 1 <= problem.line <= last
 
 
 @given(st.binary(max_size=60) | broken_yaml)
