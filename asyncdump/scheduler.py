@@ -492,7 +492,7 @@ class Scheduler:
         except InterruptedDumpError as error:
             _note(job, error)
         except (AsyncdumpError, OSError) as error:
-            logger().warning("dumped_again", name=earlier.name, error=str(error))
+            logger().warning("dumped_again", dump=earlier.name, error=str(error))
         else:
             return True
         finally:
