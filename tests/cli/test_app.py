@@ -606,7 +606,7 @@ def test_all_that_does_not_fit_the_machine_is_told(tmp_path: Path) -> None:
     [
         (b"version: 1: 2\n", "m.yaml:1: not YAML: "),
         (b"version: 1\n\toutput: x\n", "m.yaml:2: not YAML: "),
-        (b"", "m.yaml: a manifest is a mapping"),
+        (b"", "m.yaml:1: a manifest is a mapping"),
         (b"just words\n", "m.yaml:1: a manifest is a mapping"),
         (bytes(range(256)), "m.yaml:1: not YAML: "),
         (b"[" * 100, "m.yaml:1: nested deeper than 16 levels"),
