@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 from files import HUGE_PAGE, KiB, MiB, content, digest_of, leftovers, noise, read, write_huge, write_pages
 from tool import (
-    COMMAND,
     ENOUGH,
     Dumps,
+    Gate,
     asyncdump,
     check_complete,
     check_whole,
@@ -31,6 +31,8 @@ from tool import (
     journal_of,
     receipt_of,
     resume,
+    started,
+    wait_for,
     write_manifest,
 )
 
@@ -82,23 +84,6 @@ def dumps_by(sources: dict[Path, bytes], ext4: Path, tmp_path: Path) -> Iterator
     yield make
     for folder in made:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the command, told by JSON events; it doesn't outlive the block."""
-    with subprocess.Popen(
-        [*COMMAND, *map(str, arguments), "--progress", "json"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def killed(chance: random.Random, *arguments: str | Path, events: int) -> bool:
@@ -298,37 +283,24 @@ def test_killed_while_it_restores(kind, request, make, ext4, tmp_path) -> None:
 
 
 @pytest.fixture
-def at_work(make, ext4, tmp_path) -> Iterator[tuple[Dumps, subprocess.Popen[str], Callable[[], None]]]:
-    """A run that waits in a filter, until it's told to go on."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+def at_work(make, ext4, tmp_path) -> Iterator[tuple[Dumps, subprocess.Popen[str], Gate]]:
+    """A run of which one dump is done, while the other waits in a filter for a gate to be opened."""
     data = noise(MiB)
     output = ext4 / tmp_path.name
-    script = tmp_path / "wait"
-    script.write_text(f"#!/bin/sh\ncat\ncat < {gate} >&2\n")
-    script.chmod(0o700)
+    gate = Gate(tmp_path)
     dumps = [
         {"source": make("tmpfs", data), "name": "first"},
-        {"source": make("tmpfs", data), "name": "second", "filter": [[str(script)]]},
+        {"source": make("tmpfs", data), "name": "second", "filter": [[str(gate.program)]]},
     ]
     manifest = write_manifest(tmp_path / "m.yaml", output, dumps)
-
-    def go_on() -> None:
-        with gate.open("wb"):  # Returns when the filter has opened it, which then reads to its end.
-            gate.unlink()
-            os.mkfifo(gate)  # For the filter of another run.
-
     with started(manifest, "--allow-filters") as process:
-        assert process.stdout is not None
-        for line in process.stdout:  # The first is done while the second waits.
-            if json.loads(line)["event"] == "file_finished":
-                break
-        yield Dumps(manifest, output, {"first": data, "second": data}), process, go_on
+        wait_for(process, "file_finished")
+        yield Dumps(manifest, output, {"first": data, "second": data}), process, gate
     shutil.rmtree(output)
 
 
 def test_one_run_at_a_time(at_work) -> None:
-    dumps, process, go_on = at_work
+    dumps, process, gate = at_work
     for command in (
         [dumps.manifest, "--allow-filters", "--resume"],
         [dumps.manifest, "--allow-filters", "--overwrite"],
@@ -345,20 +317,20 @@ def test_one_run_at_a_time(at_work) -> None:
     assert refused.returncode == 2
     assert "holds first already" in refused.stderr
     assert leftovers(dumps.output) != []  # Nobody has swept what the run is writing.
-    go_on()
+    gate.open()
     _, said = process.communicate(timeout=ENOUGH)
     assert process.returncode == 0, said
     check_complete(dumps)
 
 
 def test_the_lock_goes_with_its_process(at_work) -> None:
-    dumps, process, go_on = at_work
+    dumps, process, gate = at_work
     process.kill()
     process.wait()
     assert asyncdump("verify", dumps.output).returncode == 1
-    go_on()  # The filter of the killed run still waits; another one will.
+    gate.open()  # The filter of the killed run still waits; another one will.
     with started(dumps.manifest, "--allow-filters", "--resume") as again:
-        go_on()
+        gate.open()
         _, said = again.communicate(timeout=ENOUGH)
         assert again.returncode == 0, said
     check_complete(dumps)

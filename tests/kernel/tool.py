@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,50 @@ def checked(done: Done) -> Done:
     for said in (done.stdout, done.stderr):
         assert "Traceback" not in (said or ""), said
     return done
+
+
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the command, told by JSON events; it doesn't outlive the block."""
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--progress", "json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
+    """Return the next event of that kind."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        told: dict[str, Any] = json.loads(line)
+        if told["event"] == event:
+            return told
+    raise AssertionError(f"it ended without {event}: {process.communicate()}")
+
+
+class Gate:
+    """A program for a filter that passes on what it's given, and ends when it's told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self._fifo = folder / "gate"
+        os.mkfifo(self._fifo)
+        self.program = folder / "wait"
+        self.program.write_text(f"#!/bin/sh\ncat\ncat < {self._fifo} >&2\n")
+        self.program.chmod(0o700)
+
+    def open(self) -> None:
+        """Let the one that waits end; returns when there is one."""
+        with self._fifo.open("wb"):  # It has opened the other end now, and reads to its end.
+            self._fifo.unlink()
+            os.mkfifo(self._fifo)  # For the filter of another run.
 
 
 class Call(NamedTuple):
