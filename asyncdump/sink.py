@@ -203,7 +203,8 @@ class Folder:
         """Write small files of our own (the receipt, the digest lists), each whole and durable or not at all.
 
         Raises:
-            DumpError: one can't be written; what stood under its name stands there still.
+            DumpError: one can't be written. What stood under its name stands there still, unless all that failed was to
+                make the name durable: then nothing does.
         """
         drafts: list[Draft] = []
         try:
