@@ -129,7 +129,7 @@ class Mailbox:
         if isinstance(event, Progress):
             self._progress[event.name] = event
         else:
-            if isinstance(event, FileFinished | FileFailed | FileRetried):
+            if isinstance(event, FileFinished | FileKept | FileFailed | FileRetried):
                 self._progress.pop(event.name, None)
             self._events.append(event)
         self._news.set()

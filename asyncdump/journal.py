@@ -7,10 +7,11 @@ dump. A line that was cut, by a crash or a full disk, has another checksum: read
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,6 +23,8 @@ from asyncdump.sink import TEMPORARY_PREFIX, Folder
 JOURNAL: Final = f"{TEMPORARY_PREFIX}journal"
 
 _VERSION: Final = 1
+_EARLIER: Final = "earlier"
+"""The key of what was taken over from a run before."""
 _CRC: Final = 8
 
 
@@ -40,7 +43,7 @@ class Head(msgspec.Struct, kw_only=True):
 
 
 class Journal:
-    """Written by one thread at a time; `close` it in the end, or `remove` it when the receipt stands."""
+    """Written by several threads; `close` it in the end, or `remove` it when the receipt stands."""
 
     def __init__(self, folder: Folder, head: Head, earlier: Iterable[FileReport] = ()) -> None:
         """Begin a journal, with what an earlier run has done; one that stood there is replaced at once or not at all.
@@ -50,8 +53,8 @@ class Journal:
         """
         self.path: Final = os.path.join(folder.path, JOURNAL)
         self._folder: Final = folder
+        self._turn = threading.Lock()
         self._end = 0
-        self._replaces = False
         draft = None
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -62,7 +65,7 @@ class Journal:
         except OSError as error:
             raise from_oserror(error, "open", self.path) from error
         try:
-            known = b"".join(map(_line_of, earlier))
+            known = b"".join(line({**file_record(file), _EARLIER: True}) for file in earlier)
             self._write(line(msgspec.to_builtins(head)) + known)
             # Durable before it counts: cut short, it would know less than what stood there.
             if (known or draft is not None) and (failure := self.sync()) is not None:
@@ -74,7 +77,6 @@ class Journal:
             self.close()
             raise
         if draft is not None:
-            self._replaces = True
             draft.close()
 
     def append(self, files: Iterable[FileReport]) -> None:
@@ -87,7 +89,7 @@ class Journal:
 
     def _write(self, lines: bytes) -> None:
         view = memoryview(lines)
-        with explain("write", self.path):
+        with self._turn, explain("write", self.path):
             os.lseek(self._fd, self._end, os.SEEK_SET)
             done = 0
             try:
@@ -98,7 +100,7 @@ class Journal:
                 with suppress(OSError):
                     os.ftruncate(self._fd, self._end)
                 raise
-        self._end += done
+            self._end += done
 
     def sync(self) -> DumpError | None:
         """Make durable what was added (fdatasync(2)); return the error, if any."""
@@ -112,11 +114,6 @@ class Journal:
         """Take the journal away: the receipt says all that it said."""
         with suppress(OSError):
             os.unlink(JOURNAL, dir_fd=self._folder.fd)
-
-    def withdraw(self) -> None:
-        """Undo the beginning of a run that can't be; where an earlier journal stood, this one stays."""
-        if not self._replaces:
-            self.remove()
 
     def close(self) -> None:
         os.close(self._fd)
@@ -132,8 +129,16 @@ def line(content: Any) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(encoded), encoded)
 
 
-def read_journal(content: bytes, folder: str) -> tuple[Head, list[FileReport]] | None:
-    """Return what a journal in ``folder`` tells, of each dump the last record; None if not even its head is whole."""
+class Told(NamedTuple):
+    """What a journal tells: of each dump the last record; ``earlier`` of those that this run has not come to."""
+
+    head: Head
+    files: tuple[FileReport, ...]
+    earlier: tuple[FileReport, ...]
+
+
+def read_journal(content: bytes, folder: str) -> Told | None:
+    """Return what a journal in ``folder`` tells; None if not even its head is whole."""
     lines = _whole_lines(content)
     try:
         head = msgspec.convert(next(lines), Head)
@@ -142,13 +147,15 @@ def read_journal(content: bytes, folder: str) -> tuple[Head, list[FileReport]] |
     if head.journal != _VERSION:
         return None
     files: dict[str, FileReport] = {}
+    earlier: dict[str, FileReport] = {}
     for record in lines:
         try:
             file = file_of(record, folder)
         except ValueError:
             break
-        files[file.name] = file
-    return head, list(files.values())
+        (earlier if record.get(_EARLIER) else files)[file.name] = file
+    rest = (file for name, file in earlier.items() if name not in files)
+    return Told(head, tuple(files.values()), tuple(rest))
 
 
 def _whole_lines(content: bytes) -> Iterator[Any]:

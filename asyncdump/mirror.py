@@ -81,8 +81,8 @@ class Mirrored(Void):
         self._frames: Frames | None = None
         if compressed:
             try:
-                # They close their descriptor themselves.
-                self._frames = Frames(os.dup(self.fd), path, listed_frames(self.fd, path) or [])
+                listed = listed_frames(self.fd, path) or []
+                self._frames = Frames(os.dup(self.fd), path, listed)  # They close their descriptor themselves.
             except BaseException:
                 self.close()
                 raise

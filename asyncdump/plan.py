@@ -160,6 +160,7 @@ class _Planner:
         streamed = (manifest.output if given is None else output) == STANDARD_OUTPUT
         self._output = STANDARD_OUTPUT if streamed else os.path.abspath(output)
         self._earlier: dict[str, FileReport] = {}
+        self._lost = False
 
     def _complain(self, key: str, message: str) -> None:
         self._problems.append(self._marks.problem(key, message))
@@ -206,9 +207,10 @@ class _Planner:
             finally:
                 folder.close()
         except DumpError as error:
-            self._complain("output", f"{error}: without it nothing can be resumed")
+            self._complain("output", f"{error}: nothing can be resumed without it; start anew with --overwrite instead")
+            self._lost = True
             return {}
-        return earlier.done if earlier else {}
+        return earlier.known if earlier else {}
 
     def _resolve(self, index: int, dump: Dump) -> Iterator[tuple[str, PlannedDump]]:
         key = f"dumps[{index}]"
@@ -330,6 +332,7 @@ class _Planner:
             else:
                 existing.append(dump.name)
         if self._options.resume:
+            self._check_earlier(dumps)
             existing = [name for name in existing if name not in self._earlier]
             instead = "which no run here has made: move them away, or allow --overwrite too"
         else:
@@ -338,9 +341,20 @@ class _Planner:
             if self._stands(JOURNAL):
                 existing += [] if existing else ["the journal of a run that never ended"]
                 instead = "go on with that run by --resume, choose another folder, or --overwrite"
-        if existing and not self._options.overwrite:
+        for name in (RECEIPT, JOURNAL):
+            if os.path.isdir(os.path.join(self._output, name)):
+                self._complain("output", f"{name} is a folder in {self._output}: move it away")
+        if existing and not self._options.overwrite and not self._lost:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
             self._complain("output", f"{self._output} holds {names} already: {instead}")
+
+    def _check_earlier(self, dumps: list[tuple[str, PlannedDump]]) -> None:
+        """Complain of what would replace the dump of another source."""
+        for key, dump in dumps if not self._options.overwrite else ():
+            earlier = self._earlier.get(dump.name)
+            if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
+                what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
+                self._complain(f"{key}.name", f"{what}: give it another name, or allow --overwrite too")
 
     def _stands(self, name: str) -> bool:
         return os.path.lexists(os.path.join(self._output, name))
@@ -365,7 +379,9 @@ class _Planner:
         elif not os.access(place, os.W_OK | os.X_OK):
             self._complain("output", f"{place} can't be written to by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
-        needed = sum(_needed(dump, place) for dump in dumps if dump.name not in self._earlier)
+        needed = sum(
+            _needed(dump, place) for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok
+        )
         if needed > free:
             self._complain(
                 "output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(needed)}"

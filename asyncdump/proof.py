@@ -8,17 +8,19 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
-from asyncdump.content import decompress, listed_frames, stored_frame
+from asyncdump.content import damaged, decompress, listed_frames, stored_frame
 from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
 from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
-from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.errors import DamagedError, DumpError, SourceChangedError, explain
 from asyncdump.lane import Lane
 from asyncdump.mirror import Nowhere
 from asyncdump.report import FileReport
 from asyncdump.seekable import Frame
 from asyncdump.sink import ALIGNMENT, NOT_DIRECT, Draft, MappedDraft, Place
+from asyncdump.size import format_size
 from asyncdump.source import Source, Span, describe
+from asyncdump.stages.zstd import FRAMES
 from asyncdump.transfer import Stop, Transfer
 
 _STEP: Final = 1 << 20
@@ -54,6 +56,12 @@ class Proof(Transfer):
             yield from super()._cut_spans(route)
         else:
             yield from self._cut(Span(offset=0, length=self.length))
+
+    def _load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
+        try:
+            return super()._load(engine, span, lane)
+        except SourceChangedError as error:
+            raise short(self._expected, os.fstat(self._route.fd).st_size) from error
 
     def _check_size(self, span: Span) -> None:  # noqa: ARG002 (what it was when it was written counts)
         size = os.fstat(self._route.fd).st_size
@@ -191,17 +199,19 @@ class Unpack(Read):
 def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> None:
     """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
 
-    Without a digest its size and its inode must be those that were recorded, for more can't be told.
+    Without a digest its size and inode must be those that were recorded, and durable: more can't be told.
 
     Raises:
         DamagedError: it isn't the same, or isn't there.
         DumpError: it can't be read.
     """
     source, length = look_at(file)
-    if file.digest is None and source.inode != file.inode:
-        raise DamagedError(
-            f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
-        )
+    if file.digest is None:
+        if source.inode != file.inode or not file.durable:
+            raise DamagedError(
+                f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
+            )
+        return
     nowhere = Nowhere(os.path.dirname(file.path))
     options: dict[str, Any] = {"method": "auto", "sparse": False, "stop": stop, "offset": 0}
     proof = Proof(source, file.name, expected=file, length=length, **options)
@@ -261,14 +271,25 @@ def _holds_source(file: FileReport) -> bool:
     return not file.stages or (is_compressed(file) and len(file.stages) == 1)
 
 
+def has_checksums(file: FileReport) -> bool:
+    """Tell whether each frame of a dump has a checksum, which stands in for a digest.
+
+    Raises:
+        DumpError: that can't be told.
+    """
+    if not is_compressed(file):
+        return False
+    with explain("open", file.path):
+        fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return all(frame.checksum is not None for frame in _listed(fd, file.path))
+    finally:
+        os.close(fd)
+
+
 def went_through(file: FileReport) -> list[str]:
     """Return the programs that a dump went through, which nothing here can undo."""
     return [stage for stage in file.stages if not stage.startswith("zstd:")]
-
-
-def is_provable(file: FileReport) -> bool:
-    """Tell whether anything but its size can be compared."""
-    return file.digest is not None
 
 
 def _kind(file: FileReport) -> Any:
@@ -277,12 +298,20 @@ def _kind(file: FileReport) -> Any:
 
 
 def _listed(fd: int, path: str) -> list[Frame]:
+    """Return the frames of a compressed dump.
+
+    Raises:
+        DamagedError: there is no table of them, or it isn't one that asyncdump has written.
+    """
     try:
         frames = listed_frames(fd, path)
     except DumpError as error:
         raise DamagedError(str(error), verdict="corrupt", path=path, errno=error.errno, hint=error.hint) from error
     if frames is None:
         raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
+    for index, frame in enumerate(frames):
+        if frame.length > FRAMES[1]:  # A table may claim anything: memory is given for what we write ourselves.
+            raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
     return frames
 
 

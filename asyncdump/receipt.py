@@ -38,6 +38,7 @@ def receipt(report: Report, version: str) -> bytes:
         "host": platform.node(),
         "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
         "files": [file_record(file) for file in report.files],
+        "earlier": [file_record(file) for file in report.earlier],
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
@@ -60,17 +61,27 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: the file that was read.
         files: the outcome of each dump.
+        earlier: what runs before it have made, and it hasn't made anew.
         missing: how many dumps the run was to make and hadn't recorded when it was killed.
     """
 
     path: str
     files: tuple[FileReport, ...]
+    earlier: tuple[FileReport, ...] = ()
     missing: int = 0
 
     @property
-    def done(self) -> dict[str, FileReport]:
-        """The dumps that were made, by name."""
-        return {file.name: file for file in self.files if file.ok}
+    def known(self) -> dict[str, FileReport]:
+        """What is known of each name: the dump that was made last, or else why there is none."""
+        known = {file.name: file for file in self.files}
+        return known | {file.name: file for file in self.earlier if not (file.name in known and known[file.name].ok)}
+
+    @property
+    def unmade(self) -> int:
+        """How many dumps the last run has not made, so that nothing or an older one stands in their place."""
+        known = self.known
+        older = sum(not file.ok and known[file.name].ok for file in self.files)
+        return self.missing + older
 
 
 def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
@@ -84,9 +95,9 @@ def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
     content = _read(folder, JOURNAL) if name == RECEIPT else None
     journal = None if content is None else read_journal(content, folder.path)
     if journal is not None:
-        head, files = journal
         path = os.path.join(folder.path, JOURNAL)
-        return Receipt(path=path, files=tuple(files), missing=max(0, head.files - len(files)))
+        missing = max(0, journal.head.files - len(journal.files))
+        return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
     content = _read(folder, name)
     return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
 
@@ -105,7 +116,7 @@ def _read(folder: Folder, name: str) -> bytes | None:
         if status.st_size > _LARGEST:
             raise _wrong(path, f"it has more than {_LARGEST} bytes")
         with explain("read", path), open(fd, "rb", closefd=False) as file:
-            return file.read(_LARGEST)
+            return file.read(status.st_size)
     finally:
         os.close(fd)
 
@@ -113,6 +124,7 @@ def _read(folder: Folder, name: str) -> bytes | None:
 class _Content(msgspec.Struct):
     receipt: int
     files: list[Any]
+    earlier: list[Any] = []
 
 
 def _parse(content: bytes, path: str, folder: str) -> Receipt:
@@ -121,12 +133,12 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
         if read.receipt != RECEIPT_VERSION:
             raise _wrong(path, f"its version is {read.receipt}, this asyncdump knows {RECEIPT_VERSION}")
         files = tuple(file_of(record, folder) for record in read.files)
+        earlier = tuple(file_of(record, folder) for record in read.earlier)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         raise _wrong(path, str(error)) from error
-    names = {file.name for file in files}
-    if len(names) < len(files):
+    if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
         raise _wrong(path, "a name stands twice in it")
-    return Receipt(path=path, files=files)
+    return Receipt(path=path, files=files, earlier=earlier)
 
 
 def _wrong(path: str, why: str) -> DumpError:

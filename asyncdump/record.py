@@ -47,6 +47,8 @@ def file_record(file: FileReport) -> dict[str, Any]:
         "identity": msgspec.structs.asdict(file.identity) if file.identity else None,
         "inode": file.inode,
         "marks": file.marks,
+        "durable": file.durable,
+        "manifest_sha256": file.manifest_sha256,
     }
     if text(file.source) != file.source or text(file.name) != file.name:
         # Names are bytes to the kernel: those that can't be shown as they are, are given in full beside that.
@@ -115,6 +117,8 @@ class _Record(msgspec.Struct, kw_only=True):
     identity: Identity | None = None
     inode: _Inode = 0
     marks: _Marks = ""
+    durable: bool = True
+    manifest_sha256: str = ""
     source_base64: str | None = None
     name_base64: str | None = None
 
@@ -149,6 +153,8 @@ def file_of(record: Any, folder: str) -> FileReport:
         identity=read.identity,
         inode=read.inode,
         marks=read.marks,
+        durable=read.durable,
+        manifest_sha256=read.manifest_sha256,
     )
 
 

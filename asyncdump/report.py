@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from asyncdump.engines import Method
-from asyncdump.errors import AsyncdumpError
+from asyncdump.errors import AsyncdumpError, DumpError
 from asyncdump.salvage import BadRange
 from asyncdump.source import Identity
 
@@ -28,6 +28,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         bad: what of the source could not be read, in its order: zeros in the dump.
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
         kept: whether it was made by an earlier run, and found whole by this one.
+        durable: whether it was made to survive a power cut; manifest_sha256: of the manifest that asked for it.
         identity: what the source was; inode: that of the dump.
         marks: for each 2 MiB of the file as stored the first 4 bytes of the digest of all up to there: places damage.
     """
@@ -50,6 +51,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity | None = None
     inode: int = 0
     marks: str = ""
+    durable: bool = True
+    manifest_sha256: str = ""
     bad: tuple[BadRange, ...] = ()
 
     @property
@@ -71,6 +74,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         started, ended: in UTC.
         seconds: from the start of the plan's execution to the last name.
         interrupted: what ended the run early (``SIGINT``, ``cancelled``, ``on_error: abort``), or None.
+        earlier: what earlier runs into the same folder have made, and this one neither made anew nor was asked for.
+        unrecorded: of a restore, how many dumps the last run was to make and didn't.
         receipt_error: why the receipt or a digest list could not be written, or None.
     """
 
@@ -82,11 +87,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     interrupted: str | None
     manifest_sha256: str
     receipt_error: AsyncdumpError | None = None
+    earlier: tuple[FileReport, ...] = ()
+    unrecorded: int = 0
 
     @property
     def ok(self) -> bool:
         """True if each dump and the receipt are there."""
-        return all(file.ok for file in self.files) and self.receipt_error is None
+        return all(file.ok for file in self.files) and self.receipt_error is None and not self.unrecorded
 
     @property
     def failures(self) -> tuple[FileReport, ...]:
@@ -111,8 +118,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         errors: list[Exception] = [file.error for file in self.files if file.error is not None]
         if self.receipt_error is not None:
             errors.append(self.receipt_error)
+        if self.unrecorded:
+            errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
-            what = f"{len(self.failures)} of {len(self.files)} dumps failed" if self.failures else "no receipt"
+            what = f"{len(self.failures)} of {len(self.files)} dumps failed"
+            if not self.failures:
+                what = "no receipt" if self.receipt_error is not None else "dumps are missing"
             raise ExceptionGroup(what, errors)
 
 

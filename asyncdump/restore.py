@@ -6,11 +6,10 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-from anyio.to_thread import run_sync
 
 from asyncdump.content import listed_frames
 from asyncdump.errors import DumpError, ReceiptError
@@ -18,13 +17,14 @@ from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
 from asyncdump.report import FileReport, Report
-from asyncdump.run import Handler, Run, listen, running
-from asyncdump.sink import Draft, Folder, Synced
+from asyncdump.run import Handler, Run, listen, opened, running
+from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, Synced
 from asyncdump.size import format_size
 from asyncdump.source import describe, find_spans
 from asyncdump.verify import Concurrency, open_receipt, planned
 
 _POOLS: Final = "/sys/kernel/mm/hugepages"
+_MOST: Final = 20
 _ZERO_RATIO: Final = 4096
 """A frame that takes less than this part of its content holds one byte again and again: it is counted as zeros."""
 
@@ -86,10 +86,11 @@ class Restorer:
     def __init__(
         self, receipt: Receipt, to: str, paths: Mapping[str, str], *, overwrite: bool, durable: bool, concurrency: Any
     ) -> None:
-        self._order = [file.name for file in receipt.files]
+        self._order = [file.name for file in receipt.known.values()]
+        self._missing = receipt.unmade
         self._failed: dict[str, FileReport] = {}
         dumps: list[PlannedDump] = []
-        for file in receipt.files:
+        for file in receipt.known.values():
             try:
                 dumps.append(_planned(file, durable=durable))
             except DumpError as error:
@@ -98,7 +99,7 @@ class Restorer:
                 )
         self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
         try:
-            if problems := [*_short_of_pages(dumps, self._targets, paths), *_short_of_space(dumps, self._targets)]:
+            if problems := [*_short_of_pages(dumps, self._targets), *_short_of_space(dumps, self._targets)]:
                 raise ReceiptError(*problems)
             plan = Plan(
                 output=to,
@@ -123,7 +124,9 @@ class Restorer:
         """
         report = self.run.report
         files = {file.name: file for file in report.files} | self._failed
-        return msgspec.structs.replace(report, files=tuple(files[name] for name in self._order))
+        return msgspec.structs.replace(
+            report, files=tuple(files[name] for name in self._order), unrecorded=self._missing
+        )
 
 
 async def restore_all(
@@ -138,8 +141,8 @@ async def restore_all(
 ) -> Report:
     """Put the dumps of a run back, each compared with its digest on the way.
 
-    A target has its name only when it is whole, and proved to be. Zeros stay holes. On hugetlbfs a target has the size
-    of the content in whole huge pages.
+    A target has its name only when it is whole, and proved to be where a digest was taken. Zeros stay holes. On
+    hugetlbfs a target has the size of the content in whole huge pages.
 
     Args:
         what: the folder of the run, or its receipt.
@@ -174,16 +177,18 @@ async def open_restore(
     concurrency: Concurrency = "auto",
 ) -> AsyncIterator[Restorer]:
     """Start what `restore_all` does, to watch or cancel its ``run``."""
-    receipt, folder = await run_sync(open_receipt, what)
+    receipt, folder = await opened(lambda: open_receipt(what), lambda made: made[1].close())
 
     def prepare() -> Restorer:
-        target = os.path.abspath(os.fsdecode(to))
+        if not os.fsdecode(to):
+            raise ReceiptError("the folder to restore to is an empty name")
+        target = os.path.realpath(os.fsdecode(to))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
 
     try:
-        restorer = await run_sync(prepare)
+        restorer = await opened(prepare, lambda made: made.run.discard())
         async with running(restorer.run):
             yield restorer
     finally:
@@ -192,19 +197,32 @@ async def open_restore(
 
 def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
     """Return where each dump goes."""
-    names = {file.name for file in receipt.files}
+    names = set(receipt.known)
     if unknown := [name for name in mapped if name not in names]:
         raise ReceiptError(*(f"{receipt.path} names no dump {name!r}, which is to be mapped" for name in unknown))
     paths = {
-        file.name: os.path.abspath(os.path.join(to, os.fsdecode(mapped.get(file.name, default_target(file)))))
-        for file in receipt.files
+        file.name: _resolved(os.path.join(to, os.fsdecode(mapped.get(file.name, default_target(file)))))
+        for file in receipt.known.values()
     }
+    own = os.path.realpath(os.path.dirname(receipt.path))
+    if wrong := [path for path in {to, *paths.values()} if own in {os.path.dirname(path), os.path.realpath(path)}]:
+        raise ReceiptError(f"{wrong[0]} is in the folder of the dumps: restore elsewhere")
+    if wrong := [path for path in paths.values() if os.path.basename(path).startswith(TEMPORARY_PREFIX)]:
+        raise ReceiptError(f"{wrong[0]} is a name that asyncdump uses itself")
     dumps: dict[str, list[str]] = defaultdict(list)
     for name, path in paths.items():
         dumps[path].append(name)
     if twice := {path: names for path, names in dumps.items() if len(names) > 1}:
-        raise ReceiptError(*(f"{path} is the target of {' and '.join(names)}" for path, names in twice.items()))
+        raise ReceiptError(
+            *(f"{path} is the target of {' and '.join(names)}; map one elsewhere" for path, names in twice.items())
+        )
     return paths
+
+
+def _resolved(path: str) -> str:
+    """Return a path that is the same for all ways to write it; a link at its end is left to be replaced."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def default_target(file: FileReport) -> str:
@@ -219,10 +237,12 @@ def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
             mode = os.lstat(path).st_mode
         except OSError:
             continue
-        if stat.S_ISDIR(mode):
-            problems.append(f"{path} is a folder")
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            problems.append(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
         elif not overwrite:
             problems.append(f"{path} exists already: restore elsewhere, or allow --overwrite")
+    if len(problems) > _MOST:
+        problems[_MOST:] = [f"and {len(problems) - _MOST} more"]
     if problems:
         raise ReceiptError(*problems)
 
@@ -241,26 +261,34 @@ def _planned(file: FileReport, *, durable: bool) -> PlannedDump:
     return planned(file, source=source, length=length, durable=durable, sparse=True)
 
 
-def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, paths: Mapping[str, str]) -> list[str]:
-    """Return the complaint for each size of huge pages of which too few are free."""
-    needed: dict[tuple[int, int], int] = defaultdict(int)
-    places: dict[tuple[int, int], Folder] = {}
+def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:
+    """Return the complaints about pools, and limits of mounts, that have too few huge pages.
+
+    What is to be replaced doesn't count as free: it goes when its successor has its name.
+    """
+    pools: dict[int, int] = defaultdict(int)
+    mounts: dict[int, int] = defaultdict(int)
+    places: dict[int, Folder] = {}
     for dump in dumps:
         folder = targets.folder(dump.name)
         if folder.filesystem == "hugetlbfs":
             page = os.fstatvfs(folder.fd).f_bsize
-            needed[page, folder.device] += _pages(dump, page) - _held(paths[dump.name]) // page
-            places[page, folder.device] = folder
-    problems = []
-    for (page, device), pages in needed.items():
-        folder = places[page, device]
-        for free, advice in (
-            (_free_in_pool(page), f"are free: reserve more in {_pool(page)}/nr_hugepages"),
-            (_free_in_mount(folder), "are left within the limit of its mount (size=)"),
-        ):
-            if pages > free:
-                wanted = f"{folder.path} takes {pages} huge pages of {format_size(page)} for this"
-                problems.append(f"{wanted}, {max(0, free)} {advice}")
+            pages = _pages(dump, page)
+            pools[page] += pages
+            mounts[folder.device] += pages
+            places[folder.device] = folder
+    problems = [
+        f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
+        f"reserve more in {_pool(page)}/nr_hugepages"
+        for page, pages in pools.items()
+        if pages > (free := _free_in_pool(page))
+    ]
+    for device, pages in mounts.items():
+        folder = places[device]
+        size = format_size(os.fstatvfs(folder.fd).f_bsize)
+        if pages > (free := _free_in_mount(folder)):
+            wanted = f"{folder.path} takes {pages} huge pages of {size} for this"
+            problems.append(f"{wanted}, {max(0, free)} are left within the limit of its mount (size=)")
     return problems
 
 
@@ -285,12 +313,6 @@ def _pages(dump: PlannedDump, page: int) -> int:
             pages += end - first
             last = end - 1
     return pages
-
-
-def _held(path: str) -> int:
-    with suppress(OSError):
-        return os.lstat(path).st_blocks * 512
-    return 0
 
 
 def _pool(page: int) -> str:

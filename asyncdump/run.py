@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
-from typing import Final, Literal, TypedDict, Unpack
+from typing import Final, Literal, TypedDict, TypeVar, Unpack
 
 import anyio
 import msgspec
@@ -37,6 +38,8 @@ from asyncdump.yamlfile import Marks, read_manifest
 
 _STDOUT: Final = 1
 
+Opened = TypeVar("Opened")
+
 What = str | os.PathLike[str] | Manifest | Iterable[Dump]
 """What is to be dumped: the path of a manifest, a manifest, or dumps (which need ``output``)."""
 
@@ -53,13 +56,13 @@ class Run:
         folder: Place,
         stop: Stop | None = None,
         *,
-        journal: Journal | None = None,
         earlier: Mapping[str, FileReport] | None = None,
         receipt: bool = True,
     ) -> None:
         self.plan: Final = plan
         self._folder = folder
-        self._journal = journal
+        self._journal: Journal | None = None
+        self._earlier: Final = earlier or {}
         self._receipt = receipt
         self._mailbox = Mailbox()
         self._stop = stop or Stop()
@@ -73,8 +76,17 @@ class Run:
             stop=self._stop,
             clock=self._clock,
             earlier=earlier,
-            journal=journal,
         )
+
+    def attach(self, journal: Journal) -> None:
+        """Have what is done taken down."""
+        self._journal = self._scheduler.journal = journal
+
+    def discard(self) -> None:
+        """Give back what a run holds that is never conducted."""
+        if self._journal is not None:
+            self._journal.close()
+        self._folder.close()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
@@ -133,6 +145,7 @@ class Run:
             seconds=self._clock(),
             interrupted=self._interrupted,
             manifest_sha256=self.plan.manifest_sha256,
+            earlier=self._still_there(scheduler.reports),
         )
         try:
             await run_sync(self._write_records, report)
@@ -151,6 +164,11 @@ class Run:
         )
         self._mailbox.close()
         self._folder.close()
+
+    def _still_there(self, files: Iterable[FileReport]) -> tuple[FileReport, ...]:
+        """Return what earlier runs have made and this one has neither made anew nor kept."""
+        made = {file.name for file in files if file.ok}
+        return tuple(file for name, file in self._earlier.items() if name not in made)
 
     def _write_records(self, report: Report) -> None:
         try:
@@ -238,27 +256,24 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
     if plan.output == STANDARD_OUTPUT:
         return Run(plan, Outlet(_STDOUT, stop.check), stop)
     folder = Folder(plan.output)
-    journal = None
     try:
         folder.lock()
         earlier = _find_earlier(plan, folder)
+        run = Run(plan, folder, stop, earlier=earlier)
         folder.sweep()
+        # Last, for it replaces the journal of a run before: nothing may fail any more.
         head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
-        journal = Journal(folder, head, earlier.values())
-        return Run(plan, folder, stop, journal=journal, earlier=earlier)
+        run.attach(Journal(folder, head, earlier.values()))
     except BaseException:
-        if journal is not None:
-            journal.withdraw()
-            journal.close()
         folder.close()
         raise
+    return run
 
 
 def _find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
     if plan.resume:
-        names = {dump.name for dump in plan.dumps}
         found = read_receipt(folder)
-        return {name: file for name, file in found.done.items() if name in names} if found else {}
+        return found.known if found else {}
     if not plan.overwrite and folder.exists(RECEIPT):
         raise DumpError(
             f"another run has ended in {folder.path} since this one was planned",
@@ -267,7 +282,20 @@ def _find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
             errno=errno.EEXIST,
             hint="choose another folder, or --overwrite",
         )
+    if not plan.overwrite:
+        return {}
+    # What is about to be replaced is ours, which a later --resume must know, but is never again to be kept.
+    names = {dump.name for dump in plan.dumps}
+    with suppress(DumpError):
+        found = read_receipt(folder)
+        return {name: _outdated(file) for name, file in found.known.items() if name in names} if found else {}
     return {}
+
+
+def _outdated(file: FileReport) -> FileReport:
+    """Return the record of a dump that is to be replaced."""
+    error = file.error or DumpError("an older dump was to be replaced, and the run ended before", path=file.path)
+    return msgspec.structs.replace(file, error=error)
 
 
 @asynccontextmanager
@@ -292,9 +320,37 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
     """
     made = await plan_all(what, **overrides)
     stop = Stop()
-    run = await run_sync(_open_output, made, stop)
+    run = await opened(lambda: _open_output(made, stop), Run.discard)
     async with running(run):
         yield run
+
+
+async def opened(make: Callable[[], Opened], close: Callable[[Opened], object]) -> Opened:
+    """Return what ``make`` returns, called in a thread; if nobody waits for it any more, ``close`` it.
+
+    A task that asyncio cancels leaves its thread behind, and what that opens, a lock for one, would stay for good.
+    """
+    made: list[Opened] = []
+    turn = threading.Lock()
+    abandoned = False
+
+    def work() -> None:
+        thing = make()
+        with turn:
+            if not abandoned:
+                made.append(thing)
+                return
+        close(thing)
+
+    try:
+        await run_sync(work)
+    except BaseException:
+        with turn:
+            abandoned = True
+        for thing in made:
+            close(thing)
+        raise
+    return made[0]
 
 
 @asynccontextmanager

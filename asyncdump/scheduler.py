@@ -13,6 +13,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVarTuple
 
 import anyio
@@ -20,7 +21,7 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.to_thread import run_sync
 
-from asyncdump.errors import AsyncdumpError, DamagedError, DumpError, InterruptedDumpError
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
 from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
 from asyncdump.journal import Journal
 from asyncdump.lane import Buffers, Lane
@@ -31,7 +32,7 @@ from asyncdump.piped import Piped
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import Proof, prove
 from asyncdump.report import FileReport
-from asyncdump.sink import Draft, Place
+from asyncdump.sink import Draft, Folder, Place, sync_file
 from asyncdump.source import MEMORY
 from asyncdump.stages.zstd import Compressors
 from asyncdump.transfer import Stop, Transfer
@@ -94,6 +95,7 @@ class _Job(msgspec.Struct, eq=False):
     published: bool = False
     error: AsyncdumpError | None = None
     attempts: int = 0
+    told_elsewhere: bool = False
     earlier: FileReport | None = None
     kept: FileReport | None = None
     proof: Transfer | None = None
@@ -108,9 +110,10 @@ class _Job(msgspec.Struct, eq=False):
 class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
-    ``earlier`` is what a run before this one has done, by name; ``journal`` takes down what this one does.
+    ``earlier`` is what a run before this one has done, by name.
 
     Attributes:
+        journal: takes down what is done, unless it is None.
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
         aborted: True when a failure ended the run, as ``on_error: abort`` asks.
     """
@@ -124,7 +127,6 @@ class Scheduler:
         stop: Stop,
         clock: Callable[[], float],
         earlier: Mapping[str, FileReport] | None = None,
-        journal: Journal | None = None,
     ) -> None:
         lanes = default_lanes(folder.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
@@ -141,7 +143,7 @@ class Scheduler:
         self._group: Final = max(1, min(_GROUP, allowed // 4))
         self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
-        self._journal = journal
+        self.journal: Journal | None = None
         self._again: list[_Job] = []
         self._compressors = Compressors()
         self._buffers = Buffers()
@@ -154,7 +156,8 @@ class Scheduler:
 
     def _job(self, index: int, planned: PlannedDump) -> _Job:
         earlier = self._earlier.get(planned.name)
-        return _Job(index, planned, self._transfer(planned), earlier=earlier)
+        told = not isinstance(self._folder, Folder | Outlet)
+        return _Job(index, planned, self._transfer(planned), earlier=earlier, told_elsewhere=told)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
         options: dict[str, Any] = {
@@ -261,7 +264,12 @@ class Scheduler:
             if self._waiting and self._in_flight < self.concurrency:
                 return self._take()
             shared = [job for job in self._active if job.planned.length >= SHARED and job.transfer.remaining]
-            joinable = [job for job in shared if job.open_to_join and _has_room(job) and _share(job) >= _WORTH_JOINING]
+            joinable = [
+                job
+                for job in shared
+                # One that has failed has nothing for a lane to do: it would come back at once, and for ever.
+                if job.open_to_join and job.error is None and _has_room(job) and _share(job) >= _WORTH_JOINING
+            ]
             if joinable:
                 return [max(joinable, key=_share)]
             if not self._waiting and all(job.open_to_join for job in shared):
@@ -404,7 +412,7 @@ class Scheduler:
     def _finish(self, job: _Job) -> None:
         engine = job.transfer.engine
         assert engine is not None
-        self._outcomes[job.index] = report = _report(job)
+        self._outcomes[job.index] = report = self._report(job)
         self._announce(job)
         self._emit(
             FileFinished(
@@ -425,6 +433,37 @@ class Scheduler:
         self._outcomes[job.index] = report
         self._emit(
             FileKept(at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest)
+        )
+
+    def _report(self, job: _Job) -> FileReport:
+        """Return the outcome of a dump that is sealed."""
+        planned, transfer = job.planned, job.transfer
+        assert transfer.engine is not None
+        assert transfer.sink is not None
+        digest, content_digest = (
+            f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
+        )
+        return FileReport(
+            source=planned.source.path,
+            name=planned.name,
+            path=transfer.sink.path,
+            offset=planned.offset,
+            bytes=planned.length,
+            size=transfer.size,
+            stored=transfer.sink.stored,
+            seconds=time.perf_counter() - job.started,
+            method=transfer.engine.method,
+            digest=digest,
+            error=None,
+            stage="done",
+            content_digest=content_digest,
+            stages=planned.stages,
+            identity=planned.source.identity,
+            inode=transfer.inode,
+            marks=transfer.marks,
+            durable=planned.durable,
+            manifest_sha256=self._plan.manifest_sha256,
+            bad=transfer.bad,
         )
 
     def _fail(self, job: _Job, error: AsyncdumpError) -> None:
@@ -477,18 +516,24 @@ class Scheduler:
     def _begin(self, job: _Job, lane: Lane) -> None:
         job.started = job.started or time.perf_counter()
         if job.earlier is not None and self._is_whole(job, job.earlier, lane):
-            job.kept = msgspec.structs.replace(job.earlier, kept=True)
+            durable = job.earlier.durable or job.planned.durable
+            job.kept = msgspec.structs.replace(job.earlier, kept=True, durable=durable)
+            if self.journal is not None:
+                with suppress(DumpError):  # It was taken over already; what is lost is that this run has proved it.
+                    self.journal.append([job.kept])
             return
         _guarded(job, lambda: job.transfer.begin(self._folder, lane))
         if job.earlier is not None and isinstance(job.transfer.sink, Draft):
-            job.transfer.sink.replaces = True
+            job.transfer.sink.replaces = job.earlier.source == job.planned.source.path
 
     def _is_whole(self, job: _Job, earlier: FileReport, lane: Lane) -> bool:
         """Tell whether an earlier run has done this very thing, and what it wrote is whole still."""
-        if job.attempts or not _fits(job.planned, earlier, trust=self._plan.trust_receipt):
+        if job.attempts or not earlier.ok or not _fits(job.planned, earlier, self._plan):
             return False
         try:
             prove(earlier, lane, self._stop, job.watch)
+            if job.planned.durable and not earlier.durable:
+                sync_file(earlier.path)
         except InterruptedDumpError as error:
             _note(job, error)
         except (AsyncdumpError, OSError) as error:
@@ -507,15 +552,15 @@ class Scheduler:
             if not jobs:
                 continue
             try:
-                if self._journal is not None:
-                    self._journal.append(map(_report, jobs))
+                if self.journal is not None:
+                    self.journal.append(self._report(job) for job in jobs)
             except DumpError as error:
                 _abort(jobs)
                 errors: list[DumpError | None] = [error] * len(jobs)
             else:
                 sinks: list[Any] = [job.transfer.sink for job in jobs]
                 errors = self._folder.publish(
-                    sinks, durable=durable, overwrite=self._plan.overwrite, journal=self._journal
+                    sinks, durable=durable, overwrite=self._plan.overwrite, journal=self.journal
                 )
             for job, failure in zip(jobs, errors, strict=True):
                 if failure is None:
@@ -524,45 +569,20 @@ class Scheduler:
                     _note(job, failure)
 
 
-def _report(job: _Job) -> FileReport:
-    """Return the outcome of a dump that is sealed."""
-    planned, transfer = job.planned, job.transfer
-    assert transfer.engine is not None
-    assert transfer.sink is not None
-    digest, content_digest = (
-        f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
-    )
-    return FileReport(
-        source=planned.source.path,
-        name=planned.name,
-        path=transfer.sink.path,
-        offset=planned.offset,
-        bytes=planned.length,
-        size=transfer.size,
-        stored=transfer.sink.stored,
-        seconds=time.perf_counter() - job.started,
-        method=transfer.engine.method,
-        digest=digest,
-        error=None,
-        stage="done",
-        content_digest=content_digest,
-        stages=planned.stages,
-        identity=planned.source.identity,
-        inode=transfer.inode,
-        marks=transfer.marks,
-        bad=transfer.bad,
-    )
-
-
-def _fits(planned: PlannedDump, earlier: FileReport, *, trust: bool) -> bool:
-    """Tell whether a dump made earlier is what is asked for now."""
+def _fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
+    """Tell whether a dump made earlier is what is asked for now, as far as that's seen without reading it."""
     checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
     asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
     if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
         return False
     if earlier.bad and planned.on_read_error == "fail":
         return False
-    return trust or (earlier.identity is not None and earlier.identity == planned.source.identity)
+    if plan.trust_receipt:
+        return True
+    # The arguments of programs are recorded nowhere, for they may be secrets: the same manifest has the same.
+    if planned.filters and earlier.manifest_sha256 != plan.manifest_sha256:
+        return False
+    return earlier.identity is not None and earlier.identity == planned.source.identity
 
 
 def _has_room(job: _Job) -> bool:
@@ -611,6 +631,5 @@ def _guarded(job: _Job, step: Callable[[], None]) -> None:
 
 def _note(job: _Job, error: AsyncdumpError) -> None:
     job.error = job.error or error
-    # What a verification finds is its outcome, nothing that has failed.
-    if not isinstance(error, InterruptedDumpError | DamagedError):
+    if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
         logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))

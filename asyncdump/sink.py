@@ -38,7 +38,8 @@ TEMPORARY_PREFIX: Final = ".asyncdump-"
 NOT_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 """What a filesystem answers to an O_DIRECT write that it doesn't take."""
 
-ZEROS: Final = memoryview(bytes(1 << 20))
+ZEROS: Final = memoryview(bytearray(1 << 20))
+"""Not to be written to, but whoever compares takes writable memory only."""
 
 _NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -244,6 +245,20 @@ def _make_folders(path: str) -> None:
                 raise
             # Another run made it meanwhile.
         _sync_folder(os.path.dirname(folder))
+
+
+def sync_file(path: str) -> None:
+    """Make a file durable that was written without waiting for that.
+
+    Raises:
+        DumpError: it can't be opened, or written back.
+    """
+    with explain("fsync", path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _sync_folder(path: str) -> None:

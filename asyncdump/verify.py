@@ -9,16 +9,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
 import msgspec
-from anyio.to_thread import run_sync
 
 from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError, ReceiptError, Verdict
 from asyncdump.mirror import Mirror, Nowhere
 from asyncdump.plan import Plan, PlannedDump
-from asyncdump.proof import is_compressed, look_at, went_through
+from asyncdump.proof import has_checksums, is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt, read_receipt
 from asyncdump.record import RECEIPT, RESERVED
 from asyncdump.report import FileReport, Report
-from asyncdump.run import Handler, Run, listen, running
+from asyncdump.run import Handler, Run, listen, opened, running
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
 from asyncdump.source import Source, describe, open_source
 
@@ -58,7 +57,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         receipt: what they were compared with: a receipt, or the journal of a run that never ended.
         files: what came of each dump that it names.
-        unrecorded: how many dumps the run was to make and had not recorded when it was killed.
+        unrecorded: how many dumps the last run was to make and didn't: it was killed, or an older one stands there.
         strays: files beside the dumps that it doesn't name; they are no failure.
         seconds: how long it took.
         interrupted: what ended it early, or None.
@@ -92,7 +91,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             for file in self.failures
         ]
         if self.unrecorded:
-            errors.append(DumpError(f"the run never ended: {self.unrecorded} of its dumps aren't recorded"))
+            errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
             lost = len(self.failures) + self.unrecorded
             raise ExceptionGroup(f"{lost} of {len(self.files) + self.unrecorded} dumps are not proved", errors)
@@ -105,13 +104,17 @@ class Verifier:
         self._receipt: Final = receipt
         self._began = time.perf_counter()
         self._known: dict[str, FileVerdict] = {}
+        # Of what earlier runs made and this one wasn't asked for, somebody may have removed some.
+        asked = {file.name for file in receipt.files}
+        files = [file for name, file in receipt.known.items() if name in asked or os.path.lexists(file.path)]
+        self._order = [file.name for file in files]
         dumps = []
-        for file in receipt.files:
+        for file in files:
             try:
                 dumps.append(_from_source(file) if against_source else _plain(file))
             except DumpError as error:
                 self._known[file.name] = _verdict(file, error, 0.0)
-        self._strays = _strays(folder, {file.name for file in receipt.files})
+        self._strays = _strays(folder, set(receipt.known))
         plan = Plan(
             output=folder.path,
             dumps=tuple(dumps),
@@ -121,7 +124,7 @@ class Verifier:
             free=0,
             manifest_sha256="",
         )
-        compressed = frozenset(file.name for file in receipt.files if is_compressed(file))
+        compressed = frozenset(file.name for file in files if is_compressed(file))
         place = Mirror(folder.path, compressed) if against_source else Nowhere(folder.path)
         self.run: Final = Run(plan, place, receipt=False)
 
@@ -136,8 +139,8 @@ class Verifier:
         verdicts = {file.name: _judged(file) for file in report.files} | self._known
         return Verification(
             receipt=self._receipt.path,
-            files=tuple(verdicts[file.name] for file in self._receipt.files),
-            unrecorded=self._receipt.missing,
+            files=tuple(verdicts[name] for name in self._order),
+            unrecorded=self._receipt.unmade,
             strays=self._strays,
             seconds=time.perf_counter() - self._began,
             interrupted=report.interrupted,
@@ -174,10 +177,11 @@ async def open_verify(
     what: str | os.PathLike[str], *, against_source: bool = False, concurrency: Concurrency = "auto"
 ) -> AsyncIterator[Verifier]:
     """Start what `verify_all` does, to watch or cancel its ``run``."""
-    receipt, folder = await run_sync(open_receipt, what)
+    receipt, folder = await opened(lambda: open_receipt(what), lambda made: made[1].close())
     try:
-        verifier = await run_sync(
-            lambda: Verifier(receipt, folder, against_source=against_source, concurrency=concurrency)
+        verifier = await opened(
+            lambda: Verifier(receipt, folder, against_source=against_source, concurrency=concurrency),
+            lambda made: made.run.discard(),
         )
         async with running(verifier.run):
             yield verifier
@@ -192,6 +196,8 @@ def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
         ReceiptError: there is none, or it can't be read.
         DumpError: the folder can't be opened, or a run is at work in it.
     """
+    if not os.fsdecode(what):
+        raise ReceiptError("the folder of the run is an empty name")
     path = os.path.abspath(os.fsdecode(what))
     whole = os.path.isdir(path)
     place, name = (path, RECEIPT) if whole else os.path.split(path)
@@ -216,7 +222,7 @@ def _plain(file: FileReport) -> PlannedDump:
     """Return the reading of a dump that is to be compared with its record."""
     _check_dumped(file)
     source, length = look_at(file)
-    if file.digest is None:
+    if file.digest is None and not has_checksums(file):
         raise _unknown(
             file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or use --against-source"
         )
@@ -235,7 +241,7 @@ def planned(file: FileReport, *, source: Source, length: int, **options: Any) ->
 def _from_source(file: FileReport) -> PlannedDump:
     """Return the reading of a source that is to be compared with its dump."""
     _check_dumped(file)
-    look_at(file)
+    _, length = look_at(file)
     if programs := went_through(file):
         raise _unknown(file, f"{file.path} went through {', '.join(programs)}: it can't be compared with a source", "")
     fd = open_source(file.source)
@@ -247,6 +253,12 @@ def _from_source(file: FileReport) -> PlannedDump:
         raise DamagedError(
             f"{file.path} differs from its source: {file.source} has {source.size} bytes now, "
             f"{file.offset + file.bytes} are needed",
+            verdict="differs",
+            path=file.path,
+        )
+    if length != file.bytes:
+        raise DamagedError(
+            f"{file.path} differs from its source: it holds {length} bytes, not {file.bytes}",
             verdict="differs",
             path=file.path,
         )

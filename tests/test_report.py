@@ -143,6 +143,8 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "identity": None,
                 "inode": 0,
                 "marks": "",
+                "durable": True,
+                "manifest_sha256": "",
             },
             {
                 "source": "/dev/shm/b",
@@ -162,6 +164,8 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "identity": None,
                 "inode": 0,
                 "marks": "",
+                "durable": True,
+                "manifest_sha256": "",
                 "error": {
                     "type": "DumpError",
                     "message": "write of /dumps/b: ENOSPC",
@@ -170,6 +174,7 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 },
             },
         ],
+        "earlier": [],
     }
 
 

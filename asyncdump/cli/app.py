@@ -106,7 +106,9 @@ def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         names: Any = tuple(errors.upper().split(","))
         return Retries(times=int(times), errors=names) if colon else Retries(times=int(times))
     except (ValueError, ManifestError) as error:
-        raise click.BadParameter(f"{value!r} is not a number, or one with errors: 5:ENOSPC,EDQUOT") from error
+        raise click.BadParameter(
+            f"{value!r} is not a number from 0 to 1000, or one with errors: 5:ENOSPC,EDQUOT"
+        ) from error
 
 
 @cli.command("run", cls=_Run, hidden=True)
@@ -182,6 +184,8 @@ def verify(run: str, *, against_source: bool, as_json: bool, concurrency: Any, p
     """
     from asyncdump.cli.verify import main
 
+    if as_json and progress == "json":
+        raise click.UsageError("--json and --progress json are both printed to stdout: choose one")
     chosen = "none" if quiet or (as_json and progress == "auto") else progress
     options: dict[str, Any] = {"against_source": against_source, "concurrency": concurrency}
     sys.exit(main(run, chosen, as_json=as_json, quiet=quiet, **options))

@@ -10,7 +10,7 @@ from asyncdump.cli.output import excuse_reader
 from asyncdump.cli.progress import RESTORING, new_listener
 from asyncdump.cli.run import interruption, listen
 from asyncdump.cli.signals import heeding
-from asyncdump.cli.tables import print_failures, print_totals
+from asyncdump.cli.tables import complain, count, print_failures, print_totals
 from asyncdump.report import Report
 from asyncdump.restore import open_restore
 
@@ -30,4 +30,10 @@ def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> i
         if not quiet:
             print_totals(report, "restored")
         print_failures(report, "restored")
+        if unproved := sum(file.ok and file.digest is None for file in report.files):
+            complain(f"{count(unproved, 'file')} restored without proof: no digest was taken of the dump")
+        if report.unrecorded:
+            complain(
+                f"{count(report.unrecorded, 'dump')} not made by the last run: none, or an older one, was restored"
+            )
     return interruption(report.interrupted) or int(not report.ok)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: each command ends in its own way, and with the exit code that shells expect."""
+"""SIGINT, SIGTERM and SIGHUP: each command ends in its own way, and with the exit code that shells expect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from signal import Signals
 from typing import Any, Final
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager

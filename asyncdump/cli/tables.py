@@ -63,7 +63,8 @@ def print_failures(report: Report, done: str) -> None:
         if file.error is not None and file.error.hint:
             complain(f"  {file.error.hint}")
     if len(failures) > _MOST_FAILURES:
-        complain(f"and {len(failures) - _MOST_FAILURES} more: see {report.output}/{RECEIPT}")
+        where = f": see {report.output}/{RECEIPT}" if done == "dumped" else ""
+        complain(f"and {len(failures) - _MOST_FAILURES} more{where}")
     if given_up:
         complain(f"{count(given_up, 'file')} not {done}: the run was ended by {report.interrupted or 'a failure'}")
 
@@ -103,11 +104,15 @@ def _totals(report: Report, done: list[FileReport], what: str) -> list[str]:
             rows = [(method, files, size, "", "", rate) for method, files, size, _, _, rate in rows]
         lines += ["", *table(rows, right=(1, 2, 3, 4, 5)), ""]
     if kept := sum(file.kept for file in done):
-        lines += [f"{count(kept, 'file')} of them kept from an earlier run, and found whole", ""]
+        proved = all(file.digest for file in done if file.kept)
+        how = "and found whole" if proved else "those without a digest by their size and inode"
+        lines += [f"{count(kept, 'file')} of them kept from an earlier run, {how}", ""]
     if report.output == STANDARD_OUTPUT:
         return lines
     if what != "dumped":
         return lines[: 1 if not done else -1]
+    if report.receipt_error is not None:
+        return lines
     lists = sorted({LISTS[file.digest.partition(":")[0]] for file in done if file.digest})
     lines += fill(f"Written beside them: {', '.join([RECEIPT, *lists])}")
     return lines

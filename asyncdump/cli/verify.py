@@ -35,16 +35,17 @@ def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(_record(outcome)), indent=1).decode())
     elif progress != "json":
-        _print(outcome, quiet=quiet)
+        how = "found as their sources are, by" if options["against_source"] else "proved whole by"
+        _print(outcome, how, quiet=quiet)
     return interruption(outcome.interrupted) or int(not outcome.ok)
 
 
-def _print(outcome: Verification, *, quiet: bool) -> None:
+def _print(outcome: Verification, how: str, *, quiet: bool) -> None:
     whole = [file for file in outcome.files if file.verdict == "ok"]
     if not quiet:
         rate = f"{format_size(outcome.bytes / max(outcome.seconds, 1e-6))}/s"
         print_lines(
-            f"{len(whole)} of {count(len(outcome.files) + outcome.unrecorded, 'dump')} proved whole by "
+            f"{len(whole)} of {count(len(outcome.files) + outcome.unrecorded, 'dump')} {how} "
             f"{text(outcome.receipt)}: {format_size(outcome.bytes)} in {seconds(outcome.seconds)}, {rate}"
         )
         if outcome.strays:
@@ -57,7 +58,7 @@ def _print(outcome: Verification, *, quiet: bool) -> None:
     if len(outcome.failures) > _MOST:
         complain(f"and {len(outcome.failures) - _MOST} more: --json tells of all")
     if outcome.unrecorded:
-        complain(f"the run never ended: {count(outcome.unrecorded, 'dump')} not recorded; go on with it by --resume")
+        complain(f"{count(outcome.unrecorded, 'dump')} not made by the last run; go on with it by --resume")
     if outcome.interrupted:
         complain(f"ended early by {outcome.interrupted}")
 

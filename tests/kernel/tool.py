@@ -183,7 +183,7 @@ def journal_of(folder: Path) -> dict[str, FileReport] | None:
     """Return what a journal says, by name; None where none stands, or not even its head is whole."""
     path = folder / JOURNAL
     found = read_journal(read(path), str(folder)) if path.exists() else None
-    return None if found is None else {file.name: file for file in found[1]}
+    return None if found is None else {file.name: file for file in (*found.earlier, *found.files)}
 
 
 def receipt_of(folder: Path) -> dict[str, Any]:
