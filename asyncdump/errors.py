@@ -148,11 +148,11 @@ EHWPOISON: Final = getattr(errnos, "EHWPOISON", 133)
 
 _NAMES: Final = {EHWPOISON: "EHWPOISON", **errnos.errorcode}
 _HINTS = {
-    errnos.ENOSPC: "free space in the output folder's filesystem, or choose another with --output",
-    errnos.EDQUOT: "the disk quota is used up: raise it, or choose another folder with --output",
+    errnos.ENOSPC: "free space in its filesystem, or choose another folder",
+    errnos.EDQUOT: "the disk quota is used up: raise it, or choose another folder",
     errnos.EACCES: "run as the owner of the file, or as root",
     errnos.EPERM: "run as the owner of the file, or as root",
-    errnos.EROFS: "the filesystem is read-only: choose another folder with --output",
+    errnos.EROFS: "the filesystem is read-only: choose another folder",
     errnos.EMFILE: "raise the limit of open files (ulimit -n)",
     errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
     EHWPOISON: "the memory behind the file is failing: see dmesg",

@@ -488,11 +488,11 @@ class Draft(Sink):
             self._rename(self._temporary, overwrite=overwrite)
         except FileExistsError:
             return DumpError(
-                f"{self.path} appeared while the dump was written",
+                f"{self.path} appeared while it was written",
                 path=self.path,
                 operation="rename",
                 errno=errno.EEXIST,
-                hint="dump into an empty folder, or allow --overwrite",
+                hint="choose an empty folder, or allow --overwrite",
             )
         except OSError as error:
             return from_oserror(error, "rename", self.path)

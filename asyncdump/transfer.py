@@ -337,7 +337,8 @@ class Transfer:
         return failure
 
     def _failure_of_sink(self, error: OSError, engine: Engine, span: Span) -> DumpError:
-        return from_oserror(error, f"{engine.method} at byte {self._route.target(span)}", self._route.sink.path)
+        what = "write" if engine.sees_bytes else engine.method  # To read was not what failed.
+        return from_oserror(error, f"{what} at byte {self._route.target(span)}", self._route.sink.path)
 
     def _failure_to_read(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool) -> DumpError:
         """Find the page that can't be read; if there is none, an EIO of a call that also wrote is the sink's."""

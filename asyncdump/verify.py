@@ -208,6 +208,8 @@ def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
             receipt = read_receipt(folder, name)
         except DumpError as error:
             raise ReceiptError(f"{error} ({error.hint})" if error.hint else str(error)) from error
+        if receipt is not None and not receipt.known and not receipt.missing:
+            raise ReceiptError(f"{receipt.path} names no dump")
         if receipt is None:
             raise ReceiptError(
                 f"there is no {name} in {place}, and no journal of a run" if whole else f"{path} is not there"

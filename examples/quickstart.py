@@ -172,6 +172,8 @@ def show(folder: Path, manifest: Path) -> int:
     heading("Next")
     print(f"edit {manifest}: name your own files, another output")
     print(f"{sys.executable} -m asyncdump {manifest} --dry-run     what would be done")
+    print(f"{sys.executable} -m asyncdump verify {output}     proves the dumps")
+    print(f"{sys.executable} -m asyncdump restore {output} --to {folder / 'back'}     puts them back")
     print(f"{sys.executable} -m asyncdump probe FILE {folder}      which ways of moving bytes work here, how fast")
     print(f"rm -r {folder}")
     return 0

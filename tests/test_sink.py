@@ -186,7 +186,7 @@ def test_a_name_that_was_taken_meanwhile_stays_as_it_is(kind, durable, folder: F
     before = path.lstat()
     (error,) = folder.publish([draft], durable=durable, overwrite=False)
     assert error is not None
-    assert str(error) == f"{path} appeared while the dump was written"
+    assert str(error) == f"{path} appeared while it was written"
     assert (error.operation, error.errno) == ("rename", errno.EEXIST)
     assert "--overwrite" in error.hint
     assert path.lstat().st_ino == before.st_ino

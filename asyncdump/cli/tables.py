@@ -67,6 +67,8 @@ def print_failures(report: Report, done: str) -> None:
         complain(f"and {len(failures) - _MOST_FAILURES} more{where}")
     if given_up:
         complain(f"{count(given_up, 'file')} not {done}: the run was ended by {report.interrupted or 'a failure'}")
+        if done == "dumped" and report.output != STANDARD_OUTPUT:
+            complain("  go on with it by --resume")
 
 
 def _print_bad(report: Report, files: list[FileReport]) -> None:

@@ -18,6 +18,7 @@ from asyncdump.size import format_size
 from asyncdump.verify import FileVerdict, Verification, open_verify
 
 _MOST = 20
+_SHOWN = 3
 
 
 def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any) -> int:
@@ -49,7 +50,8 @@ def _print(outcome: Verification, how: str, *, quiet: bool) -> None:
             f"{text(outcome.receipt)}: {format_size(outcome.bytes)} in {seconds(outcome.seconds)}, {rate}"
         )
         if outcome.strays:
-            names = ", ".join(map(text, outcome.strays[:3])) + (", ..." if len(outcome.strays) > 3 else "")  # noqa: PLR2004
+            more = len(outcome.strays) - _SHOWN
+            names = ", ".join(map(text, outcome.strays[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
             print_lines(*fill(f"Beside them, unknown to it: {names}"))
     for file in outcome.failures[:_MOST]:
         complain(f"{file.verdict}: {file.name}: {file.message}")

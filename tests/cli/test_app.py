@@ -699,7 +699,7 @@ def test_plain_lines(endless: Path, tmp_path: Path) -> None:
         r" *\d+ %  [\d.]+ [GT]iB of 4\.0 TiB moved, 0 B durable, 0 of 1 files, [\d.]+ [MG]iB/s, \d+ s left\n", line
     )
     assert rest.returncode == 143
-    assert rest.stderr.splitlines()[-1] == "asyncdump: 1 file not dumped: the run was ended by SIGTERM"
+    assert rest.stderr.splitlines()[-2] == "asyncdump: 1 file not dumped: the run was ended by SIGTERM"
     assert rest.stdout.startswith(f"0 of 1 file dumped to {tmp_path}/out, ended early: SIGTERM\n")
 
 
