@@ -23,6 +23,7 @@ from anyio.to_thread import run_sync
 
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
 from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
+from asyncdump.job import Job, abort, failure_of, fits, guarded, has_room, note, report_of, seal, share, work
 from asyncdump.journal import Journal
 from asyncdump.lane import Buffers, Lane
 from asyncdump.log import logger
@@ -82,31 +83,6 @@ def _within_open_files(wanted: int) -> tuple[int, int]:
     return lanes, soft - taken - _DESCRIPTORS_PER_LANE * lanes
 
 
-class _Job(msgspec.Struct, eq=False):
-    """One planned dump and what has become of it; changed by the event loop, and by one thread while a hop lasts."""
-
-    index: int
-    planned: PlannedDump
-    transfer: Transfer
-    lanes: int = 0
-    open_to_join: bool = False
-    started: float = 0.0
-    sealed: bool = False
-    published: bool = False
-    error: AsyncdumpError | None = None
-    attempts: int = 0
-    told_elsewhere: bool = False
-    earlier: FileReport | None = None
-    kept: FileReport | None = None
-    proof: Transfer | None = None
-    announced: bool = False
-    told: tuple[int, str] = (0, "")
-
-    def watch(self, proof: Transfer) -> None:
-        """Have the progress of a proof told."""
-        self.proof = proof
-
-
 class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
@@ -144,20 +120,20 @@ class Scheduler:
         self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
         self.journal: Journal | None = None
-        self._again: list[_Job] = []
+        self._again: list[Job] = []
         self._compressors = Compressors()
         self._buffers = Buffers()
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
-        self._active: dict[_Job, None] = {}
+        self._active: dict[Job, None] = {}
         self._changed = anyio.Event()
         self._outcomes: dict[int, FileReport] = {}
 
-    def _job(self, index: int, planned: PlannedDump) -> _Job:
+    def _job(self, index: int, planned: PlannedDump) -> Job:
         earlier = self._earlier.get(planned.name)
         told = not isinstance(self._folder, Folder | Outlet)
-        return _Job(index, planned, self._transfer(planned), earlier=earlier, told_elsewhere=told)
+        return Job(index, planned, self._transfer(planned), earlier=earlier, told_elsewhere=told)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
         options: dict[str, Any] = {
@@ -211,7 +187,7 @@ class Scheduler:
             lost = [job for job in rest if not job.published]
             if any(job.started for job in lost):
                 with anyio.CancelScope(shield=True):
-                    await self._hop(_abort, lost)
+                    await self._hop(abort, lost)
             for job in rest:
                 if job.published:
                     self._finish(job)
@@ -220,7 +196,7 @@ class Scheduler:
 
     async def _round(self) -> None:
         """Serve all that waits."""
-        send, receive = anyio.create_memory_object_stream[_Job](self._group)
+        send, receive = anyio.create_memory_object_stream[Job](self._group)
         with receive:
             async with anyio.create_task_group() as work:
                 work.start_soon(self._commit, receive)
@@ -243,14 +219,14 @@ class Scheduler:
     def _useful_lanes(self) -> int:
         return sum(1 + job.planned.length // _WORTH_JOINING for job in self._jobs)
 
-    def _given_up(self, job: _Job) -> InterruptedDumpError:
+    def _given_up(self, job: Job) -> InterruptedDumpError:
         return InterruptedDumpError(
             f"{job.planned.source.path} was not dumped: the run was ended before", path=job.planned.source.path
         )
 
     # --- lanes ---------------------------------------------------------------------------------------------------
 
-    async def _lane(self, send: MemoryObjectSendStream[_Job]) -> None:
+    async def _lane(self, send: MemoryObjectSendStream[Job]) -> None:
         lane = Lane()
         try:
             while jobs := await self._next():
@@ -258,7 +234,7 @@ class Scheduler:
         finally:
             lane.close()
 
-    async def _next(self) -> list[_Job]:
+    async def _next(self) -> list[Job]:
         """Return what this lane does next: files to begin, or one under way to join; nothing when all is given out."""
         while not self._stop.requested:
             if self._waiting and self._in_flight < self.concurrency:
@@ -268,16 +244,16 @@ class Scheduler:
                 job
                 for job in shared
                 # One that has failed has nothing for a lane to do: it would come back at once, and for ever.
-                if job.open_to_join and job.error is None and _has_room(job) and _share(job) >= _WORTH_JOINING
+                if job.open_to_join and job.error is None and has_room(job) and share(job) >= _WORTH_JOINING
             ]
             if joinable:
-                return [max(joinable, key=_share)]
+                return [max(joinable, key=share)]
             if not self._waiting and all(job.open_to_join for job in shared):
                 break
             await self._changed.wait()
         return []
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Take the largest file that waits; many small ones share one hop into a thread, as far as that's fair."""
         jobs = [self._waiting.popleft()]
         room = _BATCH_BYTES - jobs[0].planned.length
@@ -289,7 +265,7 @@ class Scheduler:
         self._in_flight += 1
         return jobs
 
-    async def _serve(self, jobs: list[_Job], lane: Lane, send: MemoryObjectSendStream[_Job]) -> None:
+    async def _serve(self, jobs: list[Job], lane: Lane, send: MemoryObjectSendStream[Job]) -> None:
         joining = jobs[0].lanes > 0
         for job in jobs:
             job.lanes += 1
@@ -311,7 +287,7 @@ class Scheduler:
         self._wake()
         if failed:
             # Not in the event loop: to remove a large file takes a while.
-            await self._hop(_abort, failed)
+            await self._hop(abort, failed)
         for job in jobs:
             if job.kept is not None:
                 self._keep(job, job.kept)
@@ -320,7 +296,7 @@ class Scheduler:
             else:
                 self._fail(job, job.error or self._given_up(job))
 
-    async def _share_work(self, job: _Job, lane: Lane, *, joining: bool) -> None:
+    async def _share_work(self, job: Job, lane: Lane, *, joining: bool) -> None:
         if not joining:
             await self._hop(self._begin, job, lane)
             if job.kept is not None:
@@ -328,11 +304,11 @@ class Scheduler:
             job.open_to_join = True
             self._wake()
         if job.error is None:
-            await self._hop(_work, job, lane)
+            await self._hop(work, job, lane)
         if job.lanes == 1:  # The last one out.
             job.open_to_join = False
             if job.error is None:
-                await self._hop(_seal, job, lane)
+                await self._hop(seal, job, lane)
 
     async def _hop(self, function: Callable[[*Args], None], *args: *Args) -> None:
         await run_sync(function, *args, limiter=self._limiter)
@@ -343,7 +319,7 @@ class Scheduler:
 
     # --- the committer -------------------------------------------------------------------------------------------
 
-    async def _commit(self, receive: MemoryObjectReceiveStream[_Job]) -> None:
+    async def _commit(self, receive: MemoryObjectReceiveStream[Job]) -> None:
         async for first in receive:
             group = [first]
             while len(group) < self._group:
@@ -370,7 +346,7 @@ class Scheduler:
         finally:
             self._stop.requested = True
 
-    def _tell(self, job: _Job) -> None:
+    def _tell(self, job: Job) -> None:
         proof = job.proof
         transfer = proof or job.transfer
         state = (transfer.moved, "verify" if proof else transfer.stage)
@@ -388,7 +364,7 @@ class Scheduler:
                 )
             )
 
-    def _announce(self, job: _Job) -> None:
+    def _announce(self, job: Job) -> None:
         if job.announced or job.transfer.engine is None:
             return
         job.announced = True
@@ -404,15 +380,15 @@ class Scheduler:
             )
         )
 
-    def _may_pass(self, job: _Job, error: AsyncdumpError) -> bool:
+    def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
         passing = isinstance(error, DumpError) and error.errno in retries.numbers
         return passing and job.attempts < retries.times and not self._stop.requested
 
-    def _finish(self, job: _Job) -> None:
+    def _finish(self, job: Job) -> None:
         engine = job.transfer.engine
         assert engine is not None
-        self._outcomes[job.index] = report = self._report(job)
+        self._outcomes[job.index] = report = report_of(job, self._plan.manifest_sha256)
         self._announce(job)
         self._emit(
             FileFinished(
@@ -429,44 +405,13 @@ class Scheduler:
             )
         )
 
-    def _keep(self, job: _Job, report: FileReport) -> None:
+    def _keep(self, job: Job, report: FileReport) -> None:
         self._outcomes[job.index] = report
         self._emit(
             FileKept(at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest)
         )
 
-    def _report(self, job: _Job) -> FileReport:
-        """Return the outcome of a dump that is sealed."""
-        planned, transfer = job.planned, job.transfer
-        assert transfer.engine is not None
-        assert transfer.sink is not None
-        digest, content_digest = (
-            f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
-        )
-        return FileReport(
-            source=planned.source.path,
-            name=planned.name,
-            path=transfer.sink.path,
-            offset=planned.offset,
-            bytes=planned.length,
-            size=transfer.size,
-            stored=transfer.sink.stored,
-            seconds=time.perf_counter() - job.started,
-            method=transfer.engine.method,
-            digest=digest,
-            error=None,
-            stage="done",
-            content_digest=content_digest,
-            stages=planned.stages,
-            identity=planned.source.identity,
-            inode=transfer.inode,
-            marks=transfer.marks,
-            durable=planned.durable,
-            manifest_sha256=self._plan.manifest_sha256,
-            bad=transfer.bad,
-        )
-
-    def _fail(self, job: _Job, error: AsyncdumpError) -> None:
+    def _fail(self, job: Job, error: AsyncdumpError) -> None:
         if self._may_pass(job, error):
             job.attempts += 1
             self._again.append(job)
@@ -475,29 +420,16 @@ class Scheduler:
                 FileRetried(at=self._clock(), name=job.planned.name, error=error, attempt=job.attempts, delay=delay)
             )
             return
-        planned, engine = job.planned, job.transfer.engine
-        stage = job.transfer.stage if job.started else "plan"
-        self._outcomes[job.index] = FileReport(
-            source=planned.source.path,
-            name=planned.name,
-            path=os.path.join(self._folder.path, planned.name),
-            bytes=0,
-            stored=0,
-            seconds=time.perf_counter() - job.started if job.started else 0.0,
-            method=engine.method if engine else None,
-            digest=None,
-            error=error,
-            stage=stage,
-            stages=planned.stages,
-        )
+        planned = job.planned
+        self._outcomes[job.index] = failure_of(job, error, self._folder.path)
         if job.transfer.moved:
             self._announce(job)
         self._emit(
-            FileFailed(at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=stage)
+            FileFailed(at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage)
         )
         self._end_run(job, error)
 
-    def _end_run(self, job: _Job, error: AsyncdumpError | None) -> None:
+    def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
         """End the run if it is to end with the failure of a file."""
         passing = error is None or isinstance(error, InterruptedDumpError) or self._may_pass(job, error)
         if self._plan.on_error == "abort" and not passing:
@@ -506,14 +438,14 @@ class Scheduler:
 
     # --- in worker threads ------------------------------------------------------------------------------------------
 
-    def _whole(self, jobs: list[_Job], lane: Lane) -> None:
+    def _whole(self, jobs: list[Job], lane: Lane) -> None:
         for job in jobs:
             self._begin(job, lane)
             if job.kept is None:
-                _work(job, lane)
-                _seal(job, lane)
+                work(job, lane)
+                seal(job, lane)
 
-    def _begin(self, job: _Job, lane: Lane) -> None:
+    def _begin(self, job: Job, lane: Lane) -> None:
         job.started = job.started or time.perf_counter()
         if job.earlier is not None and self._is_whole(job, job.earlier, lane):
             durable = job.earlier.durable or job.planned.durable
@@ -522,20 +454,20 @@ class Scheduler:
                 with suppress(DumpError):  # It was taken over already; what is lost is that this run has proved it.
                     self.journal.append([job.kept])
             return
-        _guarded(job, lambda: job.transfer.begin(self._folder, lane))
+        guarded(job, lambda: job.transfer.begin(self._folder, lane))
         if job.earlier is not None and isinstance(job.transfer.sink, Draft):
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path
 
-    def _is_whole(self, job: _Job, earlier: FileReport, lane: Lane) -> bool:
+    def _is_whole(self, job: Job, earlier: FileReport, lane: Lane) -> bool:
         """Tell whether an earlier run has done this very thing, and what it wrote is whole still."""
-        if job.attempts or not earlier.ok or not _fits(job.planned, earlier, self._plan):
+        if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
             return False
         try:
             prove(earlier, lane, self._stop, job.watch)
             if job.planned.durable and not earlier.durable:
                 sync_file(earlier.path)
         except InterruptedDumpError as error:
-            _note(job, error)
+            note(job, error)
         except (AsyncdumpError, OSError) as error:
             logger().warning("dumped_again", dump=earlier.name, error=str(error))
         else:
@@ -544,7 +476,7 @@ class Scheduler:
             job.proof = None
         return False
 
-    def _publish(self, group: list[_Job]) -> None:
+    def _publish(self, group: list[Job]) -> None:
         for durable in (True, False):
             jobs = [job for job in group if job.planned.durable is durable]
             for job in jobs:
@@ -553,9 +485,9 @@ class Scheduler:
                 continue
             try:
                 if self.journal is not None:
-                    self.journal.append(self._report(job) for job in jobs)
+                    self.journal.append(report_of(job, self._plan.manifest_sha256) for job in jobs)
             except DumpError as error:
-                _abort(jobs)
+                abort(jobs)
                 errors: list[DumpError | None] = [error] * len(jobs)
             else:
                 sinks: list[Any] = [job.transfer.sink for job in jobs]
@@ -566,70 +498,4 @@ class Scheduler:
                 if failure is None:
                     job.published = True
                 else:
-                    _note(job, failure)
-
-
-def _fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
-    """Tell whether a dump made earlier is what is asked for now, as far as that's seen without reading it."""
-    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
-    asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
-    if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
-        return False
-    if earlier.bad and planned.on_read_error == "fail":
-        return False
-    if plan.trust_receipt:
-        return True
-    # The arguments of programs are recorded nowhere, for they may be secrets: the same manifest has the same.
-    if planned.filters and earlier.manifest_sha256 != plan.manifest_sha256:
-        return False
-    return earlier.identity is not None and earlier.identity == planned.source.identity
-
-
-def _has_room(job: _Job) -> bool:
-    """Tell whether one more lane may work on a file: its compression may have a limit of threads, a pipe takes one."""
-    zstd = job.planned.zstd
-    if isinstance(job.transfer, Piped):
-        return False
-    return zstd is None or not zstd.threads or job.lanes < zstd.threads
-
-
-def _share(job: _Job) -> int:
-    """Return the bytes that one more lane would have to move."""
-    return job.transfer.remaining // (job.lanes + 1)
-
-
-def _work(job: _Job, lane: Lane) -> None:
-    _guarded(job, lambda: job.transfer.work(lane))
-
-
-def _seal(job: _Job, lane: Lane) -> None:
-    _guarded(job, lambda: job.transfer.seal(lane))
-    job.sealed = job.error is None
-    if job.sealed and (bad := job.transfer.bad):
-        lost = sum(each.length for each in bad)
-        logger().warning("bad_memory", source=job.planned.source.path, bytes=lost, ranges=len(bad))
-
-
-def _abort(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.transfer.abort()
-
-
-def _guarded(job: _Job, step: Callable[[], None]) -> None:
-    """Take a step of a job unless it has failed; what it raises is the job's outcome, not the run's."""
-    if job.error is not None:
-        return
-    try:
-        step()
-    except AsyncdumpError as error:
-        _note(job, error)
-    except OSError as error:  # A call of ours that nobody foresaw to fail: this file's failure all the same.
-        unforeseen = DumpError(f"{job.planned.source.path}: {error}", path=job.planned.source.path, errno=error.errno)
-        unforeseen.__cause__ = error
-        _note(job, unforeseen)
-
-
-def _note(job: _Job, error: AsyncdumpError) -> None:
-    job.error = job.error or error
-    if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
-        logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
+                    note(job, failure)

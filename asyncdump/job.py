@@ -1,0 +1,167 @@
+"""One dump of a plan on its way through a run: what has become of it, and what threads do with it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.lane import Lane
+from asyncdump.log import logger
+from asyncdump.piped import Piped
+from asyncdump.plan import Plan, PlannedDump
+from asyncdump.report import FileReport
+from asyncdump.transfer import Transfer
+
+
+class Job(msgspec.Struct, eq=False):
+    """One planned dump and what has become of it; changed by the event loop, and by one thread while a hop lasts."""
+
+    index: int
+    planned: PlannedDump
+    transfer: Transfer
+    lanes: int = 0
+    open_to_join: bool = False
+    started: float = 0.0
+    sealed: bool = False
+    published: bool = False
+    error: AsyncdumpError | None = None
+    attempts: int = 0
+    told_elsewhere: bool = False
+    earlier: FileReport | None = None
+    kept: FileReport | None = None
+    proof: Transfer | None = None
+    announced: bool = False
+    told: tuple[int, str] = (0, "")
+
+    @property
+    def stage(self) -> str:
+        """What is being done, or ``plan`` before anything was."""
+        return self.transfer.stage if self.started else "plan"
+
+    def watch(self, proof: Transfer) -> None:
+        """Have the progress of a proof told."""
+        self.proof = proof
+
+
+def report_of(job: Job, manifest_sha256: str) -> FileReport:
+    """Return the outcome of a dump that is sealed."""
+    planned, transfer = job.planned, job.transfer
+    assert transfer.engine is not None
+    assert transfer.sink is not None
+    digest, content_digest = (
+        f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
+    )
+    return FileReport(
+        source=planned.source.path,
+        name=planned.name,
+        path=transfer.sink.path,
+        offset=planned.offset,
+        bytes=planned.length,
+        size=transfer.size,
+        stored=transfer.sink.stored,
+        seconds=time.perf_counter() - job.started,
+        method=transfer.engine.method,
+        digest=digest,
+        error=None,
+        stage="done",
+        content_digest=content_digest,
+        stages=planned.stages,
+        identity=planned.source.identity,
+        inode=transfer.inode,
+        marks=transfer.marks,
+        durable=planned.durable,
+        manifest_sha256=manifest_sha256,
+        bad=transfer.bad,
+    )
+
+
+def failure_of(job: Job, error: AsyncdumpError, folder: str) -> FileReport:
+    """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
+    engine = job.transfer.engine
+    return FileReport(
+        source=job.planned.source.path,
+        name=job.planned.name,
+        path=os.path.join(folder, job.planned.name),
+        bytes=0,
+        stored=0,
+        seconds=time.perf_counter() - job.started if job.started else 0.0,
+        method=engine.method if engine else None,
+        digest=None,
+        error=error,
+        stage=job.stage,
+        stages=job.planned.stages,
+    )
+
+
+def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
+    """Tell whether a dump made earlier is what is asked for now, as far as that's seen without reading it."""
+    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
+    asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
+    if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
+        return False
+    if earlier.bad and planned.on_read_error == "fail":
+        return False
+    if plan.trust_receipt:
+        return True
+    # The arguments of programs are recorded nowhere, for they may be secrets: the same manifest has the same.
+    if planned.filters and earlier.manifest_sha256 != plan.manifest_sha256:
+        return False
+    return earlier.identity is not None and earlier.identity == planned.source.identity
+
+
+def has_room(job: Job) -> bool:
+    """Tell whether one more lane may work on a file: its compression may have a limit of threads, a pipe takes one."""
+    zstd = job.planned.zstd
+    if isinstance(job.transfer, Piped):
+        return False
+    return zstd is None or not zstd.threads or job.lanes < zstd.threads
+
+
+def share(job: Job) -> int:
+    """Return the bytes that one more lane would have to move."""
+    return job.transfer.remaining // (job.lanes + 1)
+
+
+def work(job: Job, lane: Lane) -> None:
+    """Move all of a dump."""
+    guarded(job, lambda: job.transfer.work(lane))
+
+
+def seal(job: Job, lane: Lane) -> None:
+    """End a dump that is moved."""
+    guarded(job, lambda: job.transfer.seal(lane))
+    job.sealed = job.error is None
+    if job.sealed and (bad := job.transfer.bad):
+        lost = sum(each.length for each in bad)
+        logger().warning("bad_memory", source=job.planned.source.path, bytes=lost, ranges=len(bad))
+
+
+def abort(jobs: list[Job]) -> None:
+    """Remove what was written of dumps."""
+    for job in jobs:
+        job.transfer.abort()
+
+
+def guarded(job: Job, step: Callable[[], None]) -> None:
+    """Take a step of a job unless it has failed; what it raises is the job's outcome, not the run's."""
+    if job.error is not None:
+        return
+    try:
+        step()
+    except AsyncdumpError as error:
+        note(job, error)
+    except OSError as error:  # A call of ours that nobody foresaw to fail: this file's failure all the same.
+        unforeseen = DumpError(f"{job.planned.source.path}: {error}", path=job.planned.source.path, errno=error.errno)
+        unforeseen.__cause__ = error
+        note(job, unforeseen)
+
+
+def note(job: Job, error: AsyncdumpError) -> None:
+    """Take down why a job has failed, and log it."""
+    job.error = job.error or error
+    if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
+        logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
