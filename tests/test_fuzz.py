@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import cycle, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,7 @@ plannable = st.fixed_dictionaries(
 @st.composite
 def spoilt(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> Any:
     """Draw a document in which something, anywhere, is something else."""
-    document = draw(documents)
+    document = deepcopy(draw(documents))  # Parts of it may be the strategies' own.
     place = document
     while isinstance(place, dict | list) and place:
         key = draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))

@@ -125,7 +125,7 @@ async def test_no_name_of_a_receipt_leaves_the_folder(name, world: Path) -> None
     ):
         with pytest.raises(ReceiptError, match="is no receipt of a run"):
             await call()
-    with pytest.raises(ManifestError, match="without it nothing can be resumed"):
+    with pytest.raises(ManifestError, match="nothing can be resumed without it"):
         await asyncdump.dump_all(manifest(world, {"source": "s"}), resume=True, overwrite=True)
     (world / "m.yaml").unlink()
     assert everything(world) == before

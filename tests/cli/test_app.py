@@ -858,10 +858,12 @@ def test_with_everything_closed_nothing_is_printed_into_a_dump(closed, sources: 
 
 @pytest.mark.parametrize("progress", ["json", "plain"])
 def test_a_receipt_that_can_not_be_written(progress, sources: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "out" / "receipt.json").mkdir(parents=True)
-    write_manifest(tmp_path, *sources)
-    done = asyncdump("m.yaml", "--progress", progress, "--overwrite", cwd=tmp_path)
+    last, *others = sources
+    in_the_way = {"source": str(last), "filter": [["sh", "-c", "mkdir out/receipt.json; cat"]]}
+    write_manifest(tmp_path, in_the_way, *others)
+    done = asyncdump("m.yaml", "--progress", progress, "--allow-filters", cwd=tmp_path)
     assert done.returncode == 1
+    assert "Written beside them" not in done.stdout
     assert re.search(r"^asyncdump: the receipt could not be written: rename of .+: EISDIR", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
 
