@@ -453,6 +453,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cut_short(shim: Path, log: Path, *arguments: str | Path) -> set[str]:
     """Run the command with short writes; return the calls that were cut."""
     environment = {**os.environ, "LD_PRELOAD": str(shim), "SHORT_LOG": str(log)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # What it compiled would fall short too, and stay.
     done = asyncdump(*arguments, env=environment)
     assert done.returncode == 0, done.stderr
     return set(log.read_text().split())
