@@ -332,6 +332,9 @@ class _Planner:
             else:
                 existing.append(dump.name)
         if self._options.resume:
+            if any(name not in self._earlier for name in existing):
+                # A run may be at work, that has given them their names since: it had recorded them before.
+                self._earlier = self._find_earlier()
             self._check_earlier(dumps)
             existing = [name for name in existing if name not in self._earlier]
             instead = "which no run here has made: move them away, or allow --overwrite too"
