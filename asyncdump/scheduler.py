@@ -281,13 +281,13 @@ class Scheduler:
         failed = [job for job in jobs if not job.sealed and job.kept is None]
         for job in failed:
             self._end_run(job, job.error)  # Before another lane begins what would not be wanted.
+        if failed:
+            # Not in the event loop: to remove a large file takes a while. And first: the next may need the room.
+            await self._hop(abort, failed)
         for job in jobs:
             del self._active[job]
         self._in_flight -= 1
         self._wake()
-        if failed:
-            # Not in the event loop: to remove a large file takes a while.
-            await self._hop(abort, failed)
         for job in jobs:
             if job.kept is not None:
                 self._keep(job, job.kept)
