@@ -210,7 +210,7 @@ class _Planner:
             self._complain("output", f"{error}: nothing can be resumed without it; start anew with --overwrite instead")
             self._lost = True
             return {}
-        return earlier.known if earlier else {}
+        return earlier.ours if earlier else {}
 
     def _resolve(self, index: int, dump: Dump) -> Iterator[tuple[str, PlannedDump]]:
         key = f"dumps[{index}]"

@@ -74,7 +74,16 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def known(self) -> dict[str, FileReport]:
         """What is known of each name: the dump that was made last, or else why there is none."""
         known = {file.name: file for file in self.files}
-        return known | {file.name: file for file in self.earlier if not (file.name in known and known[file.name].ok)}
+        for file in self.earlier:
+            if file.name not in known or (file.ok and not known[file.name].ok):
+                known[file.name] = file
+        return known
+
+    @property
+    def ours(self) -> dict[str, FileReport]:
+        """What stands there of our making, by name; under the name of a dump that never was, somebody else's may."""
+        made = {file.name: file for file in (*self.earlier, *self.files) if file.inode}
+        return made | {name: file for name, file in self.known.items() if file.ok}
 
     @property
     def unmade(self) -> int:

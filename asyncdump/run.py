@@ -273,7 +273,7 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
 def _find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
     if plan.resume:
         found = read_receipt(folder)
-        return found.known if found else {}
+        return found.ours if found else {}
     if not plan.overwrite and folder.exists(RECEIPT):
         raise DumpError(
             f"another run has ended in {folder.path} since this one was planned",
@@ -288,7 +288,7 @@ def _find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
     names = {dump.name for dump in plan.dumps}
     with suppress(DumpError):
         found = read_receipt(folder)
-        return {name: _outdated(file) for name, file in found.known.items() if name in names} if found else {}
+        return {name: _outdated(file) for name, file in found.ours.items() if name in names} if found else {}
     return {}
 
 

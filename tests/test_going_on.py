@@ -104,6 +104,26 @@ async def test_the_dump_of_another_source_is_not_replaced(output, sources) -> No
     assert read(output / "0.bin") == read(sources[1])
 
 
+async def test_a_file_of_somebody_else_under_the_name_of_a_dump_that_never_was(output, sources) -> None:
+    plan = [Dump(source=str(sources[0])), Dump(source=str(sources[1]), filter=[["false"]])]
+    report = await asyncdump.dump_all(plan, output=output, allow_filters=True)
+    assert [file.ok for file in report.files] == [True, False]
+    (output / "ring1").write_text("mine")
+    with pytest.raises(asyncdump.ManifestError, match="holds ring1 already"):
+        await resume(output, *sources[:2])
+    assert (output / "ring1").read_text() == "mine"
+
+
+async def test_the_last_reason_is_the_one_that_is_told(output, sources) -> None:
+    (await dump(output, sources[0])).raise_for_failures()
+    plan = [Dump(source=str(sources[0]), filter=[["false"]])]
+    assert not (await asyncdump.dump_all(plan, output=output, allow_filters=True, overwrite=True)).ok
+    [failed] = (await verify_all(output)).failures
+    assert "false ended with status 1" in failed.message
+    (await resume(output, sources[0])).raise_for_failures()
+    assert (await verify_all(output)).ok
+
+
 # --- nothing stale is vouched for -------------------------------------------------------------------------------------
 
 
