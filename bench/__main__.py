@@ -11,6 +11,7 @@ from bench.engines import engines
 from bench.filter import filters
 from bench.large import large
 from bench.loop import loop
+from bench.pairs import pairs
 from bench.raw import raw
 from bench.shapes import shapes
 from bench.start import start
@@ -28,7 +29,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-for command in (raw, zstd, filters, verify, large, shapes, loop, engines, chunk, lanes, group, start):
+for command in (raw, pairs, zstd, filters, verify, large, shapes, loop, engines, chunk, lanes, group, start):
     main.add_command(command)
 
 if __name__ == "__main__":
