@@ -186,3 +186,20 @@ def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
         errno=number,
         hint=_HINTS.get(number, "") if number is not None else "",
     )
+
+
+def as_failure(error: Exception, path: str) -> AsyncdumpError:
+    """Return whatever a call raised on ``path`` as an error of ours: as it is, or a `DumpError` with that as its cause.
+
+    Memory that isn't there, a compressor that balks, a mistake of ours: none is more than the failure of one file.
+    """
+    if isinstance(error, AsyncdumpError):
+        return error
+    if isinstance(error, OSError):
+        failure = DumpError(f"{path}: {error}", path=path, errno=error.errno)
+    elif isinstance(error, MemoryError):
+        failure = DumpError(f"{path}: out of memory", path=path, errno=errnos.ENOMEM)
+    else:
+        failure = DumpError(f"{path}: {type(error).__name__}: {error}", path=path)
+    failure.__cause__ = error
+    return failure

@@ -17,9 +17,10 @@ from asyncdump.proof import has_checksums, is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt, read_receipt
 from asyncdump.record import RECEIPT, RESERVED
 from asyncdump.report import FileReport, Report
-from asyncdump.run import Handler, Run, listen, opened, running
+from asyncdump.run import Handler, Run, listen, running
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
 from asyncdump.source import Source, describe, open_source
+from asyncdump.threads import in_thread
 
 Concurrency = int | Literal["auto"]
 
@@ -126,7 +127,7 @@ class Verifier:
         )
         compressed = frozenset(file.name for file in files if is_compressed(file))
         place = Mirror(folder.path, compressed) if against_source else Nowhere(folder.path)
-        self.run: Final = Run(plan, place, receipt=False)
+        self.run: Final = Run(plan, place, receipt=False, guard=folder)
 
     @property
     def outcome(self) -> Verification:
@@ -177,16 +178,18 @@ async def open_verify(
     what: str | os.PathLike[str], *, against_source: bool = False, concurrency: Concurrency = "auto"
 ) -> AsyncIterator[Verifier]:
     """Start what `verify_all` does, to watch or cancel its ``run``."""
-    receipt, folder = await opened(lambda: open_receipt(what), lambda made: made[1].close())
-    try:
-        verifier = await opened(
-            lambda: Verifier(receipt, folder, against_source=against_source, concurrency=concurrency),
-            lambda made: made.run.discard(),
-        )
-        async with running(verifier.run):
-            yield verifier
-    finally:
-        folder.close()
+
+    def prepare() -> Verifier:
+        receipt, folder = open_receipt(what)
+        try:
+            return Verifier(receipt, folder, against_source=against_source, concurrency=concurrency)
+        except BaseException:
+            folder.close()
+            raise
+
+    verifier = await in_thread(prepare, lambda made: made.run.discard())
+    async with running(verifier.run):
+        yield verifier
 
 
 def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
