@@ -142,7 +142,7 @@ async def outlast(thread: threading.Thread, done: Signal, give_up: Callable[[], 
 
 async def _end_of(thread: threading.Thread, done: Signal) -> None:
     await done.wait()
-    while thread.is_alive():  # noqa: ASYNC110 (it returns from its last call now)
+    while thread.is_alive():  # It returns from its last call now.
         await anyio.lowlevel.checkpoint()
 
 
