@@ -175,6 +175,22 @@ def explain(operation: str, path: str) -> Iterator[None]:
         raise from_oserror(error, operation, path) from error
 
 
+@contextmanager
+def explain_working_folder() -> Iterator[None]:
+    """Turn the error of a relative path, where the working directory was removed, into one that says so."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename is not None:  # Only getcwd(3) fails without a name.
+            raise
+        raise DumpError(
+            "the working directory was removed",
+            operation="getcwd",
+            errno=error.errno,
+            hint="change to another, or give absolute paths",
+        ) from error
+
+
 def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
     """Return the `DumpError` that tells of ``error``, met in ``operation`` on ``path``."""
     number = error.errno

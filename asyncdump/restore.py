@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from asyncdump.content import listed_frames
-from asyncdump.errors import DumpError, ReceiptError
+from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
@@ -198,7 +198,8 @@ async def open_restore(
     def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
         if not os.fsdecode(to):
             raise ReceiptError("the folder to restore to is an empty name")
-        target = os.path.realpath(os.fsdecode(to))
+        with explain_working_folder():
+            target = os.path.realpath(os.fsdecode(to))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)

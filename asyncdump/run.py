@@ -19,7 +19,7 @@ import msgspec
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import DumpError, ManifestError, Problem, as_failure
+from asyncdump.errors import DumpError, ManifestError, Problem, as_failure, explain_working_folder
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.journal import Head, Journal
 from asyncdump.log import logger
@@ -275,6 +275,11 @@ async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
 
 
 def _prepare(what: What, options: Options) -> Plan:
+    with explain_working_folder():
+        return _planned(what, options)
+
+
+def _planned(what: What, options: Options) -> Plan:
     if isinstance(what, str | os.PathLike):
         path = os.fsdecode(what)
         manifest, marks = read_manifest(path)
@@ -284,7 +289,14 @@ def _prepare(what: What, options: Options) -> Plan:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
         what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
     marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
-    return make_plan(what, marks, os.getcwd(), options)
+    return make_plan(what, marks, _working_folder(), options)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # It was removed. Absolute paths need none; others fail by this name.
+        return "/proc/self/cwd"
 
 
 def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:

@@ -289,7 +289,8 @@ class Sink:
     grain: ClassVar[int] = 4096
     """Bytes that are zero in so large a piece, and aligned to it, may be left out."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, *, direct: bool = True) -> None:
+        """Take over a descriptor; unless ``direct`` is False, see whether the file takes O_DIRECT too."""
         self.fd = fd
         self.path = path
         self.stored = 0
@@ -298,10 +299,10 @@ class Sink:
         self._behind = 0
         self._refused: int | None = None
         self._lock = threading.Lock()
-        try:
-            self.direct: int | None = self.open_again(os.O_RDWR | os.O_DIRECT)
-        except OSError:
-            self.direct = None
+        self.direct: int | None = None
+        if direct:
+            with suppress(OSError):
+                self.direct = self.open_again(os.O_RDWR | os.O_DIRECT)
 
     def status(self) -> tuple[int, int]:
         """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
