@@ -175,6 +175,22 @@ def explain(operation: str, path: str) -> Iterator[None]:
         raise from_oserror(error, operation, path) from error
 
 
+@contextmanager
+def explain_working_folder() -> Iterator[None]:
+    """Turn the error of a relative path, where the working directory was removed, into one that says so."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename is not None:  # Only getcwd(3) fails without a name.
+            raise
+        raise DumpError(
+            "the working directory was removed",
+            operation="getcwd",
+            errno=error.errno,
+            hint="change to another, or give absolute paths",
+        ) from error
+
+
 def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
     """Return the `DumpError` that tells of ``error``, met in ``operation`` on ``path``."""
     number = error.errno
@@ -186,3 +202,20 @@ def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
         errno=number,
         hint=_HINTS.get(number, "") if number is not None else "",
     )
+
+
+def as_failure(error: Exception, path: str) -> AsyncdumpError:
+    """Return whatever a call raised on ``path`` as an error of ours: as it is, or a `DumpError` with that as its cause.
+
+    Memory that isn't there, a compressor that balks, a mistake of ours: none is more than the failure of one file.
+    """
+    if isinstance(error, AsyncdumpError):
+        return error
+    if isinstance(error, OSError):
+        failure = DumpError(f"{path}: {error}", path=path, errno=error.errno)
+    elif isinstance(error, MemoryError):
+        failure = DumpError(f"{path}: out of memory", path=path, errno=errnos.ENOMEM)
+    else:
+        failure = DumpError(f"{path}: {type(error).__name__}: {error}", path=path)
+    failure.__cause__ = error
+    return failure

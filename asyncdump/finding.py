@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from anyio.to_thread import run_sync
 
 from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refusal_of
 from asyncdump.errors import DumpError, ManifestError, Problem, explain
@@ -17,6 +16,7 @@ from asyncdump.plan import STANDARD_OUTPUT, PlannedDump
 from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import ALIGNMENT, Folder, Sink
 from asyncdump.source import Source, Span, describe, find_spans, open_source
+from asyncdump.threads import in_thread
 
 _LONGEST: Final = 1.0
 """Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
@@ -52,7 +52,7 @@ async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) 
     Raises:
         DumpError: the source can't be opened, or the folder can't be written to.
     """
-    return await run_sync(probe_all, os.fsdecode(source), os.fsdecode(folder))
+    return await in_thread(lambda: probe_all(os.fsdecode(source), os.fsdecode(folder)))
 
 
 def probe_all(source: str, folder: str) -> list[Finding]:

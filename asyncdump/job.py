@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.errors import AsyncdumpError, InterruptedDumpError, as_failure
 from asyncdump.lane import Lane
 from asyncdump.log import logger
 from asyncdump.piped import Piped
@@ -141,9 +141,12 @@ def seal(job: Job, lane: Lane) -> None:
 
 
 def abort(jobs: list[Job]) -> None:
-    """Remove what was written of dumps."""
+    """Remove what was written of dumps; what goes wrong with one keeps none of the others."""
     for job in jobs:
-        job.transfer.abort()
+        try:
+            job.transfer.abort()
+        except Exception as error:  # noqa: BLE001 (there is nothing left to be done about it)
+            logger().error("not_removed", dump=job.planned.name, error=str(error))
 
 
 def guarded(job: Job, step: Callable[[], None]) -> None:
@@ -152,16 +155,13 @@ def guarded(job: Job, step: Callable[[], None]) -> None:
         return
     try:
         step()
-    except AsyncdumpError as error:
-        note(job, error)
-    except OSError as error:  # A call of ours that nobody foresaw to fail: this file's failure all the same.
-        unforeseen = DumpError(f"{job.planned.source.path}: {error}", path=job.planned.source.path, errno=error.errno)
-        unforeseen.__cause__ = error
-        note(job, unforeseen)
+    except Exception as error:  # noqa: BLE001 (what nobody foresaw is this file's failure all the same)
+        note(job, as_failure(error, job.planned.source.path))
 
 
 def note(job: Job, error: AsyncdumpError) -> None:
-    """Take down why a job has failed, and log it."""
-    job.error = job.error or error
+    """Take down why a job has failed, and log it. That one thread gave up is no reason where another has a better."""
+    if job.error is None or isinstance(job.error, InterruptedDumpError):
+        job.error = error
     if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
         logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))

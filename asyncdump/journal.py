@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
+from asyncdump.linux import close
 from asyncdump.record import file_of, file_record
 from asyncdump.report import FileReport
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
@@ -116,7 +117,9 @@ class Journal:
             os.unlink(JOURNAL, dir_fd=self._folder.fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close(fd)
 
 
 def _line_of(file: FileReport) -> bytes:

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Final
 
+from asyncdump.linux import close
+
 BUFFER: Final = 2 << 20
 """Bytes of a lane's buffer: the larger ones of ``bench chunk`` were no faster, the smaller ones cost CPU."""
 
@@ -91,10 +93,9 @@ class Lane:
 
     def drop_pipe(self) -> None:
         """Close the pipe, and with it whatever a failed call left inside."""
-        if self._pipe is not None:
-            for end in self._pipe:
-                os.close(end)
-            self._pipe = None
+        pipe, self._pipe = self._pipe, None
+        for end in pipe or ():
+            close(end)
 
     def close(self) -> None:
         self.drop_pipe()

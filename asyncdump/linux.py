@@ -81,6 +81,16 @@ def _checked(answer: int) -> int:
     return answer
 
 
+def close(fd: int) -> None:
+    """Close a descriptor of which nothing is to be learnt any more (close(2)).
+
+    It is closed whatever the call answers: never call this twice, the number may be somebody else's by then. Who calls
+    this forgets the number first.
+    """
+    with suppress(OSError):
+        os.close(fd)
+
+
 def filesystem(fd: int) -> tuple[str, int]:
     """Return the name of the filesystem that ``fd`` is on and its block size in bytes (fstatfs(2)).
 

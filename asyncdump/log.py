@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 setups: list[Callable[[], None]] = []
 """What the command line wants done before the first record."""
@@ -14,13 +15,31 @@ setups: list[Callable[[], None]] = []
 _setting_up = threading.Lock()
 
 
-def logger() -> Any:
-    """Return a structlog logger named ``asyncdump``.
+class Guarded:
+    """A logger whose records can't harm who makes them: one that somebody's processor or handler chokes on is lost."""
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        def record(event: str, **values: Any) -> None:
+            with suppress(Exception):
+                getattr(_logger(), level)(event, **values)
+
+        return record
+
+
+_guarded: Final = Guarded()
+
+
+def logger() -> Guarded:
+    """Return a structlog logger named ``asyncdump``, with the methods that such loggers have.
 
     A program that has configured structlog gets the records its way. In one that hasn't they go to the standard
     library's logger of that name, so that they obey its levels and are never printed to stdout. structlog is imported
     on the first record: it takes longer to import than many a dump takes to write.
     """
+    return _guarded
+
+
+def _logger() -> Any:
     import structlog
 
     with _setting_up:

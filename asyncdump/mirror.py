@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -18,12 +17,7 @@ class Void(Sink):
     """Takes bytes and forgets them."""
 
     def __init__(self, path: str) -> None:
-        self.fd = -1
-        self.path = path
-        self.stored = 0
-        self.direct = None
-        self._refused = None
-        self._lock = threading.Lock()
+        super().__init__(-1, path, direct=False)
 
     def status(self) -> tuple[int, int]:
         return 0, 0

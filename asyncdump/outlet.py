@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import stat
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
@@ -28,15 +27,10 @@ class PipeSink(Sink):
     sequential: ClassVar[bool] = True
 
     def __init__(self, fd: int, check: Callable[[], None]) -> None:
-        self.fd = _not_blocking(fd)
+        super().__init__(_not_blocking(fd), "standard output", direct=False)
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             grow_pipe(fd)
-        self.path = "standard output"
-        self.stored = 0
-        self.direct = None
         self._check = check
-        self._refused = None
-        self._lock = threading.Lock()
         self._may_splice = True
 
     def resize(self, size: int) -> None:
@@ -78,7 +72,9 @@ class PipeSink(Sink):
     def wait(self) -> None:
         """Wait until it takes more, and look whether the run goes on."""
         self._check()
-        select.select([], [self.fd], [], _PATIENCE)
+        poll = select.poll()  # Not select(2), which knows no descriptor beyond 1023.
+        poll.register(self.fd, select.POLLOUT)
+        poll.poll(_PATIENCE * 1000)
 
 
 def _not_blocking(fd: int) -> int:

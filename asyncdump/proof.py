@@ -14,6 +14,7 @@ from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
 from asyncdump.errors import DamagedError, DumpError, SourceChangedError, explain
 from asyncdump.lane import Lane
+from asyncdump.linux import close
 from asyncdump.mirror import Nowhere
 from asyncdump.report import FileReport
 from asyncdump.seekable import Frame
@@ -140,7 +141,7 @@ class DirectRead(Read):
         """Close the descriptor."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
 
 class Unpack(Read):

@@ -12,15 +12,16 @@ from typing import Any, Final
 import msgspec
 
 from asyncdump.content import listed_frames
-from asyncdump.errors import DumpError, ReceiptError
+from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
 from asyncdump.report import FileReport, Report
-from asyncdump.run import Handler, Run, listen, opened, running
+from asyncdump.run import Handler, Run, listen, running
 from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, Synced
 from asyncdump.size import format_size
 from asyncdump.source import describe, find_spans
+from asyncdump.threads import in_thread
 from asyncdump.verify import Concurrency, open_receipt, planned
 
 _POOLS: Final = "/sys/kernel/mm/hugepages"
@@ -84,7 +85,15 @@ class Restorer:
     """A restore under way: its `run` tells of it while it lasts, `report` is there when that has ended."""
 
     def __init__(
-        self, receipt: Receipt, to: str, paths: Mapping[str, str], *, overwrite: bool, durable: bool, concurrency: Any
+        self,
+        receipt: Receipt,
+        folder: Folder,
+        to: str,
+        paths: Mapping[str, str],
+        *,
+        overwrite: bool,
+        durable: bool,
+        concurrency: Any,
     ) -> None:
         self._order = [file.name for file in receipt.known.values()]
         self._missing = receipt.unmade
@@ -110,7 +119,7 @@ class Restorer:
                 free=0,
                 manifest_sha256="",
             )
-            self.run: Final = Run(plan, self._targets, receipt=False)
+            self.run: Final = Run(plan, self._targets, receipt=False, guard=folder)
         except BaseException:
             self._targets.close()
             raise
@@ -177,22 +186,27 @@ async def open_restore(
     concurrency: Concurrency = "auto",
 ) -> AsyncIterator[Restorer]:
     """Start what `restore_all` does, to watch or cancel its ``run``."""
-    receipt, folder = await opened(lambda: open_receipt(what), lambda made: made[1].close())
 
     def prepare() -> Restorer:
+        receipt, folder = open_receipt(what)
+        try:
+            return restorer_of(receipt, folder)
+        except BaseException:
+            folder.close()
+            raise
+
+    def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
         if not os.fsdecode(to):
             raise ReceiptError("the folder to restore to is an empty name")
-        target = os.path.realpath(os.fsdecode(to))
+        with explain_working_folder():
+            target = os.path.realpath(os.fsdecode(to))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
-        return Restorer(receipt, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
+        return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
 
-    try:
-        restorer = await opened(prepare, lambda made: made.run.discard())
-        async with running(restorer.run):
-            yield restorer
-    finally:
-        folder.close()
+    restorer = await in_thread(prepare, lambda made: made.run.discard())
+    async with running(restorer.run):
+        yield restorer
 
 
 def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import inspect
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
-from typing import Final, Literal, TypedDict, TypeVar, Unpack
+from threading import Thread
+from typing import Final, Literal, TypedDict, Unpack
 
 import anyio
 import msgspec
-from anyio.to_thread import run_sync
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem
+from asyncdump.errors import DumpError, ManifestError, Problem, as_failure, explain_working_folder
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.journal import Head, Journal
 from asyncdump.log import logger
@@ -32,13 +32,15 @@ from asyncdump.report import FileReport, Report, now
 from asyncdump.salvage import OnReadError
 from asyncdump.scheduler import Scheduler
 from asyncdump.sink import Folder, Place
+from asyncdump.threads import Host, Signal, current_task, in_thread, outlast, start
 from asyncdump.transfer import Stop
 from asyncdump.version import __version__
 from asyncdump.yamlfile import Marks, read_manifest
 
 _STDOUT: Final = 1
 
-Opened = TypeVar("Opened")
+GRACE: Final = 10.0
+"""Seconds that a handler has for an event when nothing but that keeps a run from returning."""
 
 What = str | os.PathLike[str] | Manifest | Iterable[Dump]
 """What is to be dumped: the path of a manifest, a manifest, or dumps (which need ``output``)."""
@@ -58,8 +60,11 @@ class Run:
         *,
         earlier: Mapping[str, FileReport] | None = None,
         receipt: bool = True,
+        guard: Folder | None = None,
     ) -> None:
+        """``guard`` is a folder that is read meanwhile: it stays locked until the run has ended."""
         self.plan: Final = plan
+        self._guard: Final = guard
         self._folder = folder
         self._journal: Journal | None = None
         self._earlier: Final = earlier or {}
@@ -75,18 +80,31 @@ class Run:
             emit=self._mailbox.put,
             stop=self._stop,
             clock=self._clock,
+            watch=self._look_around,
             earlier=earlier,
         )
+        self.ended: Final = Signal()
+        self._host: Host | None = None
+        self._thread: Thread | None = None
+        self._process: Final = os.getpid()
+        self._failure: BaseException | None = None
 
     def attach(self, journal: Journal) -> None:
         """Have what is done taken down."""
         self._journal = self._scheduler.journal = journal
 
     def discard(self) -> None:
-        """Give back what a run holds that is never conducted."""
+        """Give back what a run holds that is never conducted, as if it had never been."""
+        if self._journal is not None and not self._earlier:
+            self._journal.remove()
+        self._release()
+
+    def _release(self) -> None:
         if self._journal is not None:
             self._journal.close()
         self._folder.close()
+        if self._guard is not None:
+            self._guard.close()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
@@ -105,7 +123,7 @@ class Run:
     def cancel(self, reason: str = "cancelled") -> None:
         """End the run within some 100 ms: finished dumps stay, others are removed, the report tells which.
 
-        May be called at any time, and more than once; not from another thread.
+        May be called at any time, more than once, and from any thread or signal handler.
         """
         self._interrupted = self._interrupted or reason
         self._stop.requested = True
@@ -113,44 +131,80 @@ class Run:
     def _clock(self) -> float:
         return time.perf_counter() - self._began
 
-    async def _conduct(self) -> None:
-        started, self._began = now(), time.perf_counter()
-        scheduler = self._scheduler
-        self._mailbox.put(
-            RunStarted(
-                at=0.0,
-                output=self.plan.output,
-                files=len(self.plan.dumps),
-                bytes=self.plan.bytes,
-                concurrency=scheduler.concurrency,
-            )
-        )
-        try:
-            await scheduler.run()
-        except anyio.get_cancelled_exc_class():
-            self.cancel()
-            raise
-        finally:
-            if scheduler.aborted:
-                self.cancel("on_error: abort")
-            with anyio.CancelScope(shield=True):
-                await self._close(scheduler, started)
+    def start(self) -> None:
+        """Have the run conducted, in threads that no event loop can cut short.
 
-    async def _close(self, scheduler: Scheduler, started: datetime) -> None:
+        Raises:
+            DumpError: no thread can be started. Nothing is held any more then.
+        """
+        self._host = Host()
+        try:
+            self._thread = start(self._conduct)
+        except BaseException:
+            self.discard()
+            raise
+
+    async def wait(self) -> None:
+        """Wait for the end, through any number of cancellations; the first of them ends the run.
+
+        Raises:
+            BaseException: what ended the run where that wasn't the failure of a file, or the last cancellation.
+        """
+        if os.getpid() != self._process:
+            return  # A fork, in which the threads of the run don't exist: it goes on in the process that began it.
+        if self._thread is not None:
+            await outlast(self._thread, self.ended, self.cancel)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _look_around(self) -> None:
+        """End the run when nobody can be waiting for it any more."""
+        if self._host is not None and self._host.gone:
+            self.cancel("the event loop was closed")
+
+    def _conduct(self) -> None:
+        started, self._began = now(), time.perf_counter()
+        try:
+            self._mailbox.put(
+                RunStarted(
+                    at=0.0,
+                    output=self.plan.output,
+                    files=len(self.plan.dumps),
+                    bytes=self.plan.bytes,
+                    concurrency=self._scheduler.concurrency,
+                )
+            )
+            self._scheduler.run()
+        except BaseException as error:  # noqa: BLE001 (raised by `wait`)
+            self._failure = error
+            self.cancel(f"{type(error).__name__}: {error}")
+        try:
+            if self._scheduler.aborted:
+                self.cancel("on_error: abort")
+            self._conclude(started)
+        except BaseException as error:  # noqa: BLE001 (likewise)
+            self._failure = self._failure or error
+        finally:
+            self._release()
+            self._mailbox.close()
+            self.ended.give()
+
+    def _conclude(self, started: datetime) -> None:
         report = Report(
-            files=scheduler.reports,
+            files=self._scheduler.reports,
             output=self.plan.output,
             started=started,
             ended=now(),
             seconds=self._clock(),
             interrupted=self._interrupted,
             manifest_sha256=self.plan.manifest_sha256,
-            earlier=self._still_there(scheduler.reports),
+            earlier=self._still_there(self._scheduler.reports),
         )
         try:
-            await run_sync(self._write_records, report)
-        except AsyncdumpError as error:
-            report = msgspec.structs.replace(report, receipt_error=error)
+            self._write_records(report)
+        except Exception as error:  # noqa: BLE001 (whatever it is: the dumps are there)
+            report = msgspec.structs.replace(report, receipt_error=as_failure(error, self._folder.path))
         self._report = report
         self._mailbox.put(
             RunFinished(
@@ -162,8 +216,6 @@ class Run:
                 interrupted=report.interrupted,
             )
         )
-        self._mailbox.close()
-        self._folder.close()
 
     def _still_there(self, files: Iterable[FileReport]) -> tuple[FileReport, ...]:
         """Return what earlier runs have made and this one has neither made anew nor kept."""
@@ -171,14 +223,10 @@ class Run:
         return tuple(file for name, file in self._earlier.items() if name not in made)
 
     def _write_records(self, report: Report) -> None:
-        try:
-            if self._receipt:
-                self._folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
-            if self._journal is not None:
-                self._journal.remove()
-        finally:
-            if self._journal is not None:
-                self._journal.close()
+        if self._receipt:
+            self._folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
+        if self._journal is not None:
+            self._journal.remove()
 
 
 class Overrides(TypedDict, total=False):
@@ -223,10 +271,15 @@ async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
         ManifestError: it can't be carried out. It holds all that is wrong.
     """
     options = Options(**overrides)
-    return await run_sync(_prepare, what, options)
+    return await in_thread(lambda: _prepare(what, options))
 
 
 def _prepare(what: What, options: Options) -> Plan:
+    with explain_working_folder():
+        return _planned(what, options)
+
+
+def _planned(what: What, options: Options) -> Plan:
     if isinstance(what, str | os.PathLike):
         path = os.fsdecode(what)
         manifest, marks = read_manifest(path)
@@ -236,7 +289,14 @@ def _prepare(what: What, options: Options) -> Plan:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
         what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
     marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
-    return make_plan(what, marks, os.getcwd(), options)
+    return make_plan(what, marks, _working_folder(), options)
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # It was removed. Absolute paths need none; others fail by this name.
+        return "/proc/self/cwd"
 
 
 def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:
@@ -320,55 +380,29 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
     """
     made = await plan_all(what, **overrides)
     stop = Stop()
-    run = await opened(lambda: _open_output(made, stop), Run.discard)
+    run = await in_thread(lambda: _open_output(made, stop), Run.discard)
     async with running(run):
         yield run
 
 
-async def opened(make: Callable[[], Opened], close: Callable[[Opened], object]) -> Opened:
-    """Return what ``make`` returns, called in a thread; if nobody waits for it any more, ``close`` it.
-
-    A task that asyncio cancels leaves its thread behind, and what that opens, a lock for one, would stay for good.
-    """
-    made: list[Opened] = []
-    turn = threading.Lock()
-    abandoned = False
-
-    def work() -> None:
-        thing = make()
-        with turn:
-            if not abandoned:
-                made.append(thing)
-                return
-        close(thing)
-
-    try:
-        await run_sync(work)
-    except BaseException:
-        with turn:
-            abandoned = True
-        for thing in made:
-            close(thing)
-        raise
-    return made[0]
-
-
 @asynccontextmanager
 async def running(run: Run) -> AsyncIterator[None]:
-    """Have a run conducted beside a block; an exception of the block ends it, and is raised by itself."""
-    failure: BaseException | None = None
+    """Have a run conducted beside a block. After the block it has ended, whatever was raised and whoever was cancelled.
+
+    An exception of the block ends the run, and is raised by itself.
+    """
+    task = current_task()
+    run.start()
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run._conduct)  # noqa: SLF001 (ours: the listener is given the same object)
-            try:
-                yield
-            except BaseException as error:  # noqa: BLE001 (raised again below: the caller's own error, not a group of it)
-                failure = error
-                tasks.cancel_scope.cancel()
-    finally:
-        # Also where the task group ends by a cancellation from outside: that would hide the caller's own error.
-        if failure is not None:
-            raise failure
+        yield
+    except BaseException as error:
+        run.cancel()
+        # A task that is destroyed can wait for nothing: the threads of the run end by themselves, and clean up.
+        if not isinstance(error, GeneratorExit) or current_task() == task:
+            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's own error goes before later ones.
+                await run.wait()
+        raise
+    await run.wait()
 
 
 async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: Unpack[Overrides]) -> Report:
@@ -394,16 +428,38 @@ async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: 
 
 
 async def listen(run: Run, handler: Handler) -> None:
-    """Call a handler with each event of a run."""
+    """Call a handler with each event of a run; once that has ended, it has `GRACE` for each that is left."""
+    now = Host().time
+
+    def hurry() -> None:
+        scope.deadline = now() + GRACE
+
+    with anyio.CancelScope() as scope:
+        run.ended.then(hurry)
+        try:
+            async for event in run:
+                if run.ended.given:
+                    hurry()
+                answer = handler(event)
+                if inspect.isawaitable(answer):
+                    await answer
+        except BaseException as error:
+            if not _is_the_handlers(error):
+                raise
+            failure = error
+            await in_thread(lambda: logger().error("listener_failed", exc_info=failure))
+    if scope.cancelled_caught:
+        await in_thread(lambda: logger().error("listener_stuck", seconds=GRACE))
+
+
+def _is_the_handlers(error: BaseException) -> bool:
+    """Tell whether an error is the handler's own affair: a cancellation too, where nobody has cancelled this task."""
+    if isinstance(error, Exception):
+        return True
+    if not isinstance(error, asyncio.CancelledError):
+        return False
     try:
-        async for event in run:
-            answer = handler(event)
-            if inspect.isawaitable(answer):
-                await answer
-    except Exception as error:  # noqa: BLE001 (whatever it is, it's the listener's)
-        await run_sync(_complain, error)
-
-
-def _complain(error: Exception) -> None:
-    # In a thread: the first record imports structlog, which would hold up the event loop.
-    logger().error("listener_failed", exc_info=error)
+        task = asyncio.current_task()
+    except RuntimeError:  # trio has another.
+        return True
+    return task is None or not task.cancelling()

@@ -1,8 +1,8 @@
-"""The fan-out: which thread moves what, how many at once, and how a run ends. The only module with task groups.
+"""The fan-out: which thread moves what, how many at once, and how a run ends. Nothing here knows of an event loop.
 
-A *lane* is a task with a worker thread, a buffer and a pipe of its own. It takes the largest file that waits; when none
-waits, it joins the file with most bytes left, so that one huge file is not the run's long tail. What is moved goes
-through a short queue to the *committer*, which makes durable in one go all that has gathered while it was busy.
+A *lane* is a thread with a buffer and a pipe of its own, which it closes itself. It takes the largest file that waits;
+when none waits, it joins the file with most bytes left, so that one huge file is not the run's long tail. What is moved
+goes through a short queue to the *committer*, which makes durable in one go all that has gathered while it was busy.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVarTuple
+from threading import Thread
+from typing import Any, Final
 
-import anyio
 import msgspec
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from anyio.to_thread import run_sync
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, as_failure
 from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
 from asyncdump.job import Job, abort, failure_of, fits, guarded, has_room, note, report_of, seal, share, work
 from asyncdump.journal import Journal
@@ -36,9 +35,8 @@ from asyncdump.report import FileReport
 from asyncdump.sink import Draft, Folder, Place, sync_file
 from asyncdump.source import MEMORY
 from asyncdump.stages.zstd import Compressors
+from asyncdump.threads import start
 from asyncdump.transfer import Stop, Transfer
-
-Args = TypeVarTuple("Args")
 
 SHARED: Final = 64 << 20
 """A file of at least this many bytes may be worked on by several lanes at once."""
@@ -86,7 +84,8 @@ def _within_open_files(wanted: int) -> tuple[int, int]:
 class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
-    ``earlier`` is what a run before this one has done, by name.
+    ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
+    second. ``earlier`` is what a run before this one has done, by name.
 
     Attributes:
         journal: takes down what is done, unless it is None.
@@ -102,6 +101,7 @@ class Scheduler:
         emit: Callable[[Event], None],
         stop: Stop,
         clock: Callable[[], float],
+        watch: Callable[[], object],
         earlier: Mapping[str, FileReport] | None = None,
     ) -> None:
         lanes = default_lanes(folder.filesystem)
@@ -114,12 +114,22 @@ class Scheduler:
         self._emit = emit
         self._stop = stop
         self._clock = clock
-        self._limiter = anyio.CapacityLimiter(self._lanes + 1)  # The committer has a thread too.
+        self._watch = watch
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
         self._group: Final = max(1, min(_GROUP, allowed // 4))
         self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
         self.journal: Journal | None = None
+        # All that follows is changed by whoever holds the turn; no thread works while it does.
+        self._turn = threading.RLock()
+        self._work = threading.Condition(self._turn)  # Lanes that have none wait for it,
+        self._room = threading.Condition(self._turn)  # those that have a dump to hand over for this,
+        self._arrived = threading.Condition(self._turn)  # the committer for a dump,
+        self._over = threading.Condition(self._turn)  # and the run for all of them.
+        self._moving = 0
+        self._committing = False
+        self._sealed: deque[Job] = deque()
+        self._broken: BaseException | None = None
         self._again: list[Job] = []
         self._compressors = Compressors()
         self._buffers = Buffers()
@@ -127,7 +137,6 @@ class Scheduler:
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
         self._active: dict[Job, None] = {}
-        self._changed = anyio.Event()
         self._outcomes: dict[int, FileReport] = {}
 
     def _job(self, index: int, planned: PlannedDump) -> Job:
@@ -167,50 +176,101 @@ class Scheduler:
     def reports(self) -> tuple[FileReport, ...]:
         return tuple(self._outcomes[index] for index in sorted(self._outcomes))
 
-    async def run(self) -> None:
-        """Dump all files; returns when each is published, kept, failed or given up.
+    def run(self) -> None:
+        """Dump all files, in threads; returns when each is published, kept, failed or given up, and no thread is left.
 
-        When it is cancelled, or `Stop` is requested, threads end after the step they are in (some 10 ms), what they
-        were writing is removed, and what was published stays.
+        When `Stop` is requested, threads end after the step they are in (some 10 ms), what they were writing is
+        removed, and what was published stays.
+
+        Raises:
+            DumpError: no thread can be started.
         """
         try:
-            async with anyio.create_task_group() as watch:
-                watch.start_soon(self._tick)
-                await self._round()
-                while self._again and not self._stop.requested:
-                    await self._rest()
-                    await self._round()
-                watch.cancel_scope.cancel()
+            self._round()
+            while self._again and not self._stop.requested:
+                self._rest()
+                self._round()
         finally:
             # Every thread has ended by now: what isn't published won't be.
             rest = [job for job in self._jobs if job.index not in self._outcomes]
-            lost = [job for job in rest if not job.published]
-            if any(job.started for job in lost):
-                with anyio.CancelScope(shield=True):
-                    await self._hop(abort, lost)
+            abort([job for job in rest if job.started and not job.published])
             for job in rest:
                 if job.published:
                     self._finish(job)
                 else:
                     self._fail(job, job.error or self._given_up(job))
 
-    async def _round(self) -> None:
+    def _round(self) -> None:
         """Serve all that waits."""
-        send, receive = anyio.create_memory_object_stream[Job](self._group)
-        with receive:
-            async with anyio.create_task_group() as work:
-                work.start_soon(self._commit, receive)
-                async with send, anyio.create_task_group() as lanes:
-                    for _ in range(min(self._lanes, self._useful_lanes())):
-                        lanes.start_soon(self._lane, send)
+        wanted = min(self._lanes, self._useful_lanes())
+        self._moving, self._committing = wanted, True
+        threads = []
+        try:
+            threads.append(self._started(self._commit, self._committed))
+            for number in range(wanted):
+                try:
+                    threads.append(self._started(self._lane, self._lane_ended))
+                except DumpError as error:
+                    if not number:
+                        raise
+                    with self._turn:
+                        self._moving -= wanted - number
+                    logger().warning("fewer_threads", started=number, wanted=wanted, error=str(error))
+                    break
+            self._watch_over()
+        except BaseException:
+            self._stop.requested = True
+            with self._turn:
+                self._moving = min(self._moving, len(threads) - 1)  # Those that never began don't end.
+                self._arrived.notify_all()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        if self._broken is not None:
+            raise self._broken
 
-    async def _rest(self) -> None:
+    def _started(self, task: Callable[[], None], ended: Callable[[], None]) -> Thread:
+        def carry_out() -> None:
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001 (it ends the run, and is raised by that)
+                self._broken = self._broken or error
+                self._stop.requested = True
+            finally:
+                with self._turn:
+                    ended()
+                    for each in (self._work, self._room, self._arrived, self._over):
+                        each.notify_all()
+
+        return start(carry_out)
+
+    def _lane_ended(self) -> None:
+        self._moving -= 1
+
+    def _committed(self) -> None:
+        self._committing = False
+
+    def _watch_over(self) -> None:
+        """Tell of progress as the clock goes, until all is moved and published."""
+        tick = time.monotonic() + _TICK
+        with self._turn:
+            while self._moving or self._committing:
+                self._over.wait(max(0.0, tick - time.monotonic()))
+                if time.monotonic() >= tick:
+                    tick += _TICK
+                    self._watch()
+                    for job in self._active:
+                        self._tell(job)
+
+    def _rest(self) -> None:
         """Wait, then have what failed, and may do better, wait to be served once more."""
         jobs, self._again = self._again, []
         seconds = max(self._plan.retries.wait(job.attempts) for job in jobs)
         until = time.monotonic() + seconds
-        while not self._stop.requested and (left := until - time.monotonic()) > 0:  # noqa: ASYNC110 (set by threads)
-            await anyio.sleep(min(left, _TICK))
+        while not self._stop.requested and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _TICK))
+            self._watch()
         for job in jobs:
             job.transfer = self._transfer(job.planned)
             job.error, job.sealed = None, False
@@ -226,35 +286,38 @@ class Scheduler:
 
     # --- lanes ---------------------------------------------------------------------------------------------------
 
-    async def _lane(self, send: MemoryObjectSendStream[Job]) -> None:
+    def _lane(self) -> None:
         lane = Lane()
         try:
-            while jobs := await self._next():
-                await self._serve(jobs, lane, send)
+            while jobs := self._next():
+                self._serve(jobs, lane)
         finally:
             lane.close()
 
-    async def _next(self) -> list[Job]:
+    def _next(self) -> list[Job]:
         """Return what this lane does next: files to begin, or one under way to join; nothing when all is given out."""
-        while not self._stop.requested:
-            if self._waiting and self._in_flight < self.concurrency:
-                return self._take()
-            shared = [job for job in self._active if job.planned.length >= SHARED and job.transfer.remaining]
-            joinable = [
-                job
-                for job in shared
-                # One that has failed has nothing for a lane to do: it would come back at once, and for ever.
-                if job.open_to_join and job.error is None and has_room(job) and share(job) >= _WORTH_JOINING
-            ]
-            if joinable:
-                return [max(joinable, key=share)]
-            if not self._waiting and all(job.open_to_join for job in shared):
-                break
-            await self._changed.wait()
+        with self._turn:
+            while not self._stop.requested:
+                if self._waiting and self._in_flight < self.concurrency:
+                    return self._take()
+                shared = [job for job in self._active if job.planned.length >= SHARED and job.transfer.remaining]
+                joinable = [
+                    job
+                    for job in shared
+                    # One that has failed has nothing for a lane to do: it would come back at once, and for ever.
+                    if job.open_to_join and job.error is None and has_room(job) and share(job) >= _WORTH_JOINING
+                ]
+                if joinable:
+                    job = max(joinable, key=share)
+                    job.lanes += 1
+                    return [job]
+                if not self._waiting and all(job.open_to_join for job in shared):
+                    break
+                self._work.wait(_TICK)
         return []
 
     def _take(self) -> list[Job]:
-        """Take the largest file that waits; many small ones share one hop into a thread, as far as that's fair."""
+        """Take the largest file that waits; many small ones are one turn of a lane, as far as that's fair."""
         jobs = [self._waiting.popleft()]
         room = _BATCH_BYTES - jobs[0].planned.length
         most = min(self._batch, len(self._waiting) // (2 * self._lanes))
@@ -263,88 +326,84 @@ class Scheduler:
                 jobs.append(self._waiting.popleft())
                 room -= jobs[-1].planned.length
         self._in_flight += 1
+        for job in jobs:
+            job.lanes = 1
+            self._active[job] = None
         return jobs
 
-    async def _serve(self, jobs: list[Job], lane: Lane, send: MemoryObjectSendStream[Job]) -> None:
-        joining = jobs[0].lanes > 0
-        for job in jobs:
-            job.lanes += 1
-            self._active[job] = None
+    def _serve(self, jobs: list[Job], lane: Lane) -> None:
         if len(jobs) == 1 and jobs[0].planned.length >= SHARED:
-            await self._share_work(jobs[0], lane, joining=joining)
+            if not self._share_work(jobs[0], lane):
+                return
         else:
-            await self._hop(self._whole, jobs, lane)
-        for job in jobs:
-            job.lanes -= 1
-        if jobs[0].lanes > 0:
-            return
+            self._whole(jobs, lane)
         failed = [job for job in jobs if not job.sealed and job.kept is None]
         for job in failed:
             self._end_run(job, job.error)  # Before another lane begins what would not be wanted.
-        if failed:
-            # Not in the event loop: to remove a large file takes a while. And first: the next may need the room.
-            await self._hop(abort, failed)
-        for job in jobs:
-            del self._active[job]
-        self._in_flight -= 1
-        self._wake()
+        abort(failed)  # First: the next may need the room.
+        with self._turn:
+            for job in jobs:
+                job.lanes = 0
+                del self._active[job]
+            self._in_flight -= 1
+            self._work.notify_all()
         for job in jobs:
             if job.kept is not None:
                 self._keep(job, job.kept)
             elif job.sealed:
-                await send.send(job)
+                self._hand_over(job)
             else:
                 self._fail(job, job.error or self._given_up(job))
 
-    async def _share_work(self, job: Job, lane: Lane, *, joining: bool) -> None:
-        if not joining:
-            await self._hop(self._begin, job, lane)
-            if job.kept is not None:
-                return
-            job.open_to_join = True
-            self._wake()
-        if job.error is None:
-            await self._hop(work, job, lane)
-        if job.lanes == 1:  # The last one out.
+    def _share_work(self, job: Job, lane: Lane) -> bool:
+        """Move a large file together with other lanes; return True to the last one out, which has sealed it."""
+        if not job.open_to_join:  # It stays open as long as one works on it: so this is the first.
+            self._begin(job, lane)
+            with self._turn:
+                job.open_to_join = job.kept is None
+                self._work.notify_all()
+        if job.kept is None:
+            work(job, lane)
+        with self._turn:
+            job.lanes -= 1
+            if job.lanes:
+                return False
             job.open_to_join = False
-            if job.error is None:
-                await self._hop(seal, job, lane)
+        if job.kept is None:
+            seal(job, lane)
+        return True
 
-    async def _hop(self, function: Callable[[*Args], None], *args: *Args) -> None:
-        await run_sync(function, *args, limiter=self._limiter)
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+    def _hand_over(self, job: Job) -> None:
+        """Give a dump that is moved to the committer, when it has room for one more."""
+        with self._turn:
+            while len(self._sealed) >= self._group and not self._stop.requested:
+                self._room.wait(_TICK)
+            self._sealed.append(job)
+            self._arrived.notify()
 
     # --- the committer -------------------------------------------------------------------------------------------
 
-    async def _commit(self, receive: MemoryObjectReceiveStream[Job]) -> None:
-        async for first in receive:
-            group = [first]
-            while len(group) < self._group:
-                try:
-                    group.append(receive.receive_nowait())
-                except (anyio.WouldBlock, anyio.EndOfStream):
-                    break
-            await self._hop(self._publish, group)
+    def _commit(self) -> None:
+        while group := self._gathered():
+            self._publish(group)
             for job in group:
                 if job.published:
                     self._finish(job)
                 else:
                     self._fail(job, job.error or self._given_up(job))
 
-    # --- telling -------------------------------------------------------------------------------------------------
+    def _gathered(self) -> list[Job]:
+        """Return what waits to be made durable; nothing when no more will come, or the run was cancelled."""
+        with self._turn:
+            while not self._sealed and self._moving:
+                self._arrived.wait()
+            if self._stop.requested and not self.aborted:
+                return []
+            group = [self._sealed.popleft() for _ in range(min(self._group, len(self._sealed)))]
+            self._room.notify_all()
+        return group
 
-    async def _tick(self) -> None:
-        """Tell of progress as the clock goes; on cancellation, the first to know: it tells the threads."""
-        try:
-            while True:
-                await anyio.sleep(_TICK)
-                for job in self._active:
-                    self._tell(job)
-        finally:
-            self._stop.requested = True
+    # --- telling -------------------------------------------------------------------------------------------------
 
     def _tell(self, job: Job) -> None:
         proof = job.proof
@@ -386,47 +445,54 @@ class Scheduler:
         return passing and job.attempts < retries.times and not self._stop.requested
 
     def _finish(self, job: Job) -> None:
-        engine = job.transfer.engine
-        assert engine is not None
-        self._outcomes[job.index] = report = report_of(job, self._plan.manifest_sha256)
-        self._announce(job)
-        self._emit(
-            FileFinished(
-                at=self._clock(),
-                name=report.name,
-                source=report.source,
-                bytes=report.bytes,
-                stored=report.stored,
-                seconds=report.seconds,
-                method=engine.method,
-                digest=report.digest,
-                content_digest=report.content_digest,
-                bad_bytes=report.bad_bytes,
+        report = report_of(job, self._plan.manifest_sha256)
+        with self._turn:
+            self._outcomes[job.index] = report
+            self._announce(job)
+            assert report.method is not None
+            self._emit(
+                FileFinished(
+                    at=self._clock(),
+                    name=report.name,
+                    source=report.source,
+                    bytes=report.bytes,
+                    stored=report.stored,
+                    seconds=report.seconds,
+                    method=report.method,
+                    digest=report.digest,
+                    content_digest=report.content_digest,
+                    bad_bytes=report.bad_bytes,
+                )
             )
-        )
 
     def _keep(self, job: Job, report: FileReport) -> None:
-        self._outcomes[job.index] = report
-        self._emit(
-            FileKept(at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest)
-        )
+        with self._turn:
+            self._outcomes[job.index] = report
+            self._emit(
+                FileKept(
+                    at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest
+                )
+            )
 
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
-        if self._may_pass(job, error):
-            job.attempts += 1
-            self._again.append(job)
-            delay = self._plan.retries.wait(job.attempts)
-            self._emit(
-                FileRetried(at=self._clock(), name=job.planned.name, error=error, attempt=job.attempts, delay=delay)
-            )
-            return
         planned = job.planned
-        self._outcomes[job.index] = failure_of(job, error, self._folder.path)
-        if job.transfer.moved:
-            self._announce(job)
-        self._emit(
-            FileFailed(at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage)
-        )
+        with self._turn:
+            if self._may_pass(job, error):
+                job.attempts += 1
+                self._again.append(job)
+                delay = self._plan.retries.wait(job.attempts)
+                self._emit(
+                    FileRetried(at=self._clock(), name=planned.name, error=error, attempt=job.attempts, delay=delay)
+                )
+                return
+            self._outcomes[job.index] = failure_of(job, error, self._folder.path)
+            if job.transfer.moved:
+                self._announce(job)
+            self._emit(
+                FileFailed(
+                    at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage
+                )
+            )
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
@@ -434,7 +500,6 @@ class Scheduler:
         passing = error is None or isinstance(error, InterruptedDumpError) or self._may_pass(job, error)
         if self._plan.on_error == "abort" and not passing:
             self.aborted = self._stop.requested = True
-            self._wake()
 
     # --- in worker threads ------------------------------------------------------------------------------------------
 
@@ -468,8 +533,8 @@ class Scheduler:
                 sync_file(earlier.path)
         except InterruptedDumpError as error:
             note(job, error)
-        except (AsyncdumpError, OSError) as error:
-            logger().warning("dumped_again", dump=earlier.name, error=str(error))
+        except Exception as error:  # noqa: BLE001 (whatever it is: what can't be proved is dumped again)
+            logger().warning("dumped_again", dump=earlier.name, error=str(error) or type(error).__name__)
         else:
             return True
         finally:
@@ -486,14 +551,13 @@ class Scheduler:
             try:
                 if self.journal is not None:
                     self.journal.append(report_of(job, self._plan.manifest_sha256) for job in jobs)
-            except DumpError as error:
-                abort(jobs)
-                errors: list[DumpError | None] = [error] * len(jobs)
-            else:
                 sinks: list[Any] = [job.transfer.sink for job in jobs]
-                errors = self._folder.publish(
+                errors: Sequence[AsyncdumpError | None] = self._folder.publish(
                     sinks, durable=durable, overwrite=self._plan.overwrite, journal=self.journal
                 )
+            except Exception as error:  # noqa: BLE001 (whatever it is, it's these files')
+                abort(jobs)
+                errors = [as_failure(error, job.planned.source.path) for job in jobs]
             for job, failure in zip(jobs, errors, strict=True):
                 if failure is None:
                     job.published = True

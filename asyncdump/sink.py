@@ -6,7 +6,6 @@ Under its final name a dump is whole and durable, or absent. Everything here ser
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import stat
@@ -23,12 +22,14 @@ from asyncdump.linux import (
     SYNC_FILE_RANGE_WAIT_AFTER,
     SYNC_FILE_RANGE_WAIT_BEFORE,
     SYNC_FILE_RANGE_WRITE,
+    close,
     copy_by_kernel,
     filesystem,
     rename_new,
     sync_file_range,
     syncfs,
 )
+from asyncdump.lock import Lock
 
 ALIGNMENT: Final = 4096
 """O_DIRECT wants offsets, lengths and addresses in multiples of the logical block; 4096 serves every disk."""
@@ -46,7 +47,6 @@ _NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
-_NO_LOCKS: Final = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _PARTIAL: Final = ".partial"
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
@@ -101,34 +101,22 @@ class Folder:
             with explain("mkdir", path):
                 _make_folders(path)
         with explain("open", path):
-            self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.filesystem, _ = filesystem(self.fd)
         self.device: Final = os.fstat(self.fd).st_dev
+        self._lock: Lock | None = None
         self._run: Final = os.urandom(4).hex()
         self._count = 0
 
     def lock(self, *, shared: bool = False) -> None:
-        """Keep other runs out until the folder is closed, or this process ends in whichever way (flock(2)).
+        """Keep other runs out until the folder is closed, or this process ends in whichever way: see `Lock`.
 
-        With ``shared`` others may read what is there, and nobody writes. A filesystem that can't lock a folder (NFS)
-        gives no such protection.
+        With ``shared`` others may read what is there, and nobody writes.
 
         Raises:
-            DumpError: another run has the folder.
+            DumpError: another run has the folder, or it can't be locked.
         """
-        try:
-            fcntl.flock(self.fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DumpError(
-                f"another run is at work in {self.path}",
-                path=self.path,
-                operation="flock",
-                errno=error.errno,
-                hint="wait for it to end, or choose another folder",
-            ) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise from_oserror(error, "flock", self.path) from error
+        self._lock = Lock(self.fd, self.path, shared=shared)
 
     def sweep(self) -> None:
         """Remove the temporary files of runs that were killed; for whoever has the lock."""
@@ -229,7 +217,13 @@ class Folder:
         return True
 
     def close(self) -> None:
-        os.close(self.fd)
+        """Unlock and close it; once."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            close(fd)
 
 
 def _make_folders(path: str) -> None:
@@ -295,7 +289,8 @@ class Sink:
     grain: ClassVar[int] = 4096
     """Bytes that are zero in so large a piece, and aligned to it, may be left out."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, *, direct: bool = True) -> None:
+        """Take over a descriptor; unless ``direct`` is False, see whether the file takes O_DIRECT too."""
         self.fd = fd
         self.path = path
         self.stored = 0
@@ -304,10 +299,10 @@ class Sink:
         self._behind = 0
         self._refused: int | None = None
         self._lock = threading.Lock()
-        try:
-            self.direct: int | None = self.open_again(os.O_RDWR | os.O_DIRECT)
-        except OSError:
-            self.direct = None
+        self.direct: int | None = None
+        if direct:
+            with suppress(OSError):
+                self.direct = self.open_again(os.O_RDWR | os.O_DIRECT)
 
     def status(self) -> tuple[int, int]:
         """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
@@ -431,8 +426,7 @@ class Sink:
         self.direct = self._refused = None
         for fd in descriptors:
             if fd is not None:
-                with suppress(OSError):
-                    os.close(fd)
+                close(fd)
 
     def sync(self) -> DumpError | None:
         """Make the bytes and the size durable (fdatasync(2)); return the error, if any."""
@@ -458,8 +452,7 @@ class Sink:
         self.close_direct()
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            with suppress(OSError):
-                os.close(fd)
+            close(fd)
 
 
 class Draft(Sink):

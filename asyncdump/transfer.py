@@ -27,6 +27,7 @@ from asyncdump.errors import (
     from_oserror,
 )
 from asyncdump.lane import Lane
+from asyncdump.linux import close
 from asyncdump.salvage import UNREADABLE, BadRange, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
@@ -398,9 +399,9 @@ class Transfer:
             self.sink.abort()
 
     def _close_source(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            close(fd)
 
 
 def _pieces(span: Span, lane: Lane) -> Iterator[Span]:

@@ -10,16 +10,24 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError, ReceiptError, Verdict
+from asyncdump.errors import (
+    DamagedError,
+    DumpError,
+    InterruptedDumpError,
+    ReceiptError,
+    Verdict,
+    explain_working_folder,
+)
 from asyncdump.mirror import Mirror, Nowhere
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import has_checksums, is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt, read_receipt
 from asyncdump.record import RECEIPT, RESERVED
 from asyncdump.report import FileReport, Report
-from asyncdump.run import Handler, Run, listen, opened, running
+from asyncdump.run import Handler, Run, listen, running
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
 from asyncdump.source import Source, describe, open_source
+from asyncdump.threads import in_thread
 
 Concurrency = int | Literal["auto"]
 
@@ -126,7 +134,7 @@ class Verifier:
         )
         compressed = frozenset(file.name for file in files if is_compressed(file))
         place = Mirror(folder.path, compressed) if against_source else Nowhere(folder.path)
-        self.run: Final = Run(plan, place, receipt=False)
+        self.run: Final = Run(plan, place, receipt=False, guard=folder)
 
     @property
     def outcome(self) -> Verification:
@@ -177,16 +185,18 @@ async def open_verify(
     what: str | os.PathLike[str], *, against_source: bool = False, concurrency: Concurrency = "auto"
 ) -> AsyncIterator[Verifier]:
     """Start what `verify_all` does, to watch or cancel its ``run``."""
-    receipt, folder = await opened(lambda: open_receipt(what), lambda made: made[1].close())
-    try:
-        verifier = await opened(
-            lambda: Verifier(receipt, folder, against_source=against_source, concurrency=concurrency),
-            lambda made: made.run.discard(),
-        )
-        async with running(verifier.run):
-            yield verifier
-    finally:
-        folder.close()
+
+    def prepare() -> Verifier:
+        receipt, folder = open_receipt(what)
+        try:
+            return Verifier(receipt, folder, against_source=against_source, concurrency=concurrency)
+        except BaseException:
+            folder.close()
+            raise
+
+    verifier = await in_thread(prepare, lambda made: made.run.discard())
+    async with running(verifier.run):
+        yield verifier
 
 
 def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
@@ -198,7 +208,8 @@ def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
     """
     if not os.fsdecode(what):
         raise ReceiptError("the folder of the run is an empty name")
-    path = os.path.abspath(os.fsdecode(what))
+    with explain_working_folder():
+        path = os.path.abspath(os.fsdecode(what))
     whole = os.path.isdir(path)
     place, name = (path, RECEIPT) if whole else os.path.split(path)
     folder = Folder(place, make=False)

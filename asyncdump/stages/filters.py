@@ -135,7 +135,9 @@ class Filters:
                 os.close(fd)
                 talking[fd].errors = -1
             elif fd == self.stdout and emptying is not None and emptying >= 0:
-                select.select([], [emptying], [], PATIENCE)
+                taker = select.poll()
+                taker.register(emptying, select.POLLOUT)
+                taker.poll(PATIENCE * 1000)
 
     def close_stdin(self) -> None:
         """Tell the first that this was all."""

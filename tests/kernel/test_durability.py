@@ -34,7 +34,7 @@ from files import (
 
 import asyncdump
 from asyncdump.lane import Lane
-from asyncdump.run import Run
+from asyncdump.run import Run, running
 from asyncdump.sink import Folder
 
 WRITES = ("pwrite64", "pwritev", "pwritev2", "sendfile", "splice", "copy_file_range", "ftruncate")
@@ -250,7 +250,8 @@ async def test_a_full_disk_is_one_file_s_failure(checksum, tiny: Path, make) -> 
     status = os.statvfs(tiny)
     (tiny / "filler").write_bytes(noise(status.f_bavail * status.f_frsize - 2 * MiB))
     run = Run(plan, Folder(plan.output))
-    await run._conduct()
+    async with running(run):
+        pass
     large, small = run.report.files
     assert not run.report.ok
     assert isinstance(large.error, asyncdump.DumpError)
