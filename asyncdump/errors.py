@@ -10,19 +10,32 @@ from typing import Final, Literal
 
 import msgspec
 
+from asyncdump.printable import text
+
 Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
 
 
 class AsyncdumpError(Exception):
     """The root of all errors of this package.
 
+    Its text can be printed and logged wherever the names in it come from (`printable.text`); ``path`` and the like hold
+    what the kernel knows. It can be copied and pickled, with all that subclasses add to it.
+
     Attributes:
         hint: what the user can do about it, or an empty string.
     """
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+    def __init__(self, *lines: str, hint: str = "") -> None:
+        super().__init__("\n".join(map(text, lines)))
+        self.hint = text(hint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception would call the class with `args`, and that leaves out what takes a keyword.
+        return _remake, (type(self), self.args), self.__dict__
+
+
+def _remake(kind: type[AsyncdumpError], args: tuple[object, ...]) -> AsyncdumpError:
+    return kind.__new__(kind, *args)
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +48,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return ": ".join(part for part in (place, self.key, self.message) if part)
+        return text(": ".join(part for part in (place, self.key, self.message) if part))
 
 
 class ManifestError(AsyncdumpError):
@@ -46,7 +59,7 @@ class ManifestError(AsyncdumpError):
     """
 
     def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n".join(map(str, problems)))
+        super().__init__(*map(str, problems))
         self.problems = problems
 
 
@@ -111,8 +124,8 @@ class ReceiptError(AsyncdumpError):
     """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        super().__init__(*problems)
+        self.problems = tuple(map(text, problems))
 
 
 class FilterError(DumpError):

@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
+from asyncdump.printable import text
+
 setups: list[Callable[[], None]] = []
 """What the command line wants done before the first record."""
 
@@ -34,7 +36,8 @@ def logger() -> Guarded:
 
     A program that has configured structlog gets the records its way. In one that hasn't they go to the standard
     library's logger of that name, so that they obey its levels and are never printed to stdout. structlog is imported
-    on the first record: it takes longer to import than many a dump takes to write.
+    on the first record: it takes longer to import than many a dump takes to write. What texts hold is printable by
+    then: a name with a newline in it makes no record of its own.
     """
     return _guarded
 
@@ -45,7 +48,21 @@ def _logger() -> Any:
     with _setting_up:
         while setups:
             setups.pop()()
-    return structlog.get_logger("asyncdump") if structlog.is_configured() else _standard()
+    return _Printable(structlog.get_logger("asyncdump") if structlog.is_configured() else _standard())
+
+
+class _Printable:
+    """Hands records on to a logger, with what can be printed in the place of each text."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def log(event: str, **values: Any) -> Any:
+            shown = {key: text(value) if isinstance(value, str) else value for key, value in values.items()}
+            return getattr(self._target, method)(event, **shown)
+
+        return log
 
 
 @cache

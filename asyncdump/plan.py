@@ -21,8 +21,9 @@ from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.journal import JOURNAL
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
+from asyncdump.printable import is_encodable
 from asyncdump.receipt import read_receipt
-from asyncdump.record import RECEIPT, is_encodable, name_complaint
+from asyncdump.record import RECEIPT, name_complaint
 from asyncdump.report import FileReport
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder

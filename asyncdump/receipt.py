@@ -13,7 +13,8 @@ import msgspec
 from asyncdump.digest import LISTS
 from asyncdump.errors import DumpError, explain
 from asyncdump.journal import JOURNAL, read_journal
-from asyncdump.record import RECEIPT, file_of, file_record, text, utf8
+from asyncdump.printable import text, utf8
+from asyncdump.record import RECEIPT, file_of, file_record
 from asyncdump.report import FileReport, Report
 from asyncdump.sink import Folder
 

@@ -13,6 +13,7 @@ import msgspec
 from asyncdump.digest import LISTS
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
+from asyncdump.printable import is_encodable, text
 from asyncdump.report import FileReport
 from asyncdump.salvage import BadRange
 from asyncdump.sink import TEMPORARY_PREFIX
@@ -23,7 +24,6 @@ RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
 
 _NUMBERS: Final = {name: number for number, name in errnos.errorcode.items()}
 _LONGEST_NAME: Final = 255
-_CONTROLS: Final = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def file_record(file: FileReport) -> dict[str, Any]:
@@ -66,17 +66,6 @@ def error_record(error: AsyncdumpError) -> dict[str, Any]:
         "errno": None if number is None else describe_errno(number),
         "hint": error.hint,
     }
-
-
-def text(name: str) -> str:
-    """Return a name with what isn't UTF-8 in it escaped, and what would control a terminal: ``\\xff``, ``\\x1b``."""
-    return utf8(name).translate(_CONTROLS)
-
-
-def utf8(name: str) -> str:
-    """Return a name with what isn't UTF-8 in it escaped: ``\\xff``."""
-    encoded = os.fsencode(name) if is_encodable(name) else name.encode(errors="backslashreplace")
-    return encoded.decode(errors="backslashreplace")
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -173,15 +162,6 @@ def _name(shown: str, encoded: str | None) -> str:
     if "\0" in name or not is_encodable(name):
         raise ValueError(f"{name!r} is what no path can be")
     return name
-
-
-def is_encodable(name: str) -> bool:
-    """Tell whether a name can be given to the kernel: a text may hold halves of a surrogate pair."""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _decoded(encoded: str) -> bytes:

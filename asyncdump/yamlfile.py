@@ -10,7 +10,7 @@ import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest import Defaults, Dump, Manifest, Retries, Zstd, complaint, required, unknown_key
-from asyncdump.record import text
+from asyncdump.printable import text
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16

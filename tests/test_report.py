@@ -202,7 +202,7 @@ def test_a_name_that_would_control_a_terminal_is_shown_escaped_and_given_in_full
     assert record["name"] == r"a\x1b[31m\t\x9b\x7f\n"
     assert base64.b64decode(record["name_base64"]) == name.encode()
     assert file_record(failure("b", DumpError(f"open of {name}: no")))["error"]["message"].isprintable()
-    assert file_record(file("größe \u2028 日本"))["name"] == "größe \u2028 日本"
+    assert file_record(file("größe 日本"))["name"] == "größe 日本"
 
 
 def test_each_digest_list_has_the_names_that_are_shown_escaped() -> None:

@@ -504,22 +504,6 @@ def test_nor_on_the_command_line(arguments, world: Path) -> None:
     assert SECRET.encode() not in done.stdout + done.stderr
 
 
-def test_what_a_program_says_itself_is_told(world: Path) -> None:
-    """Who runs a program that repeats its arguments on stderr finds them in the error: it's the program that tells."""
-    output = world / "out"
-    path = manifest(world, {"source": "s", "filter": [["sh", "-c", 'echo "$0" >&2; exit 3', SECRET]]})
-    code = subprocess.run(
-        [sys.executable, "-m", "asyncdump", path, "--allow-filters"],
-        capture_output=True,
-        cwd=world,
-        check=False,
-        timeout=60,
-    ).returncode
-    assert code == 1
-    (file,) = json.loads(read(output / RECEIPT))["files"]
-    assert file["error"]["message"] == f"sh ended with status 3: {SECRET}"
-
-
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from strategies import KEYS, as_yaml, broken_yaml, documents, file_names, strang
 
 from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest import Defaults, Dump, Manifest
+from asyncdump.printable import text
 from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
 
 LARGEST = 16 << 20
@@ -428,7 +429,7 @@ def test_each_unknown_key_is_an_error_of_its_own(document: dict[str, Any], names
     with pytest.raises(ManifestError) as refused:
         parse_manifest(content, "m.yaml")
     problems = refused.value.problems
-    assert sorted(problem.key for problem in problems) == sorted(names)
+    assert sorted(problem.key for problem in problems) == sorted(map(text, names))
     assert all("unknown key" in problem.message for problem in problems)
 
 

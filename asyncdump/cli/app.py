@@ -310,7 +310,7 @@ def run() -> int:
 
 
 def _fail(*messages: str) -> int:
-    from asyncdump.record import text
+    from asyncdump.printable import text
 
     for message in messages:
         print(f"asyncdump: {text(message)}", file=sys.stderr)

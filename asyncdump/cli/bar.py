@@ -13,7 +13,7 @@ from rich.text import Text
 
 from asyncdump.cli.columns import cut
 from asyncdump.cli.progress import DUMPING, Tally, Words
-from asyncdump.record import text
+from asyncdump.printable import text
 from asyncdump.size import format_size
 
 _MOST_LINES = 8

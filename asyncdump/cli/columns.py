@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from asyncdump.record import text
+from asyncdump.printable import text
 
 _SHORTEST = 8
 """What is left of a column that is cut, in characters."""

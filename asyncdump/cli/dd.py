@@ -19,7 +19,7 @@ from asyncdump.cli.output import check_stdout
 from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.engines import Choice
 from asyncdump.errors import AsyncdumpError, DumpError, explain, from_oserror
-from asyncdump.record import text
+from asyncdump.printable import text
 from asyncdump.sink import Sink
 from asyncdump.size import MAXIMUM, parse_size
 from asyncdump.source import Source, describe, open_source

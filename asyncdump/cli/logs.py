@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any
 
 from asyncdump import log
-from asyncdump.record import text
 
 
 def configure_later(form: str) -> None:
@@ -26,7 +23,6 @@ def _configure(form: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
-            _escape,
             structlog.processors.format_exc_info,
             renderer,
         ],
@@ -42,7 +38,3 @@ class _Stderr:
 
     def flush(self) -> None:
         sys.stderr.flush()
-
-
-def _escape(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    return {key: text(value) if isinstance(value, str) else value for key, value in record.items()}

@@ -23,7 +23,8 @@ from asyncdump.events import (
     RunFinished,
     RunStarted,
 )
-from asyncdump.record import error_record, text
+from asyncdump.printable import text
+from asyncdump.record import error_record
 from asyncdump.size import format_size
 
 _EVERY = 2.0

@@ -11,8 +11,8 @@ import msgspec
 from asyncdump.cli.columns import table
 from asyncdump.content import is_zstd
 from asyncdump.errors import DumpError, explain
+from asyncdump.printable import text
 from asyncdump.reading import DumpInfo, describe_dump, open_dump
-from asyncdump.record import text
 from asyncdump.size import format_size
 from asyncdump.source import describe, open_source
 from asyncdump.stream import Tally, copy_stream

@@ -10,7 +10,8 @@ from asyncdump.cli.columns import fill, seconds, table, width
 from asyncdump.digest import LISTS
 from asyncdump.errors import InterruptedDumpError, describe_errno
 from asyncdump.plan import STANDARD_OUTPUT, Plan
-from asyncdump.record import RECEIPT, text
+from asyncdump.printable import text
+from asyncdump.record import RECEIPT
 from asyncdump.report import FileReport, Report
 from asyncdump.size import format_size
 

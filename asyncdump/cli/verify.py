@@ -13,7 +13,7 @@ from asyncdump.cli.progress import VERIFYING, new_listener
 from asyncdump.cli.run import interruption, listen
 from asyncdump.cli.signals import heeding
 from asyncdump.cli.tables import complain, count, print_lines
-from asyncdump.record import text
+from asyncdump.printable import text
 from asyncdump.size import format_size
 from asyncdump.verify import FileVerdict, Verification, open_verify
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from asyncdump.errors import FilterError, describe_errno
 from asyncdump.lane import grow_pipe
+from asyncdump.stages.secrets import masked
 
 Commands = tuple[tuple[str, ...], ...]
 
@@ -27,6 +28,7 @@ class _Child:
 
     def __init__(self, command: tuple[str, ...], stdin: int, stdout: int) -> None:
         self.name: Final = os.path.basename(command[0])
+        self._command: Final = command
         self.tail = b""
         self.errors, theirs = os.pipe2(os.O_CLOEXEC)
         try:
@@ -59,8 +61,9 @@ class _Child:
         return self.quote(f"{self.name} {how}")
 
     def quote(self, message: str) -> str:
-        """Return a message with the last of stderr behind it."""
-        said = self.tail.decode(errors="backslashreplace").strip()
+        """Return a message with the last of stderr behind it, in which the program's arguments are masked."""
+        said = self.tail.decode(errors="backslashreplace")
+        said = masked(said, self._command, cut=len(self.tail) == _TAIL).strip()[-_TAIL:]
         return f"{message}: {said}" if said else message
 
 
