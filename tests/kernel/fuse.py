@@ -59,7 +59,7 @@ class Node:
         self.entries: dict[str, tuple[str, Node]] = {}  # By the folded name: the name as it was given, and the node.
 
 
-class Failed(Exception):
+class FuseError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(os.strerror(number))
         self.number = number
@@ -112,9 +112,9 @@ class Server:
                 elif code in nothing:
                     answer = b""
                 else:
-                    raise Failed(errno.ENOSYS)
+                    raise FuseError(errno.ENOSYS)
                 failure = 0
-            except Failed as failed:
+            except FuseError as failed:
                 answer, failure = b"", failed.number
             with suppress(FileNotFoundError):  # Whoever asked was killed.
                 os.write(self.fd, struct.pack("<IiQ", 16 + len(answer), -failure, unique) + answer)
@@ -128,12 +128,12 @@ class Server:
         try:
             return folder.entries[self.key(os.fsdecode(name))][1]
         except KeyError:
-            raise Failed(errno.ENOENT) from None
+            raise FuseError(errno.ENOENT) from None
 
     def new(self, folder: Node, name: bytes, mode: int) -> Node:
         shown = os.fsdecode(name)
         if self.key(shown) in folder.entries:
-            raise Failed(errno.EEXIST)
+            raise FuseError(errno.EEXIST)
         self.last += 1
         node = self.nodes[self.last] = Node(self.last, mode)
         folder.entries[self.key(shown)] = (shown, node)
@@ -182,7 +182,7 @@ class Server:
         name = body.split(b"\0")[0]
         node = self.find(folder, name)
         if node.entries:
-            raise Failed(errno.ENOTEMPTY)
+            raise FuseError(errno.ENOTEMPTY)
         node.links = 0
         del folder.entries[self.key(os.fsdecode(name))]
         return b""
@@ -192,7 +192,7 @@ class Server:
 
     def rename2(self, folder: Node, body: bytes) -> bytes:
         if not self.noreplace:
-            raise Failed(errno.ENOSYS)
+            raise FuseError(errno.ENOSYS)
         number, flags, _ = struct.unpack_from("<Q2I", body)
         return self.move(folder, number, flags, body[16:])
 
@@ -200,13 +200,13 @@ class Server:
         old, new, *_ = names.split(b"\0")
         node, target, shown = self.find(folder, old), self.nodes[number], os.fsdecode(new)
         if flags & ~_NOREPLACE:
-            raise Failed(errno.EINVAL)
+            raise FuseError(errno.EINVAL)
         standing = target.entries.get(self.key(shown))
         if standing is not None and flags:
-            raise Failed(errno.EEXIST)
+            raise FuseError(errno.EEXIST)
         if standing is not None and standing[1] is not node:
             if stat.S_ISDIR(standing[1].mode):
-                raise Failed(errno.EISDIR)
+                raise FuseError(errno.EISDIR)
             standing[1].links = 0
         del folder.entries[self.key(os.fsdecode(old))]
         # What is replaced leaves its name as it was first written, as a casefolding ext4 has it.
