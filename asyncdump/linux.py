@@ -100,6 +100,12 @@ def syncfs(fd: int) -> None:
     _checked(_syncfs(fd))
 
 
+def close_quietly(fd: int) -> None:
+    """Close a descriptor whose close has nothing to tell: nothing was written through it, or all of that is proved."""
+    with suppress(OSError):
+        os.close(fd)
+
+
 def sync_file_range(fd: int, offset: int, length: int, flags: int) -> None:
     """Start or await write-back of a range of bytes, without any promise of durability (sync_file_range(2))."""
     _checked(_sync_file_range(fd, offset, length, flags))
