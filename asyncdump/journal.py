@@ -65,8 +65,9 @@ class Journal:
         self._fd = -1
         self._end = 0
         self._lost: DumpError | None = None
-        if self._earlier or folder.exists(JOURNAL):
-            self._renew()  # Durable before it counts: cut short, it would know less than what stood there.
+        # With what an earlier run has done it is durable before it counts: cut short, it would know less than before.
+        if folder.exists(JOURNAL):
+            self._renew()
             return
         with explain("open", self.path):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,6 +75,8 @@ class Journal:
         folder.hold(JOURNAL)
         try:
             self._write(self._content())
+            if self._earlier and (failure := self.sync()) is not None:
+                raise failure
         except BaseException:
             self.remove()
             self.close()

@@ -328,7 +328,7 @@ def test_a_record_is_durable_before_its_dump_has_its_name(files, make, ext4, tmp
 def test_a_journal_is_durable_before_it_replaces_another(dumps_by: Maker, tmp_path) -> None:
     dumps = dumps_by("raw")
     assert asyncdump(dumps.manifest, "-q").returncode == 0
-    write_journal = ["write", "renameat", "fdatasync"]
+    write_journal = ["write", "pwritev2", "renameat", "fdatasync"]
     done, _ = traced(tmp_path / "log", write_journal, dumps.manifest, "-q", "--resume", faults=["renameat:error=EIO"])
     assert done.returncode == 1
     before = journal_of(dumps.output)
@@ -338,7 +338,7 @@ def test_a_journal_is_durable_before_it_replaces_another(dumps_by: Maker, tmp_pa
     [rename] = [call for call in calls if call.name == "renameat" and f'"{JOURNAL}"' in call.args]
     temporary = rename.args.split('"')[1]
     earlier = [call.name for call in calls[: calls.index(rename)] if f"/{temporary}>" in call.args]
-    assert earlier == ["write", "fdatasync"]
+    assert earlier == ["pwritev2", "fdatasync"]
 
 
 # --- short writes ----------------------------------------------------------------------------------------------------
