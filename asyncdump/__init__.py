@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncdump.errors import InterruptedDumpError as InterruptedDumpError
     from asyncdump.errors import ManifestError as ManifestError
     from asyncdump.errors import MethodRefusedError as MethodRefusedError
+    from asyncdump.errors import NotDurableError as NotDurableError
     from asyncdump.errors import Problem as Problem
     from asyncdump.errors import ReceiptError as ReceiptError
     from asyncdump.errors import SourceChangedError as SourceChangedError
@@ -74,6 +75,7 @@ _HOMES = {
         "InterruptedDumpError",
         "ManifestError",
         "MethodRefusedError",
+        "NotDurableError",
         "Problem",
         "ReceiptError",
         "SourceChangedError",

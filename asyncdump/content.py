@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncdump.errors import DamagedError, DumpError, explain
-from asyncdump.linux import close, read_past_cache
+from asyncdump.linux import close_quietly, read_past_cache
 from asyncdump.seekable import Frame, read_seek_table
 from asyncdump.size import format_size
 
@@ -127,7 +127,7 @@ class Content(io.RawIOBase):
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            close(fd)
+            close_quietly(fd)
         super().close()
 
     def _damaged(self, what: str, why: object) -> DumpError:

@@ -89,6 +89,10 @@ class MethodRefusedError(DumpError):
     """The kernel does not accept the named method for this source and destination."""
 
 
+class NotDurableError(DumpError):
+    """The dump is complete under its name, but a power cut may take the name, or bring back what it has replaced."""
+
+
 class DamagedError(DumpError):
     """A dump isn't what its receipt says.
 

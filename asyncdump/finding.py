@@ -116,7 +116,8 @@ def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, ch
         began, cpu = time.perf_counter(), time.thread_time()
         with explain(method, source.path):
             moved = _measure(method, source, fd, sink, lane, began)
-            os.fdatasync(sink.fd)
+            if (failure := sink.sync()) is not None:
+                raise failure
         seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
     finally:
         sink.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from asyncdump.errors import AsyncdumpError, InterruptedDumpError, as_failure
+from asyncdump.errors import AsyncdumpError, InterruptedDumpError, NotDurableError, as_failure
 from asyncdump.lane import Lane
 from asyncdump.log import logger
 from asyncdump.piped import Piped
@@ -79,8 +79,10 @@ def report_of(job: Job, manifest_sha256: str) -> FileReport:
     )
 
 
-def failure_of(job: Job, error: AsyncdumpError, folder: str) -> FileReport:
+def failure_of(job: Job, error: AsyncdumpError, folder: str, manifest_sha256: str) -> FileReport:
     """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
+    if isinstance(error, NotDurableError):
+        return msgspec.structs.replace(report_of(job, manifest_sha256), error=error, stage="sync", bytes=0, stored=0)
     engine = job.transfer.engine
     return FileReport(
         source=job.planned.source.path,

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
-from asyncdump.linux import close
+from asyncdump.linux import close_quietly
 from asyncdump.record import file_of, file_record
 from asyncdump.report import FileReport
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
@@ -44,7 +44,11 @@ class Head(msgspec.Struct, kw_only=True):
 
 
 class Journal:
-    """Written by several threads; `close` it in the end, or `remove` it when the receipt stands."""
+    """Written by several threads; `close` it in the end, or `remove` it when the receipt stands.
+
+    Once a call has failed that was to make it durable, nothing tells what of it is on the disk, whatever later calls
+    say: it is written anew, all of it, into another file that takes its name. Until that succeeds nothing is added.
+    """
 
     def __init__(self, folder: Folder, head: Head, earlier: Iterable[FileReport] = ()) -> None:
         """Begin a journal, with what an earlier run has done; one that stood there is replaced at once or not at all.
@@ -54,31 +58,29 @@ class Journal:
         """
         self.path: Final = os.path.join(folder.path, JOURNAL)
         self._folder: Final = folder
+        self._head: Final = head
+        self._earlier: Final = tuple(earlier)
+        self._files: Final[list[FileReport]] = []
         self._turn = threading.Lock()
+        self._fd = -1
         self._end = 0
-        draft = None
-        try:
+        self._lost: DumpError | None = None
+        # With what an earlier run has done it is durable before it counts: cut short, it would know less than before.
+        if folder.exists(JOURNAL):
+            self._renew()
+            return
+        with explain("open", self.path):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(JOURNAL, flags, 0o600, dir_fd=folder.fd)
-        except FileExistsError:
-            draft = folder.create(JOURNAL)
-            self._fd = os.dup(draft.fd)
-        except OSError as error:
-            raise from_oserror(error, "open", self.path) from error
+        folder.hold(JOURNAL)
         try:
-            known = b"".join(line({**file_record(file), _EARLIER: True}) for file in earlier)
-            self._write(line(msgspec.to_builtins(head)) + known)
-            # Durable before it counts: cut short, it would know less than what stood there.
-            if (known or draft is not None) and (failure := self.sync()) is not None:
-                raise failure
-            if draft is not None and (failure := draft.rename(overwrite=True)) is not None:
+            self._write(self._content())
+            if self._earlier and (failure := self.sync()) is not None:
                 raise failure
         except BaseException:
-            (self.remove if draft is None else draft.abort)()
+            self.remove()
             self.close()
             raise
-        if draft is not None:
-            draft.close()
 
     def append(self, files: Iterable[FileReport]) -> None:
         """Add dumps that are about to get their names.
@@ -86,30 +88,73 @@ class Journal:
         Raises:
             DumpError: it can't be written; what was written of them is taken back.
         """
-        self._write(b"".join(map(_line_of, files)))
+        told = tuple(files)
+        with self._turn:
+            if self._lost is not None:
+                self._renew()
+            self._write(b"".join(map(_line_of, told)))
+            self._files.extend(told)
+
+    def _content(self) -> bytes:
+        earlier = (line({**file_record(file), _EARLIER: True}) for file in self._earlier)
+        return b"".join((line(msgspec.to_builtins(self._head)), *earlier, *map(_line_of, self._files)))
 
     def _write(self, lines: bytes) -> None:
         view = memoryview(lines)
-        with self._turn, explain("write", self.path):
+        with explain("write", self.path):
             os.lseek(self._fd, self._end, os.SEEK_SET)
             done = 0
             try:
                 while done < len(view):
                     done += os.write(self._fd, view[done:])
             except OSError:
-                # What is written next may be shorter: whole lines behind it would be read again.
-                with suppress(OSError):
-                    os.ftruncate(self._fd, self._end)
+                self._take_back()
                 raise
             self._end += done
 
-    def sync(self) -> DumpError | None:
-        """Make durable what was added (fdatasync(2)); return the error, if any."""
+    def _take_back(self) -> None:
+        # What is written next may be shorter: whole lines behind it would be read again.
         try:
-            os.fdatasync(self._fd)
+            os.ftruncate(self._fd, self._end)
         except OSError as error:
-            return from_oserror(error, "fdatasync", self.path)
-        return None
+            self._lost = from_oserror(error, "ftruncate", self.path)
+
+    def _renew(self) -> None:
+        """Write it anew; what stood there stands there still if that fails.
+
+        Raises:
+            DumpError: it can't be written, or not be made durable.
+        """
+        draft = self._folder.create(JOURNAL)
+        try:
+            content = self._content()
+            with explain("write", self.path):
+                draft.write_cached(memoryview(content), 0)
+            if (failure := draft.sync() or draft.rename(overwrite=True) or self._folder.sync()) is not None:
+                raise failure
+            with explain("dup", self.path):
+                replaced, self._fd = self._fd, os.dup(draft.fd)
+        finally:
+            draft.abort()
+        if replaced >= 0:
+            close_quietly(replaced)
+        self._end = len(content)
+        self._lost = None
+
+    def sync(self) -> DumpError | None:
+        """Make durable what was added (fdatasync(2)), if need be by writing it anew; return the error, if any."""
+        with self._turn:
+            try:
+                if self._lost is None:
+                    os.fdatasync(self._fd)
+                    return None
+            except OSError as error:
+                self._lost = from_oserror(error, "fdatasync", self.path)
+            try:
+                self._renew()
+            except DumpError as error:
+                return error
+            return None
 
     def remove(self) -> None:
         """Take the journal away: the receipt says all that it said."""
@@ -119,7 +164,7 @@ class Journal:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            close(fd)
+            close_quietly(fd)
 
 
 def _line_of(file: FileReport) -> bytes:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Final
 
-from asyncdump.linux import close
+from asyncdump.linux import close_quietly
 
 BUFFER: Final = 2 << 20
 """Bytes of a lane's buffer: the larger ones of ``bench chunk`` were no faster, the smaller ones cost CPU."""
@@ -95,7 +95,7 @@ class Lane:
         """Close the pipe, and with it whatever a failed call left inside."""
         pipe, self._pipe = self._pipe, None
         for end in pipe or ():
-            close(end)
+            close_quietly(end)
 
     def close(self) -> None:
         self.drop_pipe()

@@ -81,8 +81,8 @@ def _checked(answer: int) -> int:
     return answer
 
 
-def close(fd: int) -> None:
-    """Close a descriptor of which nothing is to be learnt any more (close(2)).
+def close_quietly(fd: int) -> None:
+    """Close a descriptor whose close has nothing to tell: nothing was written through it, or all of that is proved.
 
     It is closed whatever the call answers: never call this twice, the number may be somebody else's by then. Who calls
     this forgets the number first.

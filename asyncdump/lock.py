@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from asyncdump.errors import DumpError, from_oserror
-from asyncdump.linux import close
+from asyncdump.linux import close_quietly
 
 LOCK: Final = ".asyncdump-lock"
 
@@ -84,7 +84,7 @@ class Lock:
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_uid in {os.geteuid(), owner}:
             return fd
-        close(fd)
+        close_quietly(fd)
         raise DumpError(
             f"{self._path} is not a lock of this user",
             path=self._path,
@@ -118,4 +118,4 @@ class Lock:
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            close(fd)
+            close_quietly(fd)

@@ -14,7 +14,7 @@ from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
 from asyncdump.errors import DamagedError, DumpError, SourceChangedError, explain
 from asyncdump.lane import Lane
-from asyncdump.linux import close
+from asyncdump.linux import close_quietly
 from asyncdump.mirror import Nowhere
 from asyncdump.report import FileReport
 from asyncdump.seekable import Frame
@@ -141,7 +141,7 @@ class DirectRead(Read):
         """Close the descriptor."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            close(fd)
+            close_quietly(fd)
 
 
 class Unpack(Read):

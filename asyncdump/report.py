@@ -29,7 +29,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
         kept: whether it was made by an earlier run, and found whole by this one.
         durable: whether it was made to survive a power cut; manifest_sha256: of the manifest that asked for it.
-        identity: what the source was; inode: that of the dump.
+        identity: what the source was; inode: that of the dump, 0 where none has the name: with a `NotDurableError` one
+            has it, that a power cut may take.
         marks: for each 2 MiB of the file as stored the first 4 bytes of the digest of all up to there: places damage.
     """
 

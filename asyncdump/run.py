@@ -27,7 +27,7 @@ from asyncdump.manifest import Dump, Manifest, OnError, Retries, Zstd
 from asyncdump.outlet import Outlet
 from asyncdump.plan import STANDARD_OUTPUT, Options, Plan, make_plan
 from asyncdump.receipt import digest_lists, read_receipt, receipt
-from asyncdump.record import RECEIPT
+from asyncdump.record import RECEIPT, RESERVED
 from asyncdump.report import FileReport, Report, now
 from asyncdump.salvage import OnReadError
 from asyncdump.scheduler import Scheduler
@@ -219,7 +219,7 @@ class Run:
 
     def _still_there(self, files: Iterable[FileReport]) -> tuple[FileReport, ...]:
         """Return what earlier runs have made and this one has neither made anew nor kept."""
-        made = {file.name for file in files if file.ok}
+        made = {file.name for file in files if file.ok or file.inode}
         return tuple(file for name, file in self._earlier.items() if name not in made)
 
     def _write_records(self, report: Report) -> None:
@@ -318,6 +318,8 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
     folder = Folder(plan.output)
     try:
         folder.lock()
+        for name in RESERVED:
+            folder.hold(name)
         earlier = _find_earlier(plan, folder)
         run = Run(plan, folder, stop, earlier=earlier)
         folder.sweep()

@@ -485,7 +485,7 @@ class Scheduler:
                     FileRetried(at=self._clock(), name=planned.name, error=error, attempt=job.attempts, delay=delay)
                 )
                 return
-            self._outcomes[job.index] = failure_of(job, error, self._folder.path)
+            self._outcomes[job.index] = failure_of(job, error, self._folder.path, self._plan.manifest_sha256)
             if job.transfer.moved:
                 self._announce(job)
             self._emit(
@@ -528,9 +528,11 @@ class Scheduler:
         if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
             return False
         try:
-            prove(earlier, lane, self._stop, job.watch)
             if job.planned.durable and not earlier.durable:
                 sync_file(earlier.path)
+            prove(earlier, lane, self._stop, job.watch)
+            if isinstance(self._folder, Folder) and not self._folder.hold(earlier.name):
+                return False
         except InterruptedDumpError as error:
             note(job, error)
         except Exception as error:  # noqa: BLE001 (whatever it is: what can't be proved is dumped again)

@@ -1,6 +1,16 @@
 """Where a dump is written: a temporary name, alignment, durability in groups, the rename that is the promise.
 
-Under its final name a dump is whole and durable, or absent. Everything here serves that.
+Under its final name a dump is complete and durable, or absent. Everything here serves that.
+
+An error of write-back is told once: sync_file_range(2) that waits, fsync(2), fdatasync(2) and syncfs(2) report it *and*
+advance the cursor of their descriptor, so that the next call finds nothing wrong (errseq in the kernel). A close may be
+all that tells (NFS, FUSE). The page is clean by then, and what the disk holds in its place is anything. Hence:
+
+- A `Sink` owns the errors of its file. Whichever call is told of one, it goes to ``lost``, and stays there.
+- A sink that has lost something is never published: `Sink.sync` and `Sink.ask` return what was lost.
+- What a syncfs tells may be of any file: from then on each file of the folder is synced by itself.
+- The page cache is only dropped, and a digest of what was read back only believed, once nothing was lost until then.
+- No ``OSError`` of such a call is suppressed; ``tests/test_lost_errors.py`` reads the code for that.
 """
 
 from __future__ import annotations
@@ -12,17 +22,18 @@ import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, ClassVar, Final, Protocol
 
 from asyncdump.digest import Digest
-from asyncdump.errors import DumpError, explain, from_oserror
+from asyncdump.errors import DumpError, NotDurableError, explain, from_oserror
 from asyncdump.lane import Lane
 from asyncdump.linux import (
     RWF_DONTCACHE,
     SYNC_FILE_RANGE_WAIT_AFTER,
     SYNC_FILE_RANGE_WAIT_BEFORE,
     SYNC_FILE_RANGE_WRITE,
-    close,
+    close_quietly,
     copy_by_kernel,
     filesystem,
     rename_new,
@@ -43,6 +54,10 @@ ZEROS: Final = memoryview(bytearray(1 << 20))
 """Not to be written to, but whoever compares takes writable memory only."""
 
 _NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_NO_RANGES: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ESPIPE})
+_FAR: Final = 1 << 62
+"""A byte that no file has: to wait for its page waits for nothing, and tells what write-back has lost."""
+
 _NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
@@ -106,7 +121,9 @@ class Folder:
         self.device: Final = os.fstat(self.fd).st_dev
         self._lock: Lock | None = None
         self._run: Final = os.urandom(4).hex()
-        self._count = 0
+        self._numbers: Final = count(1)
+        self._doubtful = False  # Has a syncfs failed? Whatever it told of, a later one is silent about.
+        self._held: dict[int, str] = {}
 
     def lock(self, *, shared: bool = False) -> None:
         """Keep other runs out until the folder is closed, or this process ends in whichever way: see `Lock`.
@@ -133,9 +150,8 @@ class Folder:
         Raises:
             DumpError: it can't be created.
         """
-        self._count += 1
         draft = MappedDraft if self.filesystem == "hugetlbfs" else Draft
-        return draft(self, name, f"{TEMPORARY_PREFIX}{self._run}-{self._count}{_PARTIAL}")
+        return draft(self, name, f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{_PARTIAL}")
 
     def scratch(self) -> Sink:
         """Return a sink without a name, that is gone when it's closed (O_TMPFILE), to try things on.
@@ -146,6 +162,29 @@ class Folder:
         with explain("open", self.path):
             return Sink(os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.fd), self.path)
 
+    def hold(self, name: str) -> bool:
+        """Have what stands under a name replaced by no other name of this run, whatever the filesystem calls equal.
+
+        Names are compared by the filesystem, which may fold case or normalise: what a name leads to is told by its
+        inode. Returns False where nothing stands there, or what does is held under another name.
+        """
+        inode = self._inode(name)
+        return inode is not None and self._held.setdefault(inode, name) == name
+
+    def note_published(self, name: str, inode: int) -> None:
+        """Hold what has just got a name."""
+        self._held[inode] = name
+
+    def holder(self, name: str) -> str | None:
+        """Return the name by which what stands under ``name`` is held, or None."""
+        return self._held.get(inode) if (inode := self._inode(name)) is not None else None
+
+    def _inode(self, name: str) -> int | None:
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_ino
+        except OSError:  # What can't be looked at can't be replaced either: the rename says why.
+            return None
+
     def publish(
         self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
@@ -154,35 +193,41 @@ class Folder:
         What ``journal`` says of them is made durable with them, before they have their names.
 
         Returns:
-            For each sink its error, or None. A sink with an error has been removed.
+            For each sink its error, or None. A sink with an error has been removed, and what it was to replace stands;
+            except for `NotDurableError`: that one stands under its name, and what it has replaced is gone.
         """
-        errors: list[DumpError | None] = self._sync(sinks, journal) if durable else [None] * len(sinks)
+        errors = self._sync(sinks, journal) if durable else [sink.ask() for sink in sinks]
         for index, sink in enumerate(sinks):
-            if errors[index] is None:
-                errors[index] = sink.rename(overwrite=overwrite or sink.replaces)
-        if durable:
-            try:
-                os.fsync(self.fd)
-            except OSError as error:
-                failed = from_oserror(error, "fsync", self.path)
-                errors = [earlier or failed for earlier in errors]
-        for sink, failure in zip(sinks, errors, strict=True):
-            if failure is not None:
+            sink.close()  # Before it has its name: this may be what tells of an error.
+            errors[index] = errors[index] or sink.lost or sink.rename(overwrite=overwrite or sink.replaces)
+            if errors[index] is not None:
                 sink.discard()
-            sink.close()
+        if durable and (failure := self.sync()) is not None:
+            errors = [earlier or _not_durable(sink, failure) for sink, earlier in zip(sinks, errors, strict=True)]
         return errors
+
+    def sync(self) -> DumpError | None:
+        """Make the names in the folder durable (fsync(2)); return the error, if any."""
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            return from_oserror(error, "fsync", self.path)
+        return None
 
     def _sync(self, sinks: Sequence[Draft], journal: Synced | None) -> list[DumpError | None]:
         # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
         # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
-        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and self.filesystem in _SYNCFS_FLUSHES
+        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and self.filesystem in _SYNCFS_FLUSHES and not self._doubtful
         if grouped and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
-            # An error may be any file's of the group: fdatasync, one by one, says whose.
-            with suppress(OSError):
+            try:
                 syncfs(self.fd)
+            except OSError:
+                # It may be of any file's, of one that is still written too: each must prove itself from now on.
+                self._doubtful = True
+            else:
                 for sink in sinks:
                     sink.drop_cache()
-                return [None] * len(sinks)
+                return [sink.lost for sink in sinks]
         errors = [sink.sync() for sink in sinks]
         if journal is not None and (failure := journal.sync()) is not None:
             errors = [error or failure for error in errors]
@@ -192,8 +237,8 @@ class Folder:
         """Write small files of our own (the receipt, the digest lists), each whole and durable or not at all.
 
         Raises:
-            DumpError: one can't be written. What stood under its name stands there still, unless all that failed was to
-                make the name durable: then nothing does.
+            DumpError: one can't be written, and what stood under its name stands there still.
+            NotDurableError: each has its name, which may not survive a power cut.
         """
         drafts: list[Draft] = []
         try:
@@ -223,7 +268,17 @@ class Folder:
             lock.release()
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            close(fd)
+            close_quietly(fd)
+
+
+def _not_durable(sink: Draft, failure: DumpError) -> NotDurableError:
+    return NotDurableError(
+        f"{sink.path} is complete, but its name may not survive a power cut: {failure}",
+        path=sink.path,
+        operation=failure.operation,
+        errno=failure.errno,
+        hint=failure.hint,
+    )
 
 
 def _make_folders(path: str) -> None:
@@ -232,17 +287,26 @@ def _make_folders(path: str) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     for folder in reversed(missing):
+        made = True
         try:
             os.mkdir(folder, 0o700)
         except FileExistsError:
             if not os.path.isdir(folder):
                 raise
-            # Another run made it meanwhile.
-        _sync_folder(os.path.dirname(folder))
+            made = False  # Another run made it meanwhile.
+        try:
+            _sync_folder(os.path.dirname(folder))
+        except OSError:
+            if made:  # Left there, it would be taken for durable by the next run.
+                with suppress(OSError):
+                    os.rmdir(folder)
+            raise
 
 
 def sync_file(path: str) -> None:
-    """Make a file durable that was written without waiting for that.
+    """Make a file durable that was written without waiting for that, and have it read from the disk from now on.
+
+    Only what is read back then tells what is there: an error of its write-back may have been told to others.
 
     Raises:
         DumpError: it can't be opened, or written back.
@@ -251,8 +315,9 @@ def sync_file(path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
-            os.close(fd)
+            close_quietly(fd)
 
 
 def _sync_folder(path: str) -> None:
@@ -261,7 +326,7 @@ def _sync_folder(path: str) -> None:
     try:
         os.fsync(fd)
     finally:
-        os.close(fd)
+        close_quietly(fd)
 
 
 def _dirty_bytes() -> int:
@@ -281,7 +346,11 @@ class Sink:
         fd: a descriptor through the page cache; the sink closes it.
         direct: one that goes around it (O_DIRECT), or None where the filesystem takes none.
         stored: bytes written; what the holes leave out is not in it.
+        lost: the first error of write-back that any call was told of: what was written isn't what is there.
     """
+
+    lost: DumpError | None = None
+    _cached: bool = False
 
     sequential: ClassVar[bool] = False
     """Whether bytes can only be written one behind the other."""
@@ -295,7 +364,7 @@ class Sink:
         self.path = path
         self.stored = 0
         self._dontcache = True
-        self._cached = False
+        self._ranges = True
         self._behind = 0
         self._refused: int | None = None
         self._lock = threading.Lock()
@@ -389,15 +458,45 @@ class Sink:
         self._count(length)
 
     def flush_behind(self, offset: int, length: int) -> None:
-        """Start write-back of a range that went through the page cache, and drop the one before it from there."""
+        """Start write-back of a range that went through the page cache, and drop the one before it from there.
+
+        Raises:
+            DumpError: what was written before is lost.
+        """
         with self._lock:
             behind, self._behind = self._behind, offset
-        with suppress(OSError):  # Advice: fdatasync is what must succeed.
+        if not self._ranges:
+            return
+        try:
             sync_file_range(self.fd, offset, length, SYNC_FILE_RANGE_WRITE)
-            if behind < offset:
-                wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
+        except OSError as error:
+            if error.errno not in _NO_RANGES:
+                raise self.lose(error) from error
+            self._ranges = False  # Advice, where it isn't taken: no write-back has been waited for, or told of.
+            return
+        if behind < offset:
+            wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
+            try:
                 sync_file_range(self.fd, behind, offset - behind, wait)
-                os.posix_fadvise(self.fd, behind, offset - behind, os.POSIX_FADV_DONTNEED)
+            except OSError as error:
+                raise self.lose(error) from error
+            self._forget(behind, offset - behind)
+
+    def lose(self, error: OSError, operation: str = "write-back") -> DumpError:
+        """Keep an error that the kernel won't tell again, and return the first one."""
+        with self._lock:
+            self.lost = self.lost or from_oserror(error, operation, self.path)
+            return self.lost
+
+    def ask(self) -> DumpError | None:
+        """Return what write-back has lost so far, without waiting for it."""
+        if self.lost is None and self._cached and self._ranges:
+            try:
+                sync_file_range(self.fd, _FAR, 1, SYNC_FILE_RANGE_WAIT_BEFORE)
+            except OSError as error:
+                if error.errno not in _NO_RANGES:
+                    self.lose(error)
+        return self.lost
 
     def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
         """Feed what was written, ``size`` bytes, to ``digest``, past the page cache where that is possible.
@@ -405,7 +504,7 @@ class Sink:
         ``check`` is called before each block, and may raise to end it.
 
         Raises:
-            DumpError: it can't be read, or is shorter than what was written.
+            DumpError: it can't be read, is shorter than what was written, or isn't what was written.
         """
         view = lane.buffer.view
         offset = 0
@@ -419,6 +518,9 @@ class Sink:
                 raise DumpError(message, path=self.path, operation="read back")
             digest.update(view[:got])
             offset += got
+        # Asked last: to read past the page cache has waited for write-back.
+        if (lost := self.ask()) is not None:
+            raise lost
 
     def close_direct(self) -> None:
         """Close the O_DIRECT descriptors: what waits to be synced needs but one."""
@@ -426,33 +528,43 @@ class Sink:
         self.direct = self._refused = None
         for fd in descriptors:
             if fd is not None:
-                close(fd)
+                self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        try:
+            os.close(fd)
+        except OSError as error:
+            self.lose(error, "close")
 
     def sync(self) -> DumpError | None:
-        """Make the bytes and the size durable (fdatasync(2)); return the error, if any."""
-        try:
-            os.fdatasync(self.fd)
-        except OSError as error:
-            return from_oserror(error, "fdatasync", self.path)
-        self.drop_cache()
-        return None
+        """Make the bytes and the size durable (fdatasync(2)); return the error, if any, or what was lost before."""
+        if self.lost is None:
+            try:
+                os.fdatasync(self.fd)
+            except OSError as error:
+                return self.lose(error, "fdatasync")
+            self.drop_cache()
+        return self.lost
 
     def drop_cache(self) -> None:
         """Let the page cache forget what is durable by now."""
-        if self._cached:
-            with suppress(OSError):
-                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if self._cached and self.lost is None:
+            self._forget(0, 0)
+
+    def _forget(self, offset: int, length: int) -> None:
+        with suppress(OSError):
+            os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def abort(self) -> None:
         """Give up what was written, as far as it's ours."""
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors; the data was synced before, so that an error here says nothing new."""
+        """Close the descriptors; what that tells goes to ``lost``."""
         self.close_direct()
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            close(fd)
+            self._close(fd)
 
 
 class Draft(Sink):
@@ -472,49 +584,66 @@ class Draft(Sink):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with explain("open", path):
             fd = os.open(temporary, flags, 0o600, dir_fd=folder.fd)
+        self._inode: Final = os.fstat(fd).st_ino
         super().__init__(fd, path)
 
     def rename(self, *, overwrite: bool) -> DumpError | None:
-        """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken)."""
+        """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken).
+
+        What this run has published stays, except what it has published under this very name.
+        """
         assert self._temporary is not None
+        folder = self.folder
         try:
-            self._rename(self._temporary, overwrite=overwrite)
-        except FileExistsError:
-            return DumpError(
-                f"{self.path} appeared while it was written",
-                path=self.path,
-                operation="rename",
-                errno=errno.EEXIST,
-                hint="choose an empty folder, or allow --overwrite",
-            )
+            if not overwrite:
+                overwrite = not self._rename_new(self._temporary)
+                if overwrite and folder.holder(self.name) != self.name:
+                    return self._taken()
+            elif folder.holder(self.name) not in {None, self.name}:
+                return self._taken()
+            if overwrite:
+                os.rename(self._temporary, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
         except OSError as error:
             return from_oserror(error, "rename", self.path)
         self._temporary = None
+        folder.note_published(self.name, self._inode)
         return None
 
-    def _rename(self, temporary: str, *, overwrite: bool) -> None:
-        folder = self.folder.fd
-        if not overwrite:
-            try:
-                rename_new(folder, temporary, self.name)
-                return
-            except OSError as error:
-                if error.errno not in _NO_RENAME_NEW:
-                    raise
-            if self.folder.exists(self.name):  # The filesystem leaves no better way than to look first.
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        os.rename(temporary, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+    def _rename_new(self, temporary: str) -> bool:
+        """Rename it unless the name is taken; return whether it was renamed."""
+        try:
+            rename_new(self.folder.fd, temporary, self.name)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_RENAME_NEW:
+                raise
+        if self.folder.exists(self.name):  # The filesystem leaves no better way than to look first.
+            return False
+        os.rename(temporary, self.name, src_dir_fd=self.folder.fd, dst_dir_fd=self.folder.fd)
+        return True
+
+    def _taken(self) -> DumpError:
+        holder = self.folder.holder(self.name)
+        if holder is None:
+            message, hint = f"{self.path} appeared while it was written", "choose an empty folder, or allow --overwrite"
+        else:
+            message = f"{self.path} would replace {holder}: to its filesystem the two names are the same"
+            hint = "give one of them another name"
+        return DumpError(message, path=self.path, operation="rename", errno=errno.EEXIST, hint=hint)
 
     def discard(self) -> None:
-        """Remove the file, under whichever name it has now."""
-        with suppress(OSError):
-            os.unlink(self._temporary or self.name, dir_fd=self.folder.fd)
+        """Remove the file, unless it has its name."""
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=self.folder.fd)
 
     def abort(self) -> None:
-        """Remove the temporary file and close the descriptors; does nothing to a sink that is closed."""
-        if self.fd >= 0:
-            self.discard()
-            self.close()
+        """Remove the temporary file and close the descriptors; does nothing to a sink that is published."""
+        self.discard()
+        self.close()
 
 
 class MappedDraft(Draft):

@@ -27,7 +27,7 @@ from asyncdump.errors import (
     from_oserror,
 )
 from asyncdump.lane import Lane
-from asyncdump.linux import close
+from asyncdump.linux import close_quietly
 from asyncdump.salvage import UNREADABLE, BadRange, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
@@ -401,7 +401,7 @@ class Transfer:
     def _close_source(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
-            close(fd)
+            close_quietly(fd)
 
 
 def _pieces(span: Span, lane: Lane) -> Iterator[Span]:

@@ -36,6 +36,7 @@ NAMES = [
     "Manifest",
     "ManifestError",
     "MethodRefusedError",
+    "NotDurableError",
     "Overrides",
     "Plan",
     "PlannedDump",

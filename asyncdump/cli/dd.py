@@ -173,6 +173,8 @@ def _copy(operands: Operands, tally: Tally) -> None:
         if operands.conversions & {"fsync", "fdatasync"}:
             with explain("fsync", writing.path):
                 os.fsync(writing.fd)
+        with explain("close", writing.path):
+            os.close(os.dup(writing.fd))  # What a server refuses is told by a close, and one at the end by nobody.
     finally:
         if reading.source is not None:
             # Whoever shares the descriptor goes on behind what was copied.

@@ -1,0 +1,98 @@
+"""A disk that lies to order: zram(4) refuses what doesn't compress while its memory is limited, and heals after.
+
+Its errors come below the page cache: to those who wait for a write-back, and to each of them once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from files import MiB, unavailable
+
+_CONTROL = Path("/sys/class/zram-control")
+_MKFS = {
+    "ext4": ("mkfs.ext4", "-q", "-m", "0"),
+    "xfs": ("mkfs.xfs", "-q", "-f", "-m", "reflink=1"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f", "-m", "single"),
+}
+
+
+class Liar:
+    """One device and where it is mounted; it is the test's alone."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0:
+            unavailable("a zram device needs root")
+        if not _CONTROL.is_dir():
+            unavailable("the kernel has no zram")
+        self._number = int((_CONTROL / "hot_add").read_text())
+        self._knobs = Path(f"/sys/block/zram{self._number}")
+        self._device = f"/dev/zram{self._number}"
+        self.point = Path(tempfile.mkdtemp(prefix="asyncdump-liar-"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        subprocess.run(["umount", self.point], check=False, capture_output=True)
+        (self._knobs / "reset").write_text("1")
+        (_CONTROL / "hot_remove").write_text(str(self._number))
+        self.point.rmdir()
+
+    @contextmanager
+    def formatted(self, kind: str, size: int = 512 * MiB) -> Iterator[Path]:
+        """Have an empty filesystem on it."""
+        if shutil.which(_MKFS[kind][0]) is None:
+            unavailable(f"{_MKFS[kind][0]} is not installed")
+        (self._knobs / "disksize").write_text(str(size))
+        try:
+            subprocess.run([*_MKFS[kind], self._device], check=True, capture_output=True)
+            self.mount()
+            yield self.point
+        finally:
+            (self._knobs / "mem_limit").write_text("0")
+            subprocess.run(["umount", self.point], check=False, capture_output=True)
+            (self._knobs / "reset").write_text("1")
+
+    def mount(self) -> None:
+        subprocess.run(["mount", self._device, self.point], check=True, capture_output=True)
+
+    def mount_again(self) -> bool:
+        """See what the disk holds, past every cache; return whether the filesystem can be mounted at all."""
+        subprocess.run(["umount", self.point], check=True, capture_output=True)
+        return subprocess.run(["mount", self._device, self.point], check=False, capture_output=True).returncode == 0
+
+    @property
+    def refused(self) -> int:
+        """How many writes it has refused so far."""
+        return int((self._knobs / "io_stat").read_text().split()[1])
+
+    @contextmanager
+    def lying(self, after: int, writes: int) -> Iterator[None]:
+        """Refuse to store more than ``after`` bytes, until it has refused ``writes`` times, or the block ends."""
+        used = int((self._knobs / "mm_stat").read_text().split()[2])
+        (self._knobs / "mem_limit").write_text(str(max(used + after, 4096)))
+        most, ended = self.refused + writes, threading.Event()
+
+        def heal() -> None:
+            while self.refused < most and not ended.wait(0.0005):
+                pass
+            with suppress(OSError):
+                (self._knobs / "mem_limit").write_text("0")
+
+        healing = threading.Thread(target=heal)
+        healing.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            healing.join()
