@@ -121,7 +121,7 @@ class Scheduler:
         self._earlier = earlier or {}
         self.journal: Journal | None = None
         self._again: list[Job] = []
-        self._compressors = Compressors()
+        self._compressors = Compressors(stop.check)
         self._buffers = Buffers()
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))

@@ -17,7 +17,7 @@ from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
 from asyncdump.linux import filesystem
-from asyncdump.packer import Table
+from asyncdump.seekable import Table
 from asyncdump.sink import Sink
 from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
 from asyncdump.stages.zstd import Compressors, ZstdOptions
@@ -208,26 +208,27 @@ def compress_stream(
         OSError: a call failed.
         SourceChangedError: the file ended early.
     """
-    lane, compressors, table = Lane(), Compressors(), Table()
+    lane, compressors, table = Lane(), Compressors(), Table(checksums=zstd.checksum)
     end = None if source is None else min(source.size, source.size if length is None else start + length)
     left = length if end is None else max(end - start, 0)
     try:
-        while left is None or left > 0 or not table.frames:
-            with compressors.room(zstd, lane):
+        while left is None or left > 0 or not table.count:
+            with compressors.room(zstd, lane) as press:
                 view = lane.buffer.view[: zstd.frame if left is None else min(zstd.frame, left)]
                 filled = _fill(reading, view, path, None if source is None else start + tally.bytes)
                 if source is not None and filled < len(view):
                     raise truncated(path, start + tally.bytes + filled, start + tally.bytes + len(view))
-                if filled == 0 and table.frames:
+                if filled == 0 and table.count:
                     break
-                frame = compressors.frame(zstd, lane.buffer, filled)
-            table.add(frame, filled, checksum=zstd.checksum)
+                frame = compressors.frame(press, lane.buffer, filled)
+            table.add(frame, filled)
             _write_all(writing, memoryview(frame))
             tally.add(filled, str(zstd))
             left = None if left is None else left - filled
             if filled < len(view):
                 break
-        _write_all(writing, memoryview(table.encoded()))
+        for piece in table.encoded():
+            _write_all(writing, piece)
     finally:
         lane.close()
 
