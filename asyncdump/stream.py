@@ -163,7 +163,7 @@ def copy_stream(
         source: what ``reading`` is, if it is a file; its bytes from ``start`` on are read.
         start: for a file, the first byte.
         length: the bytes to copy at most; None for all there are.
-        method: a way of moving them, or ``auto`` for the first of all that the kernel accepts.
+        method: a way of moving them, or ``auto`` for the first that hands over a copy and that the kernel accepts.
 
     Raises:
         MethodRefusedError: the kernel doesn't take the method for these two.
@@ -250,15 +250,14 @@ class _Stream:
             grow_pipe(pipe)
 
     def ways(self) -> list[str]:
-        """Return the ways worth trying, the fastest first."""
-        ways = []
-        if self._source is not None and self._source.filesystem == "hugetlbfs" and self._writing in self._pipes:
-            ways.append("vmsplice")
-        if self._pipes:
-            ways.append("splice")
-        if self._source is not None:
-            ways.append("sendfile")
-        return [*ways, "read"]
+        """Return the ways worth trying, the fastest first, of those that hand over a copy.
+
+        What a pipe or a socket takes from a file by splice, vmsplice or sendfile is the pages of that file: whoever reads
+        them late sees what the owner has written since. Only a method that is named does that.
+        """
+        if self._source is None:
+            return ["splice", "read"] if self._pipes else ["read"]
+        return ["sendfile", "read"] if stat.S_ISREG(os.fstat(self._writing).st_mode) else ["read"]
 
     def step(self, ways: list[str], position: int, count: int) -> int:
         """Move up to ``count`` bytes the first way that isn't refused; ways that are, are dropped for good."""
