@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 from asyncdump.version import __version__
@@ -27,6 +28,8 @@ def _tell_version() -> int:
 def _run() -> int:
     # Starting makes many objects and little garbage: looking for it took a tenth of the start-up (bench start).
     gc.set_threshold(100_000)
+    # Where whoever started us ignores it, the kernel would keep no exit status of a filter.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from asyncdump.cli.output import take_over
     from asyncdump.cli.signals import end, heeding
 

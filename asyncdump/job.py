@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable
 
 import msgspec
@@ -161,9 +162,17 @@ def guarded(job: Job, step: Callable[[], None]) -> None:
         note(job, as_failure(error, job.planned.source.path))
 
 
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop what the frames of a traceback hold: it lives as long as the report, and a frame may hold 128 MiB."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def note(job: Job, error: AsyncdumpError) -> None:
     """Take down why a job has failed, and log it. That one thread gave up is no reason where another has a better."""
     if job.error is None or isinstance(job.error, InterruptedDumpError):
         job.error = error
+    _forget_frames(error)
     if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
         logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))

@@ -6,8 +6,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import sys
-import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -99,12 +97,6 @@ class Lane:
 
     def close(self) -> None:
         self.drop_pipe()
-
-
-def waiting_in(pipe: int) -> int:
-    """Return how many bytes a pipe holds (ioctl_pipe(2), FIONREAD)."""
-    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
-    return int.from_bytes(answer, sys.byteorder)
 
 
 def grow_pipe(fd: int) -> int:

@@ -58,7 +58,6 @@ _sync_file_range = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ct
 _vmsplice = _function(
     "vmsplice", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint, restype=ctypes.c_ssize_t
 )
-_tee = _function("tee", ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_uint, restype=ctypes.c_ssize_t)
 _renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _mmap = _function(
     "mmap",
@@ -149,15 +148,6 @@ def vmsplice(pipe: int, address: int, length: int, flags: int = 0) -> int:
     """
     vector = _Iovec(address, length)
     return _checked(_vmsplice(pipe, ctypes.byref(vector), 1, flags))
-
-
-def tee(pipe: int, other: int, length: int, flags: int = 0) -> int:
-    """Have another pipe hold what the first bytes of a pipe are, without copying; return how many bytes (tee(2)).
-
-    Raises:
-        BlockingIOError: the one is empty or the other full, with ``flags`` of SPLICE_F_NONBLOCK.
-    """
-    return _checked(_tee(pipe, other, length, flags))
 
 
 def read_past_cache(fd: int, view: memoryview, offset: int) -> int:

@@ -38,7 +38,8 @@ class Packed(Transfer):
 
     def _prepare(self, folder: Place) -> list[Engine]:
         sink = self._route.sink
-        self._packer = Packer(sink, new_digest(self._checksum), self._buffers, self._stop.check)
+        hasher, checksums = new_digest(self._checksum), self._zstd.checksum
+        self._packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=checksums)
         # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
         sink.resize(self.length)
         return [FEEDS["read" if self._choice == "auto" else self._choice]]
@@ -63,7 +64,7 @@ class Packed(Transfer):
 
     def _step(self, lane: Lane) -> bool:
         assert self._packer is not None
-        with self._compressors.room(self._zstd, lane):
+        with self._compressors.room(self._zstd, lane) as press:
             self._stop.check()
             with self._turn:
                 span = None if self._failed else next(self._spans, None)
@@ -73,11 +74,11 @@ class Packed(Transfer):
                 data = self._load_first(span, lane) if not self._proved else self._load(self._engines[0], span, lane)
                 self._hash(span, data)
             if data is None:
-                frame = self._compressors.zeros(self._zstd, span.length)
+                frame = self._compressors.zeros(press, span.length)
             else:
-                frame = self._compressors.frame(self._zstd, lane.buffer, span.length)
+                frame = self._compressors.frame(press, lane.buffer, span.length)
             with explain("write", self._route.sink.path):
-                self._packer.append(number, frame, span.length, checksum=self._zstd.checksum)
+                self._packer.append(number, frame, span.length)
         self._count(span)
         return True
 
@@ -97,28 +98,18 @@ class Packed(Transfer):
         self._proved = True
         return data
 
-    def step(self, lane: Lane) -> bool:
-        """Compress one frame; return False when none is left."""
-        try:
-            return super().step(lane)
-        except BaseException:
-            if self._packer is not None:
-                self._packer.give_up()
-            raise
-
     def _finish(self, lane: Lane) -> None:
         assert self._packer is not None
         with explain("write", self._route.sink.path):
             if self._taken == 0:  # A file of nothing is one frame of nothing: a table alone is no .zst to some readers.
-                frame = self._compressors.zeros(self._zstd, 0)
-                self._packer.append(0, frame, 0, checksum=self._zstd.checksum)
+                with self._compressors.press(self._zstd) as press:
+                    self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
         if self._hasher is not None:
             self.content_digest = self._hasher.hexdigest()
             self._note_stored(self._packer.hasher)
 
-    def abort(self) -> None:
-        """Remove what was written, close both ends, and give the buffer back."""
-        super().abort()
+    def give_back(self, error: BaseException | None = None) -> None:
+        """Give the block back that was being filled."""
         if self._packer is not None:
             self._packer.discard()

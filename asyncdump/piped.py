@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
 from asyncdump.digest import Marked, new_digest
 from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
 from asyncdump.engines.feed import fill_pipe
-from asyncdump.errors import describe_errno, explain, from_oserror
-from asyncdump.lane import Buffer, Buffers, Lane, waiting_in
-from asyncdump.linux import SPLICE_F_NONBLOCK, tee
+from asyncdump.errors import DumpError, FilterError, describe_errno, explain, from_oserror
+from asyncdump.lane import Buffers, Lane
+from asyncdump.linux import SPLICE_F_NONBLOCK
 from asyncdump.outlet import PipeSink
-from asyncdump.packer import Packer, Table
+from asyncdump.packer import Packer
 from asyncdump.salvage import UNREADABLE
+from asyncdump.seekable import Table
 from asyncdump.sink import Place, Sink
 from asyncdump.source import Source, Span, truncated
 from asyncdump.stages.filters import Commands, Filters
-from asyncdump.stages.zstd import Compressors, ZstdOptions
+from asyncdump.stages.zstd import Compressors, Press, ZstdOptions
 from asyncdump.transfer import Transfer
 
 _STEP: Final = 1 << 20
@@ -57,35 +57,47 @@ class Piped(Transfer):
         self._compressors: Final = compressors
         self._buffers: Final = buffers
         self._filters: Filters | None = None
-        self._feed: Feed
+        self._feed: Feed | None = None
         self._drain: Drain | None = None
         self._progressed = 0.0
         self._borrowed = ExitStack()
 
     def _prepare(self, folder: Place) -> list[Engine]:
+        # Before programs are started: they would wait as well.
+        press = None if self._zstd is None else self._borrowed.enter_context(self._compressors.press(self._zstd))
         sink = self._route.sink
         if self._commands:
-            self._filters = Filters(self._commands)
+            self._filters = Filters(self._commands, self._stop.check)
         stdin = self._filters.stdin if self._filters else sink.fd
-        if self._zstd is not None and not self._zstd_last:
-            self._feed = FramesFeed(self, stdin)
+        if press is not None and not self._zstd_last:
+            self._feed = FramesFeed(self, stdin, press)
         else:
-            self._feed = SplicedFeed(self, stdin)
+            self._feed = PlainFeed(self, stdin)
         if self._filters is not None:
-            self._drain = (
-                FramesDrain(self, self._filters.stdout)
-                if self._zstd is not None and self._zstd_last
-                else SplicedDrain(sink, self._filters.stdout, self._stored_hasher(sink), self._buffers)
-            )
+            self._drain = self._new_drain(sink, self._filters.stdout, press if self._zstd_last else None)
         self._progressed = time.monotonic()
-        ways = ["splice", "read"] if self._choice == "auto" and not isinstance(self._feed, FramesFeed) else ["read"]
-        return [FEEDS[way] for way in (ways if self._choice == "auto" else [self._choice])]
+        if self._choice != "auto":
+            return [FEEDS[self._choice]]
+        # A pipe that outlives this process gets a copy: the pages of a source go on changing with it.
+        live = self._filters is not None and isinstance(self._feed, PlainFeed)
+        return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
+
+    def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
+        hasher = None if isinstance(sink, PipeSink) else new_digest(self._checksum)
+        if press is not None:
+            packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=press.options.checksum)
+            return FramesDrain(self, stdout, press, packer)
+        if hasher is None and not sink.sequential:
+            return SplicedDrain(sink, stdout)
+        sink.resize(self.length)  # Most programs give about as much as they take; the end sets it right.
+        return CopiedDrain(sink, stdout, hasher)
 
     def _step(self, lane: Lane) -> bool:
         self._stop.check()
+        assert self._feed is not None
         if self._feed.done and (self._drain is None or self._drain.done):
             return False
-        fed = not self._feed.done and self._fed(lane)
+        fed = not self._feed.done and self._fed(self._feed, lane)
         emptied = self._drain is not None and not self._drain.done and self._emptied(lane)
         if fed or emptied:
             self._progressed = time.monotonic()
@@ -93,9 +105,9 @@ class Piped(Transfer):
             self._wait()
         return True
 
-    def _fed(self, lane: Lane) -> bool:
+    def _fed(self, feed: Feed, lane: Lane) -> bool:
         try:
-            moved = self._feed.step(lane)
+            moved = feed.step(lane)
         except BlockingIOError:
             return False
         except BrokenPipeError as error:
@@ -104,7 +116,7 @@ class Piped(Transfer):
             raise from_oserror(error, "write", self._route.sink.path) from error
         except OSError as error:
             raise self._failure(error, self._engines[0], self.left(), lane) from error
-        if self._feed.done and self._filters is not None:
+        if feed.done and self._filters is not None:
             self._filters.close_stdin()
         return moved
 
@@ -122,10 +134,8 @@ class Piped(Transfer):
             assert isinstance(sink, PipeSink)
             sink.wait()
             return
-        emptying = None
-        if self._drain is not None and not self._drain.done:
-            emptying = sink.fd if isinstance(sink, PipeSink) else -1
-        self._filters.wait(feeding=not self._feed.done, emptying=emptying)
+        feeding = self._feed is not None and not self._feed.done
+        self._filters.wait(feeding=feeding, emptying=self._drain is not None and not self._drain.done)
         if time.monotonic() - self._progressed > self._timeout:
             raise self._told(self._filters.stuck(self._timeout))
 
@@ -137,32 +147,42 @@ class Piped(Transfer):
         if self._filters is not None:
             self.stage = "filter"
             while not self._filters.ended():
-                self._stop.check()
                 self._wait()
-            complaint = self._filters.complaint()
-            self._filters.kill()
-            if complaint is not None:
+            if (complaint := self._filters.complaint()) is not None:
                 raise self._told(complaint)
         sink = self._route.sink
         if self._drain is not None:
             with explain("write", sink.path):
-                self._drain.finish()
-        if self._hasher is None or isinstance(sink, PipeSink):
-            return
-        if isinstance(self._feed, FramesFeed):
-            self.content_digest = self._hasher.hexdigest()
-        if self._drain is not None:
+                self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
+        if self._hasher is not None and isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
+            self.content_digest = self._hasher.hexdigest()
+        self.give_back()
 
-    def _stored_hasher(self, sink: Sink) -> Marked | None:
-        return None if isinstance(sink, PipeSink) else new_digest(self._checksum)
+    def give_back(self, error: BaseException | None = None) -> None:
+        """Leave no program and no descriptor of one, and give back what there was to compress with.
 
-    def abort(self) -> None:
-        """Leave no program, no descriptor and no file."""
-        if self._filters is not None:
-            self._filters.kill()
+        Raises:
+            FilterError: a program can't be killed.
+        """
+        drain, self._feed, self._drain = self._drain, None, None
+        if drain is not None:
+            drain.give_back()
         self._borrowed.close()
-        super().abort()
+        filters, self._filters = self._filters, None
+        if filters is not None and (left := filters.kill()):
+            raise self._undead(left, error) from error
+
+    def _undead(self, left: list[str], error: BaseException | None) -> FilterError:
+        why = "" if error is None else f"{error}; "
+        return FilterError(
+            f"{why}{', '.join(left)} can't be killed: it waits for a device or a filesystem that doesn't answer",
+            command=self._commands[0][0],
+            path=self.source.path,
+            operation="kill",
+            errno=error.errno if isinstance(error, DumpError) else None,
+            hint="it ends when what it waits for answers, or with the next start of the system",
+        )
 
     # --- for feeds and drains --------------------------------------------------------------------------------------
 
@@ -178,18 +198,6 @@ class Piped(Transfer):
     @property
     def compressors(self) -> Compressors:
         return self._compressors
-
-    @property
-    def buffers(self) -> Buffers:
-        return self._buffers
-
-    def new_packer(self) -> Packer:
-        return Packer(self._route.sink, new_digest(self._checksum), self._buffers, self._stop.check)
-
-    def borrow_frame(self) -> tuple[Buffer, Callable[[], None]]:
-        """Return a buffer for one frame, out of the budget of compression, and what gives it back before the end."""
-        buffer = self._borrowed.enter_context(self._compressors.buffer(self.zstd))
-        return buffer, self._borrowed.close
 
     def next_spans(self) -> Iterator[Span]:
         """Yield the frames of the source, one after another."""
@@ -240,8 +248,8 @@ class Feed:
         raise NotImplementedError
 
 
-class SplicedFeed(Feed):
-    """The source as it is: spliced, vmspliced from huge pages, or read and written where neither is taken."""
+class PlainFeed(Feed):
+    """The source as it is: read and written, or its pages spliced, vmspliced from huge pages."""
 
     _rest: memoryview = memoryview(b"")
 
@@ -292,39 +300,43 @@ class SplicedFeed(Feed):
 class FramesFeed(Feed):
     """The source compressed: a frame after another, and the table of them."""
 
-    def __init__(self, piped: Piped, pipe: int) -> None:
+    def __init__(self, piped: Piped, pipe: int, press: Press) -> None:
         super().__init__(piped, pipe)
+        self._press = press
         self._spans = piped.next_spans()
-        self._table = Table()
-        self._rest = memoryview(b"")
+        self._table = Table(checksums=press.options.checksum)
+        self._rest: list[memoryview] = []
         self._last = False
 
     def step(self, lane: Lane) -> bool:
         if self._rest:
-            self._rest = self._rest[os.write(self._pipe, self._rest) :]
+            written = os.write(self._pipe, self._rest[0])
+            self._rest[0] = self._rest[0][written:]
+            if not self._rest[0]:
+                del self._rest[0]
             return True
         if self._last:
             self.done = True
             return False
-        self._rest = memoryview(self._next(lane))
+        self._rest = self._next(lane)
         return True
 
-    def _next(self, lane: Lane) -> bytes:
-        zstd, compressors = self._piped.zstd, self._piped.compressors
+    def _next(self, lane: Lane) -> list[memoryview]:
+        press, compressors = self._press, self._piped.compressors
         span = next(self._spans, None)
         if span is not None:
-            with compressors.room(zstd, lane):
+            with lane.borrowing(press.buffer):
                 self._piped.load(span, lane)
-                frame = compressors.frame(zstd, lane.buffer, span.length)
-            self._table.add(frame, span.length, checksum=zstd.checksum)
+            frame = compressors.frame(press, press.buffer, span.length)
+            self._table.add(frame, span.length)
             self._piped.note_fed(span.length)
-            return frame
+            return [memoryview(frame)]
         self._last = True
-        if self._table.frames:
+        if self._table.count:
             return self._table.encoded()
-        frame = compressors.zeros(zstd, 0)
-        self._table.add(frame, 0, checksum=zstd.checksum)
-        return frame + self._table.encoded()
+        frame = compressors.zeros(press, 0)
+        self._table.add(frame, 0)
+        return [memoryview(frame), *self._table.encoded()]
 
 
 class Drain:
@@ -334,7 +346,7 @@ class Drain:
         hasher: what hashes all that is written, or None if nothing does.
     """
 
-    hasher: Marked | None
+    hasher: Marked | None = None
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
@@ -344,110 +356,108 @@ class Drain:
         """Take some; return whether anything was there."""
         raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self, lane: Lane) -> None:
         """Write what is still held."""
+
+    def give_back(self) -> None:
+        """Give back what others may use."""
+
+
+class CopiedDrain(Drain):
+    """Read into the lane's second buffer, hashed there, and written from there.
+
+    What is hashed is what is written, and what is written stays: programs may move pages on that others still write to
+    (splice(2)), so that two looks at what is in the pipe see two things.
+    """
+
+    def __init__(self, sink: Sink, pipe: int, hasher: Marked | None) -> None:
+        super().__init__(pipe)
+        self.hasher = hasher
+        self._sink = sink
+        self._filled = 0
+        self._written = 0
+
+    def step(self, lane: Lane) -> bool:
+        # The lane's first buffer may hold what waits to be fed.
+        view = lane.spare.view
+        moved = os.readv(self._pipe, [view[self._filled :]])
+        if moved == 0:
+            self.done = True
+            return False
+        if self.hasher is not None:
+            self.hasher.update(view[self._filled : self._filled + moved])
+        self._filled += moved
+        if self._filled == len(view) or self._sink.sequential:
+            self._write(view)
+        return True
+
+    def _write(self, view: memoryview) -> None:
+        self._sink.write(view[: self._filled], self._written)
+        self._written += self._filled
+        self._filled = 0
+
+    def finish(self, lane: Lane) -> None:
+        self._write(lane.spare.view)
+        self._sink.resize(self._written)
 
 
 class SplicedDrain(Drain):
     """Spliced into the sink's page cache, with write-back at its heels: ``bench filter`` found O_DIRECT slower here,
     for a pipe hands the disk single pages, and each write waits for it.
-
-    With a digest, a second pipe holds the same pages (tee(2)) until they are hashed: what is hashed is what is written.
     """
 
-    def __init__(self, sink: Sink, pipe: int, hasher: Marked | None, buffers: Buffers) -> None:
+    def __init__(self, sink: Sink, pipe: int) -> None:
         super().__init__(pipe)
-        # The lane's own buffer may hold what waits to be fed.
-        self._buffers = buffers
-        self._buffer = buffers.take() if hasher is not None else None
         self._sink = sink
-        self.hasher = hasher
         self._flushed = 0
-        self._poll = select.poll()
-        self._poll.register(pipe, select.POLLIN)
 
     def step(self, lane: Lane) -> bool:
-        waiting = waiting_in(self._pipe)
-        if waiting == 0:
-            if not any(event & select.POLLHUP for _, event in self._poll.poll(0)):
-                raise BlockingIOError
-            # What was written just before the end came may be there now.
-            waiting = waiting_in(self._pipe)
-        if waiting == 0:
-            self.done = True
-            if self._buffer is not None:
-                self._buffers.give_back(self._buffer)
-            return False
-        count = min(waiting, _STEP)
-        if self.hasher is not None and self._buffer is not None:
-            count = self._look(self.hasher, self._buffer.view, count, lane)
-        while count:
-            moved = self._move(count)
-            self._sink.note_copied(moved)
-            count -= moved
-        return True
+        moved = os.splice(self._pipe, self._sink.fd, _STEP, offset_dst=self._sink.stored, flags=SPLICE_F_NONBLOCK)
+        self.done = moved == 0
+        self._sink.note_copied(moved)
+        if self._sink.stored - self._flushed >= _BEHIND:
+            self._flush()
+        return moved > 0
 
-    def _look(self, hasher: Marked, view: memoryview, count: int, lane: Lane) -> int:
-        """Hash the next bytes without taking them; return how many, all of which must then be moved."""
-        reading, writing = lane.pipe
-        try:
-            count = tee(self._pipe, writing, count, SPLICE_F_NONBLOCK)
-            done = 0
-            while done < count:
-                got = os.readv(reading, [view[: count - done]])
-                hasher.update(view[:got])
-                done += got
-        except BaseException:
-            lane.drop_pipe()
-            raise
-        return count
+    def _flush(self) -> None:
+        self._sink.flush_behind(self._flushed, self._sink.stored - self._flushed)
+        self._flushed = self._sink.stored
 
-    def _move(self, count: int) -> int:
-        if isinstance(self._sink, PipeSink):
-            return self._sink.splice_from(self._pipe, count)
-        moved = os.splice(self._pipe, self._sink.fd, count, offset_dst=self._sink.stored)
-        if self._sink.stored + moved - self._flushed >= _BEHIND:
-            self._flush(self._sink.stored + moved)
-        return moved
-
-    def _flush(self, end: int) -> None:
-        self._sink.flush_behind(self._flushed, end - self._flushed)
-        self._flushed = end
-
-    def finish(self) -> None:
-        if self._flushed < self._sink.stored and not self._sink.sequential:
-            self._flush(self._sink.stored)
+    def finish(self, lane: Lane) -> None:
+        if self._flushed < self._sink.stored:
+            self._flush()
 
 
 class FramesDrain(Drain):
     """Compressed: gathered into frames, which a packer writes."""
 
-    def __init__(self, piped: Piped, pipe: int) -> None:
+    def __init__(self, piped: Piped, pipe: int, press: Press, packer: Packer) -> None:
         super().__init__(pipe)
-        self._piped = piped
-        self._packer = piped.new_packer()
-        self.hasher = self._packer.hasher
-        self._buffer, self._give_back = piped.borrow_frame()
+        self._compressors = piped.compressors
+        self._press = press
+        self._packer = packer
+        self.hasher = packer.hasher
         self._filled = 0
         self._count = 0
 
     def step(self, lane: Lane) -> bool:
-        view = self._buffer.view[self._filled : self._piped.zstd.frame]
-        moved = os.readv(self._pipe, [view])
+        frame = self._press.options.frame
+        moved = os.readv(self._pipe, [self._press.buffer.view[self._filled : frame]])
         self._filled += moved
         if moved == 0:
             self.done = True
-        if self._filled == self._piped.zstd.frame or (moved == 0 and (self._filled or not self._count)):
+        if self._filled == frame or (moved == 0 and (self._filled or not self._count)):
             self._pack()
         return moved > 0
 
     def _pack(self) -> None:
-        zstd = self._piped.zstd
-        frame = self._piped.compressors.frame(zstd, self._buffer, self._filled)
-        self._packer.append(self._count, frame, self._filled, checksum=zstd.checksum)
+        frame = self._compressors.frame(self._press, self._press.buffer, self._filled)
+        self._packer.append(self._count, frame, self._filled)
         self._count += 1
         self._filled = 0
 
-    def finish(self) -> None:
+    def finish(self, lane: Lane) -> None:
         self._packer.finish()
-        self._give_back()
+
+    def give_back(self) -> None:
+        self._packer.discard()

@@ -49,6 +49,8 @@ _GROUP: Final = 64
 _TICK: Final = 0.1
 _SPARE_DESCRIPTORS: Final = 16
 _DESCRIPTORS_PER_LANE: Final = 6  # The source, the sink twice and once more, the two ends of the pipe.
+_DESCRIPTORS_PER_PIPELINE: Final = 7  # Its two ends, and five that the start of a program takes.
+_DESCRIPTORS_PER_PROGRAM: Final = 2  # What it says, and its process.
 
 
 def default_lanes(filesystem: str) -> int:
@@ -61,24 +63,29 @@ def default_lanes(filesystem: str) -> int:
     return cores if filesystem in MEMORY else max(4, min(2 * cores, 8))
 
 
-def _within_open_files(wanted: int) -> tuple[int, int]:
+def _within_open_files(wanted: int, programs: int) -> tuple[int, int]:
     """Return how many lanes the limit of open files allows, and how many finished dumps may wait open for their sync.
+
+    ``programs`` is how many filters one dump goes through at most.
 
     Raises:
         DumpError: not even one lane.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS
+    lane = _DESCRIPTORS_PER_LANE
+    if programs:
+        lane += _DESCRIPTORS_PER_PIPELINE + programs * _DESCRIPTORS_PER_PROGRAM
     # For each lane one dump that waits, at least.
-    lanes = min(wanted, (soft - taken) // (_DESCRIPTORS_PER_LANE + 1))
+    lanes = min(wanted, (soft - taken) // (lane + 1))
     if lanes < 1:
         raise DumpError(
-            f"a run needs {taken + _DESCRIPTORS_PER_LANE + 1} open files, the limit is {soft}",
+            f"a run needs {taken + lane + 1} open files, the limit is {soft}",
             operation="getrlimit",
             errno=errno.EMFILE,
             hint="raise it (ulimit -n)",
         )
-    return lanes, soft - taken - _DESCRIPTORS_PER_LANE * lanes
+    return lanes, soft - taken - lane * lanes
 
 
 class Scheduler:
@@ -106,7 +113,8 @@ class Scheduler:
     ) -> None:
         lanes = default_lanes(folder.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
-        self._lanes, allowed = _within_open_files(max(lanes, wanted))
+        programs = max((len(planned.filters) for planned in plan.dumps), default=0)
+        self._lanes, allowed = _within_open_files(max(lanes, wanted), programs)
         self.concurrency: Final = min(wanted, self._lanes)
         self.aborted = False
         self._plan = plan
@@ -131,7 +139,7 @@ class Scheduler:
         self._sealed: deque[Job] = deque()
         self._broken: BaseException | None = None
         self._again: list[Job] = []
-        self._compressors = Compressors()
+        self._compressors = Compressors(stop.check)
         self._buffers = Buffers()
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))

@@ -5,9 +5,9 @@ Its description is contrib/seekable_format/zstd_seekable_compression_format.md i
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ from asyncdump.errors import DumpError, explain
 _SKIPPABLE: Final = 0x184D2A5E
 _MAGIC: Final = 0x8F92EAB1
 _HEADER: Final = struct.Struct("<II")
+_ENTRY: Final = struct.Struct("<II")
 _FOOTER: Final = struct.Struct("<IBI")
 _CHECKSUMS: Final = 1 << 7
 _RESERVED: Final = 0b01111100
@@ -35,17 +36,39 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     checksum: int | None = None
 
 
-def seek_table(frames: Sequence[Frame]) -> bytes:
-    """Return the skippable frame that lists ``frames``; with their checksums, if all have one."""
-    checksums = all(frame.checksum is not None for frame in frames)
-    entries = b"".join(
-        struct.pack("<III", frame.stored, frame.length, frame.checksum)
-        if checksums
-        else struct.pack("<II", frame.stored, frame.length)
-        for frame in frames
-    )
-    footer = _FOOTER.pack(len(frames), _CHECKSUMS * checksums, _MAGIC)
-    return _HEADER.pack(_SKIPPABLE, len(entries) + len(footer)) + entries + footer
+class Table:
+    """The frames of one file so far, 8 bytes for each, or 12: a file of 100 GiB has 26 million of the smallest.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, *, checksums: bool) -> None:
+        """With ``checksums``, each frame ends with one."""
+        self.count = 0
+        self._checksums: Final = checksums
+        self._entries = bytearray()
+
+    def add(self, frame: bytes, length: int) -> None:
+        """List a frame of ``length`` bytes of content.
+
+        Raises:
+            DumpError: no reader takes a table of so many.
+        """
+        if self.count == _MOST_FRAMES:
+            message = f"a seek table has at most {_MOST_FRAMES} frames"
+            raise DumpError(message, operation="compress", errno=errno.EFBIG, hint="choose larger frames")
+        self.count += 1
+        self._entries += _ENTRY.pack(len(frame), length)
+        if self._checksums:
+            # A frame ends with the very 32 bits of its content's XXH64 that a seek table wants (RFC 8878).
+            self._entries += frame[-4:]
+
+    def encoded(self) -> list[memoryview]:
+        """Return the skippable frame that stands at the end of a file, in pieces."""
+        footer = _FOOTER.pack(self.count, _CHECKSUMS * self._checksums, _MAGIC)
+        header = _HEADER.pack(_SKIPPABLE, len(self._entries) + len(footer))
+        return [memoryview(header), memoryview(self._entries), memoryview(footer)]
 
 
 def read_seek_table(fd: int, path: str) -> list[Frame] | None:

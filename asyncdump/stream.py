@@ -17,7 +17,7 @@ from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
 from asyncdump.linux import filesystem
-from asyncdump.packer import Table
+from asyncdump.seekable import Table
 from asyncdump.sink import Sink
 from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
 from asyncdump.stages.zstd import Compressors, ZstdOptions
@@ -163,7 +163,7 @@ def copy_stream(
         source: what ``reading`` is, if it is a file; its bytes from ``start`` on are read.
         start: for a file, the first byte.
         length: the bytes to copy at most; None for all there are.
-        method: a way of moving them, or ``auto`` for the first of all that the kernel accepts.
+        method: a way of moving them, or ``auto`` for the first that hands over a copy and that the kernel accepts.
 
     Raises:
         MethodRefusedError: the kernel doesn't take the method for these two.
@@ -208,26 +208,27 @@ def compress_stream(
         OSError: a call failed.
         SourceChangedError: the file ended early.
     """
-    lane, compressors, table = Lane(), Compressors(), Table()
+    lane, compressors, table = Lane(), Compressors(), Table(checksums=zstd.checksum)
     end = None if source is None else min(source.size, source.size if length is None else start + length)
     left = length if end is None else max(end - start, 0)
     try:
-        while left is None or left > 0 or not table.frames:
-            with compressors.room(zstd, lane):
+        while left is None or left > 0 or not table.count:
+            with compressors.room(zstd, lane) as press:
                 view = lane.buffer.view[: zstd.frame if left is None else min(zstd.frame, left)]
                 filled = _fill(reading, view, path, None if source is None else start + tally.bytes)
                 if source is not None and filled < len(view):
                     raise truncated(path, start + tally.bytes + filled, start + tally.bytes + len(view))
-                if filled == 0 and table.frames:
+                if filled == 0 and table.count:
                     break
-                frame = compressors.frame(zstd, lane.buffer, filled)
-            table.add(frame, filled, checksum=zstd.checksum)
+                frame = compressors.frame(press, lane.buffer, filled)
+            table.add(frame, filled)
             _write_all(writing, memoryview(frame))
             tally.add(filled, str(zstd))
             left = None if left is None else left - filled
             if filled < len(view):
                 break
-        _write_all(writing, memoryview(table.encoded()))
+        for piece in table.encoded():
+            _write_all(writing, piece)
     finally:
         lane.close()
 
@@ -249,15 +250,14 @@ class _Stream:
             grow_pipe(pipe)
 
     def ways(self) -> list[str]:
-        """Return the ways worth trying, the fastest first."""
-        ways = []
-        if self._source is not None and self._source.filesystem == "hugetlbfs" and self._writing in self._pipes:
-            ways.append("vmsplice")
-        if self._pipes:
-            ways.append("splice")
-        if self._source is not None:
-            ways.append("sendfile")
-        return [*ways, "read"]
+        """Return the ways worth trying, the fastest first, of those that hand over a copy.
+
+        What a pipe or a socket takes from a file by splice, vmsplice or sendfile is the pages of that file: whoever reads
+        them late sees what the owner has written since. Only a method that is named does that.
+        """
+        if self._source is None:
+            return ["splice", "read"] if self._pipes else ["read"]
+        return ["sendfile", "read"] if stat.S_ISREG(os.fstat(self._writing).st_mode) else ["read"]
 
     def step(self, ways: list[str], position: int, count: int) -> int:
         """Move up to ``count`` bytes the first way that isn't refused; ways that are, are dropped for good."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Final
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec
 
 from asyncdump.digest import Checksum, Marked, new_digest
 from asyncdump.engines import ENGINES, REFUSALS, Choice, Engine, Refusal, Refused, Route, accepting, candidates
@@ -19,6 +20,7 @@ from asyncdump.errors import (
     AsyncdumpError,
     DamagedError,
     DumpError,
+    FilterError,
     InterruptedDumpError,
     MethodRefusedError,
     SourceChangedError,
@@ -31,6 +33,8 @@ from asyncdump.linux import close_quietly
 from asyncdump.salvage import UNREADABLE, BadRange, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, find_spans, reopen, truncated
+
+P = ParamSpec("P")
 
 _LONGEST_HOLE: Final = 64 << 20
 """Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
@@ -52,8 +56,25 @@ class Stop:
             raise InterruptedDumpError("interrupted before it was whole", operation="move")
 
 
+def _gives_back(step: Callable[Concatenate[Transfer, P], None]) -> Callable[Concatenate[Transfer, P], None]:
+    """Have a step that fails give back at once what its transfer holds, in its own thread: others may wait for it."""
+
+    @wraps(step)
+    def giving_back(self: Transfer, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            step(self, *args, **kwargs)
+        except BaseException as error:
+            self._failed = True
+            self.give_back(error)
+            raise
+
+    return giving_back
+
+
 class Transfer:
     """One dump: `begin`, then `work` in one or more lanes, then `seal`; `abort` ends it at any point before.
+
+    A step that fails gives back at once what the transfer holds, but for its files: those `abort` removes and closes.
 
     With ``on_read_error`` of ``zero``, a page that can't be read is zeros, and listed in ``bad``.
 
@@ -121,6 +142,7 @@ class Transfer:
     def remaining(self) -> int:
         return self.length - self.moved
 
+    @_gives_back
     def begin(self, folder: Place, lane: Lane) -> None:
         """Open both ends and move the first span with the first engine that the kernel accepts.
 
@@ -199,6 +221,7 @@ class Transfer:
             hint=f"use method: auto, or one that works here: {', '.join(others)}" if others else "use method: auto",
         )
 
+    @_gives_back
     def work(self, lane: Lane) -> None:
         """Move spans until none is left; several lanes may do so at once.
 
@@ -364,6 +387,7 @@ class Transfer:
         if size < span.end and self._route.source.filesystem != "block device":
             raise truncated(self.source.path, size, span.end)
 
+    @_gives_back
     def seal(self, lane: Lane) -> None:
         """Check that the source still holds what was moved, take the digest if it wasn't taken on the way, close it.
 
@@ -392,8 +416,17 @@ class Transfer:
         if hasher is not None:
             self.digest, self.marks = hasher.hexdigest(), hasher.marks.hex()
 
+    def give_back(self, error: BaseException | None = None) -> None:
+        """Give back what others may be waiting for, with ``error`` if a step has failed; called more than once.
+
+        Raises:
+            FilterError: something of it can't be had back.
+        """
+
     def abort(self) -> None:
         """Remove what was written and close both ends."""
+        with suppress(FilterError):  # Told when it failed.
+            self.give_back()
         self._close_source()
         if self.sink is not None:
             self.sink.abort()

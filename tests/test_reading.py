@@ -17,20 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncdump
-from asyncdump.packer import Table
-from asyncdump.seekable import Frame, read_seek_table, seek_table
+from asyncdump.seekable import Table, read_seek_table
 
 
 def packed(data: bytes, frame: int, *, checksum: bool = True) -> bytes:
     """Return a seekable .zst as a dump is one."""
-    table, stored = Table(), b""
+    table, stored = Table(checksums=checksum), b""
     compressor = zstandard.ZstdCompressor(level=1, write_checksum=checksum)
     for start in range(0, max(len(data), 1), frame):
         piece = data[start : start + frame]
         compressed = compressor.compress(piece)
-        table.add(compressed, len(piece), checksum=checksum)
+        table.add(compressed, len(piece))
         stored += compressed
-    return stored + table.encoded()
+    return stored + b"".join(table.encoded())
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +124,10 @@ def test_a_zst_of_the_zstd_command_is_read_too(options: list[str], size: int, tm
 
 
 def test_a_frame_that_claims_too_much_takes_no_memory(place: Path) -> None:
-    table = Table()
+    table = Table(checksums=False)
     frame = b"\x28\xb5\x2f\xfd\x80\x38" + b"\xff" * 4 + (128 * KiB << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"x"
-    table.add(frame, 0xFFFFFFFF, checksum=False)
-    place.write_bytes(frame + table.encoded())
+    table.add(frame, 0xFFFFFFFF)
+    place.write_bytes(frame + b"".join(table.encoded()))
     with asyncdump.open_dump(place) as dump, pytest.raises(asyncdump.DumpError, match="claims"):
         dump.read(1)
 
@@ -166,7 +165,7 @@ def test_the_checksums_of_the_table_are_those_of_the_content(place: Path) -> Non
 
 @given(st.binary(max_size=300))
 def test_any_end_of_a_file_is_a_table_or_none(place: Path, start: bytes) -> None:
-    place.write_bytes(start + seek_table([])[-9:])
+    place.write_bytes(start + b"".join(Table(checksums=False).encoded())[-9:])
     with place.open("rb") as file:
         try:
             frames = read_seek_table(file.fileno(), str(place))
@@ -218,14 +217,14 @@ def test_dumps_that_were_joined_are_read_one_after_the_other(place: Path) -> Non
 
 def test_frames_need_not_say_their_size(place: Path) -> None:
     """Those of other writers of the format don't."""
-    data, stored, frames = noise(2500), b"", []
+    data, stored, table = noise(2500), b"", Table(checksums=False)
     for start in range(0, 2500, 1000):
         stream = zstandard.ZstdCompressor().compressobj()
         piece = data[start : start + 1000]
         frame = stream.compress(piece) + stream.flush()
-        frames.append(Frame(offset=start, length=len(piece), stored_offset=len(stored), stored=len(frame)))
+        table.add(frame, len(piece))
         stored += frame
-    place.write_bytes(stored + seek_table(frames))
+    place.write_bytes(stored + b"".join(table.encoded()))
     with asyncdump.open_dump(place) as dump:
         dump.seek(900)
         assert dump.read() == data[900:]
@@ -259,7 +258,9 @@ with asyncdump.open_dump({str(place)!r}) as dump:
 
 
 def test_a_table_of_nothing_is_refused_before_it_takes_memory(place: Path) -> None:
-    place.write_bytes(b"\x5e\x2a\x4d\x18" + (809).to_bytes(4, "little") + bytes(800) + seek_table([])[-9:])
+    place.write_bytes(
+        b"\x5e\x2a\x4d\x18" + (809).to_bytes(4, "little") + bytes(800) + b"".join(Table(checksums=False).encoded())[-9:]
+    )
     stored = bytearray(place.read_bytes())
     stored[-9:-4] = (100).to_bytes(4, "little") + b"\0"
     place.write_bytes(stored)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -48,10 +49,15 @@ class ZstdOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cost(self) -> int:
         """The bytes that one thread needs to compress: its context, a frame, and the frame compressed."""
-        # Not asked with a long window: there the library divides by zero.
-        context = _parameters(msgspec.structs.replace(self, long=None)).estimated_compression_context_size()
-        far = (1 << min(self.long, self.frame.bit_length())) // 8 if self.long else 0
-        return int(context) + far + 2 * self.frame + self.frame // 128
+        return _cost(self)
+
+
+@lru_cache
+def _cost(options: ZstdOptions) -> int:
+    # Not asked with a long window: there the library divides by zero. A buffer takes a huge page at least.
+    context = _parameters(msgspec.structs.replace(options, long=None)).estimated_compression_context_size()
+    far = (1 << min(options.long, options.frame.bit_length())) // 8 if options.long else 0
+    return int(context) + far + max(options.frame, BUFFER) + options.frame + options.frame // 128
 
 
 def _parameters(options: ZstdOptions) -> zstandard.ZstdCompressionParameters:
@@ -80,94 +86,108 @@ def _giving_way() -> Iterator[None]:
         os.sched_setscheduler(0, before, os.sched_param(0))
 
 
-class Compressors:
-    """The compressors of one run, used by any thread: as many at work as there are cores, within `BUDGET`."""
+class Press:
+    """What one thread needs to compress frames of one kind: a context, and a buffer where a lane's own doesn't do."""
 
-    def __init__(self) -> None:
-        self._most_idle = len(os.sched_getaffinity(0))
-        self._cores = threading.BoundedSemaphore(self._most_idle)
-        self._lock = threading.Lock()
+    def __init__(self, options: ZstdOptions) -> None:
+        self.options: Final = options
+
+    @cached_property
+    def buffer(self) -> Buffer:
+        return Buffer(self.options.frame)
+
+    @cached_property
+    def compressor(self) -> zstandard.ZstdCompressor:
+        import zstandard
+
+        return zstandard.ZstdCompressor(compression_params=_parameters(self.options))
+
+
+class Compressors:
+    """The compressors of one run, used by any thread: as many at work as there are cores, within `BUDGET`.
+
+    Whoever waits calls ``check`` each time it has waited a moment, which may raise.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
+        self._cores = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+        # The costs of the presses that are lent and of those that are idle never exceed the budget together.
         self._budget = threading.Condition()
-        self._taken = 0
-        self._idle: list[tuple[ZstdOptions, zstandard.ZstdCompressor]] = []
-        self._large: list[Buffer] = []
+        self._lent = 0
+        self._idle: list[Press] = []
         self._zeros: dict[tuple[ZstdOptions, int], bytes] = {}
 
     @contextmanager
-    def room(self, options: ZstdOptions, lane: Lane) -> Iterator[None]:
+    def room(self, options: ZstdOptions, lane: Lane) -> Iterator[Press]:
         """Wait until the budget has room for one more frame; the lane's buffer holds one within the block."""
-        if options.frame <= BUFFER:
-            with self._share(options.cost):
-                yield
-            return
-        with self.buffer(options) as buffer, lane.borrowing(buffer):
-            yield
+        with self.press(options) as press:
+            if options.frame <= BUFFER:
+                yield press
+                return
+            with lane.borrowing(press.buffer):
+                yield press
 
     @contextmanager
-    def buffer(self, options: ZstdOptions) -> Iterator[Buffer]:
-        """Wait until the budget has room for one more frame, and lend a buffer for it."""
-        with self._share(options.cost):
-            with self._lock:
-                buffer = next((kept for kept in self._large if len(kept.view) == options.frame), None)
-                # Those of another size give way: what nobody uses isn't counted.
-                self._large = [kept for kept in self._large if kept is not buffer and buffer is not None]
-            buffer = buffer or Buffer(options.frame)
-            try:
-                yield buffer
-            finally:
-                with self._lock:
-                    self._large.append(buffer)
+    def press(self, options: ZstdOptions) -> Iterator[Press]:
+        """Wait until the budget has room for one more frame, and lend what is needed for it.
 
-    @contextmanager
-    def _share(self, cost: int) -> Iterator[None]:
-        with self._budget:
-            # One that is alone is let in whatever it costs: a manifest that asks for too much was refused before.
-            self._budget.wait_for(lambda: not self._taken or self._taken + cost <= BUDGET)
-            self._taken += cost
+        A thread that has one must not wait for another: what it holds may be what others wait for.
+        """
+        press = self._borrow(options)
         try:
-            yield
+            yield press
         finally:
             with self._budget:
-                self._taken -= cost
+                self._lent -= options.cost
+                self._idle.append(press)
                 self._budget.notify_all()
 
-    def compress(self, options: ZstdOptions, data: memoryview) -> bytes:
+    def _borrow(self, options: ZstdOptions) -> Press:
+        cost = options.cost
+        with self._budget:
+            # One that is alone is let in whatever it costs: a manifest that asks for too much was refused before.
+            while self._lent and self._lent + cost > BUDGET:
+                self._budget.wait(_PATIENCE)
+                self._check()
+            self._lent += cost
+            # The one used last: its memory is the likeliest to be in the cache of a core.
+            press = next((kept for kept in reversed(self._idle) if kept.options == options), None)
+            if press is not None:
+                self._idle.remove(press)
+            idle = sum(kept.options.cost for kept in self._idle)
+            while self._idle and self._lent + idle > BUDGET:
+                idle -= self._idle.pop(0).options.cost
+        return press or Press(options)
+
+    def compress(self, press: Press, data: memoryview) -> bytes:
         """Return one frame of ``data``; other threads go on meanwhile, the interpreter's lock is not held."""
-        with self._cores, _giving_way():
-            compressor = self._compressor(options)
-            frame = compressor.compress(data)
-        with self._lock:
-            self._idle.append((options, compressor))
-        return frame
+        while not self._cores.acquire(timeout=_PATIENCE):
+            self._check()
+        try:
+            with _giving_way():
+                return press.compressor.compress(data)
+        finally:
+            self._cores.release()
 
-    def _compressor(self, options: ZstdOptions) -> zstandard.ZstdCompressor:
-        import zstandard
-
-        with self._lock:
-            for index, (kind, compressor) in enumerate(self._idle):
-                if kind == options:
-                    del self._idle[index]
-                    return compressor
-            # The one kept longest gives way: no more are kept than there are cores.
-            if len(self._idle) >= self._most_idle:
-                del self._idle[0]
-        return zstandard.ZstdCompressor(compression_params=_parameters(options))
-
-    def frame(self, options: ZstdOptions, buffer: Buffer, length: int) -> bytes:
+    def frame(self, press: Press, buffer: Buffer, length: int) -> bytes:
         """Return the frame of the first ``length`` bytes of a buffer."""
         words = length & ~7
         if words and is_zero(buffer.address, words) and not any(buffer.view[words:length]):
-            return self.zeros(options, length)
-        return self.compress(options, buffer.view[:length])
+            return self.zeros(press, length)
+        return self.compress(press, buffer.view[:length])
 
-    def zeros(self, options: ZstdOptions, length: int) -> bytes:
+    def zeros(self, press: Press, length: int) -> bytes:
         """Return the frame of ``length`` zeros, compressed but once."""
-        key = (options, length)
+        key = (press.options, length)
         if (frame := self._zeros.get(key)) is None:
-            frame = self.compress(options, memoryview(bytes(length)))
+            frame = self.compress(press, memoryview(bytes(length)))
             if len(self._zeros) < _MOST_ZEROS:
                 self._zeros[key] = frame
         return frame
 
 
 _MOST_ZEROS: Final = 64
+
+_PATIENCE: Final = 0.05
+"""Seconds after which a thread that waits looks whether the run goes on."""

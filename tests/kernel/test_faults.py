@@ -33,7 +33,7 @@ from tool import (
 
 from asyncdump.journal import JOURNAL
 
-WRITES = ("pwrite64", "pwritev2", "ftruncate", "sendfile", "splice", "copy_file_range", "tee")
+WRITES = ("pwrite64", "pwritev2", "ftruncate", "sendfile", "splice", "copy_file_range")
 SYNCS = ("fdatasync", "fsync", "syncfs")
 RENAMES = ("rename", "renameat", "renameat2")
 CALLS = (*WRITES, *SYNCS, *RENAMES)
@@ -422,12 +422,6 @@ ssize_t splice(int in, off64_t *from, int out, off64_t *to, size_t count, unsign
 {
     REAL(ssize_t, "splice", int, off64_t *, int, off64_t *, size_t, unsigned);
     return real(in, from, out, to, shorter(out, count, "splice"), flags);
-}
-
-ssize_t tee(int in, int out, size_t count, unsigned flags)
-{
-    REAL(ssize_t, "tee", int, int, size_t, unsigned);
-    return real(in, out, shorter(out, count, "tee"), flags);
 }
 
 ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t count, unsigned flags)
