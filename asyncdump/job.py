@@ -60,7 +60,7 @@ def report_of(job: Job, manifest_sha256: str) -> FileReport:
         name=planned.name,
         path=transfer.sink.path,
         offset=planned.offset,
-        bytes=planned.length,
+        bytes=transfer.length,
         size=transfer.size,
         stored=transfer.sink.stored,
         seconds=time.perf_counter() - job.started,

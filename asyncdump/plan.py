@@ -26,7 +26,7 @@ from asyncdump.record import RECEIPT, is_encodable, name_complaint
 from asyncdump.report import FileReport
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
-from asyncdump.size import format_size, parse_size
+from asyncdump.size import MAXIMUM, format_size, parse_size
 from asyncdump.source import Source, describe, open_source
 from asyncdump.stages.zstd import ZstdOptions
 from asyncdump.yamlfile import Marks
@@ -80,7 +80,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
 
     ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
     compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
-    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself.
+    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself. Of a
+    source that doesn't tell its size, ``length`` isn't known, and at most ``most`` bytes are dumped.
     """
 
     source: Source
@@ -97,6 +98,7 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 300.0
     expected: FileReport | None = None
     on_read_error: OnReadError = "fail"
+    most: int | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -225,7 +227,7 @@ class _Planner:
                 self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
                 continue
             offset = parse_size(dump.offset)
-            if offset > source.size:
+            if offset > source.size and source.sized:
                 self._complain(f"{key}.offset", f"{offset} is behind the end of {path}, which has {source.size} bytes")
                 continue
             planned = self._planned(dump, source, offset)
@@ -252,7 +254,8 @@ class _Planner:
 
     def _planned(self, dump: Dump, source: Source, offset: int) -> PlannedDump:
         options, defaults = self._options, self._manifest.defaults
-        rest = source.size - offset
+        rest = source.size - offset if source.sized else 0
+        most = MAXIMUM if dump.length is None else parse_size(dump.length)
         durable = dump.durable if dump.durable is not None else defaults.durable
         compress = options.compress or dump.compress or defaults.compress
         zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
@@ -261,7 +264,8 @@ class _Planner:
             source=source,
             name="",
             offset=offset,
-            length=rest if dump.length is None else min(rest, parse_size(dump.length)),
+            length=min(rest, most),
+            most=None if source.sized else most,
             method=options.method or dump.method or defaults.method,
             checksum=options.checksum or dump.checksum or defaults.checksum,
             durable=durable if options.durable is None else options.durable,

@@ -144,6 +144,7 @@ class Scheduler:
             "sparse": planned.sparse,
             "stop": self._stop,
             "on_read_error": planned.on_read_error,
+            "most": planned.most,
         }
         if planned.expected is not None:
             return Proof(planned.source, planned.name, expected=planned.expected, **options)
@@ -375,7 +376,7 @@ class Scheduler:
                 name=job.planned.name,
                 source=source.path,
                 kind=source.kind,
-                bytes=job.planned.length,
+                bytes=job.transfer.length,
                 method=job.transfer.engine.method,
             )
         )
