@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -43,8 +42,6 @@ _ADDRESSES: Final = frozenset({"mem", "pagemap", "kcore"})
 """Files of /proc in which a position is an address: there is no first byte to begin at."""
 
 _STEP: Final = 1 << 20
-_TICK_NS: Final = 10_000_000
-"""Nanoseconds of the longest tick: times of files are no finer (CONFIG_HZ=100)."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,10 +198,6 @@ def describe(fd: int, path: str) -> Source:
                 raise DumpError(f"{path} is a block device of 0 bytes: nothing is in it", path=path, operation="lseek")
         else:
             kind, block = filesystem(fd)
-            if kind == "hugetlbfs" and 0 <= (age := time.time_ns() - status.st_mtime_ns) < _TICK_NS:
-                # Resized again within a tick of the kernel's clock it would have the same time: see `check_kept`.
-                time.sleep((_TICK_NS - age) / 1e9)
-                status = os.fstat(fd)
             size, allocated = status.st_size, status.st_blocks * 512
             page = block if kind == "hugetlbfs" else SMALL_PAGE
             if kind == "proc" and os.path.basename(os.path.realpath(path)) in _ADDRESSES:
@@ -340,9 +333,9 @@ def check_kept(fd: int, source: Source, end: int) -> None:
     """Raise unless an open source still holds what it held when it was opened as ``source``, up to byte ``end``.
 
     One that was truncated and grown again has lost its memory, and reads as zeros. Its size doesn't tell. What does:
-    less is allocated than before; on hugetlbfs, where no store changes it, the time of change. Both come with the one
-    fstat(2) at the end. What was lost and filled again by then goes unseen, except on hugetlbfs. Pages that are punched
-    out are lost too, except there: the owner's business, as any other zeros that it writes.
+    less is allocated than before; on hugetlbfs also the time of change, which no store moves, but ftruncate(2) does.
+    Both come with the one fstat(2) at the end: what was lost and filled again by then goes unseen elsewhere, and on
+    hugetlbfs if it was done by truncate(2). Pages that were punched out look the same.
 
     Raises:
         SourceChangedError: it is shorter, or has lost memory.
@@ -354,7 +347,7 @@ def check_kept(fd: int, source: Source, end: int) -> None:
         raise truncated(source.path, status.st_size, end)
     lost = status.st_blocks * 512 < min(source.allocated, source.size)
     if source.filesystem == "hugetlbfs":
-        lost = status.st_mtime_ns != source.mtime_ns and (lost or status.st_size == source.size)
+        lost = lost or (status.st_size == source.size and status.st_mtime_ns != source.mtime_ns)
     elif not source.in_memory:
         # On a disk, blocks come and go that hold nothing of the file; but these have none from its middle.
         lost = lost and source.filesystem in {"ext4", "xfs"} and not source.has_holes

@@ -67,20 +67,23 @@ def test_truncated_and_grown_again(kind, when, checksum, make, lane, folder_on) 
 def test_filled_again_too(kind, make, lane, folder_on) -> None:
     data = noise(SIZE)
     source, folder = make(kind, data), folder_on("ext4")
+    time.sleep(0.02)  # The times of files have the grain of the kernel's clock.
     transfer = new_transfer(look_at(source))
     transfer.begin(folder, lane)
-    regrow(source)
+    with open(source, "r+b", buffering=0) as file:
+        os.ftruncate(file.fileno(), 0)
+        os.ftruncate(file.fileno(), len(data))
     refill(source, data)
     with pytest.raises(asyncdump.SourceChangedError):
         finish(transfer, folder, lane)
 
 
-@pytest.mark.parametrize("kind", ["tmpfs", "memfd", "ext4", "xfs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pages_punched_out(kind, make, lane, folder_on) -> None:
     source, folder = make(kind, noise(SIZE)), folder_on("ext4")
     transfer = new_transfer(look_at(source))
     transfer.begin(folder, lane)
-    punch(source, 4 * MiB, MiB)
+    punch(source, 4 * MiB, 2 * MiB)
     with pytest.raises(asyncdump.SourceChangedError):
         finish(transfer, folder, lane)
 
