@@ -20,7 +20,7 @@ from asyncdump.events import RunStarted
 
 KINDS = ["hugetlbfs", "huge_memfd", "tmpfs", "memfd", "ext4", "xfs"]
 RACES = int(os.environ.get("ASYNCDUMP_RACES", "12"))
-SIZE = 8 * MiB
+SIZE = 16 * MiB  # Two steps of the engines that map it: see what `check_kept` says.
 
 
 def regrow(path: str) -> None:
