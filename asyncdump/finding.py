@@ -148,7 +148,7 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
         ManifestError: the output folder, or the one above it, can't be written to.
     """
     if output == STANDARD_OUTPUT:
-        return [_fed(dump) for dump in dumps]
+        return [f"fails: {dump.error}" if dump.error is not None else _fed(dump) for dump in dumps]
     while not os.path.isdir(output):
         output = os.path.dirname(output)
     lane = Lane()
@@ -165,6 +165,8 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
 
 
 def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
+    if dump.error is not None:
+        return f"fails: {dump.error}"
     if dump.stages:
         return _fed(dump)
     if not dump.source.sized:  # It is read into memory first, whatever it is moved by then.

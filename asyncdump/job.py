@@ -164,4 +164,4 @@ def note(job: Job, error: AsyncdumpError) -> None:
     """Take down why a job has failed, and log it."""
     job.error = job.error or error
     if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
-        logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
+        logger().warning("dump_failed", source=job.planned.source.path, stage=job.stage, error=str(error))

@@ -223,20 +223,25 @@ async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
         ManifestError: it can't be carried out. It holds all that is wrong.
     """
     options = Options(**overrides)
-    return await run_sync(_prepare, what, options)
+    stop = Stop()
+    try:
+        # Nothing is made that would have to be given back: a thread that nobody waits for ends at its next look.
+        return await run_sync(_prepare, what, options, stop.check, abandon_on_cancel=True)
+    finally:
+        stop.requested = True
 
 
-def _prepare(what: What, options: Options) -> Plan:
+def _prepare(what: What, options: Options, check: Callable[[], None]) -> Plan:
     if isinstance(what, str | os.PathLike):
         path = os.fsdecode(what)
         manifest, marks = read_manifest(path)
-        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options)
+        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options, check)
     if not isinstance(what, Manifest):
         if options.output is None:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
         what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
     marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
-    return make_plan(what, marks, os.getcwd(), options)
+    return make_plan(what, marks, os.getcwd(), options, check)
 
 
 def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:

@@ -80,7 +80,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         mtime_ns: the time of its last change, in nanoseconds since the epoch.
         memfd: True for a memfd, reached through ``/proc/PID/fd/N``.
         sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE): see `gather`.
-        found: whether a glob found it. Then a symbolic link in its place isn't followed: anybody could have put it there.
+        found: whether a glob found it. A symbolic link in its place isn't followed: anybody could have put it there.
     """
 
     path: str
@@ -353,7 +353,7 @@ def check_kept(fd: int, source: Source, end: int) -> None:
         lost = lost and source.filesystem in {"ext4", "xfs"} and not source.has_holes
     if lost:
         raise SourceChangedError(
-            f"{source.path} lost memory while it was dumped: it was truncated and grown again, or pages were punched out",
+            f"{source.path} lost memory while it was dumped: it was truncated and grown again, or pages punched out",
             path=source.path,
             operation="read",
             hint="dump it again when its owner no longer resizes it",
