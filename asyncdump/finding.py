@@ -15,7 +15,7 @@ from asyncdump.lane import Lane
 from asyncdump.plan import STANDARD_OUTPUT, PlannedDump
 from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import ALIGNMENT, Folder, Sink
-from asyncdump.source import Source, Span, describe, find_spans, open_source
+from asyncdump.source import Source, Span, describe, find_spans, gather, open_source
 from asyncdump.threads import in_thread
 
 _LONGEST: Final = 1.0
@@ -64,6 +64,8 @@ def probe_all(source: str, folder: str) -> list[Finding]:
     lane = Lane()
     try:
         described = describe(fd, source)
+        if not described.sized:
+            fd, described = gather(fd, described)
         picks = {hashing: _pick(described, fd, place, lane, hashing=hashing) for hashing in (True, False)}
         return [_try(method, described, fd, place, lane, _chosen(method, picks)) for method in ENGINES]
     finally:
@@ -147,7 +149,7 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
         ManifestError: the output folder, or the one above it, can't be written to.
     """
     if output == STANDARD_OUTPUT:
-        return [_fed(dump) for dump in dumps]
+        return [f"fails: {dump.error}" if dump.error is not None else _fed(dump) for dump in dumps]
     while not os.path.isdir(output):
         output = os.path.dirname(output)
     lane = Lane()
@@ -164,11 +166,15 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
 
 
 def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
+    if dump.error is not None:
+        return f"fails: {dump.error}"
     if dump.stages:
         return _fed(dump)
+    if not dump.source.sized:  # It is read into memory first, whatever it is moved by then.
+        return dump.method if dump.method != "auto" else "read"
     if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
         return "read"  # The only candidate: nothing to try.
-    fd = open_source(dump.source.path)
+    fd = open_source(dump.source.path, follow=not dump.source.found)
     try:
         if dump.method == "auto":
             hashing, cloning = dump.checksum != "none", dump.on_read_error == "fail"

@@ -61,7 +61,7 @@ def report_of(job: Job, manifest_sha256: str) -> FileReport:
         name=planned.name,
         path=transfer.sink.path,
         offset=planned.offset,
-        bytes=planned.length,
+        bytes=transfer.length,
         size=transfer.size,
         stored=transfer.sink.stored,
         seconds=time.perf_counter() - job.started,
@@ -175,4 +175,4 @@ def note(job: Job, error: AsyncdumpError) -> None:
         job.error = error
     _forget_frames(error)
     if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
-        logger().warning("dump_failed", source=job.planned.source.path, stage=job.transfer.stage, error=str(error))
+        logger().warning("dump_failed", source=job.planned.source.path, stage=job.stage, error=str(error))

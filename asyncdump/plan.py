@@ -5,13 +5,12 @@ Nothing is written here. All that would go wrong and can be known beforehand is 
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
 import stat
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from asyncdump.digest import Checksum
 from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
+from asyncdump.globbing import Found, find, is_glob
 from asyncdump.journal import JOURNAL
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.printable import is_encodable
@@ -27,8 +27,8 @@ from asyncdump.record import RECEIPT, name_complaint
 from asyncdump.report import FileReport
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
-from asyncdump.size import format_size, parse_size
-from asyncdump.source import Source, describe, open_source
+from asyncdump.size import MAXIMUM, format_size, parse_size
+from asyncdump.source import SMALL_PAGE, Source, describe, open_source, replaced
 from asyncdump.stages.zstd import ZstdOptions
 from asyncdump.yamlfile import Marks
 
@@ -81,7 +81,9 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
 
     ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
     compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
-    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself.
+    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself. Of a
+    source that doesn't tell its size, ``length`` isn't known, and at most ``most`` bytes are dumped. What a glob
+    matches and can't be opened has the ``error`` that it fails with.
     """
 
     source: Source
@@ -98,6 +100,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 300.0
     expected: FileReport | None = None
     on_read_error: OnReadError = "fail"
+    most: int | None = None
+    error: DumpError | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -134,7 +138,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(dump.length for dump in self.dumps)
 
 
-def make_plan(manifest: Manifest, marks: Marks, folder: str, options: Options) -> Plan:
+def make_plan(
+    manifest: Manifest, marks: Marks, folder: str, options: Options, check: Callable[[], None] = lambda: None
+) -> Plan:
     """Resolve a manifest against the file system as it is now.
 
     Args:
@@ -142,15 +148,19 @@ def make_plan(manifest: Manifest, marks: Marks, folder: str, options: Options) -
         marks: where its keys stand, for errors.
         folder: what relative paths in it are relative to.
         options: what overrides it.
+        check: is called now and then, and may raise to end it.
 
     Raises:
         ManifestError: it can't be carried out. It holds all reasons, and nothing was written.
     """
-    return _Planner(manifest, marks, folder, options).plan()
+    return _Planner(manifest, marks, folder, options, check).plan()
 
 
 class _Planner:
-    def __init__(self, manifest: Manifest, marks: Marks, folder: str, options: Options) -> None:
+    def __init__(
+        self, manifest: Manifest, marks: Marks, folder: str, options: Options, check: Callable[[], None]
+    ) -> None:
+        self._check = check
         self._manifest = manifest
         self._marks = marks
         self._folder = os.path.abspath(folder)
@@ -215,24 +225,17 @@ class _Planner:
 
     def _resolve(self, index: int, dump: Dump) -> Iterator[tuple[str, PlannedDump]]:
         key = f"dumps[{index}]"
-        for position, path in enumerate(self._paths(f"{key}.source", dump.source)):
-            try:
-                fd = open_source(path)
-                try:
-                    source = describe(fd, path)
-                finally:
-                    os.close(fd)
-            except DumpError as error:
-                self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
-                continue
+        for position, (source, error, own) in enumerate(self._sources(key, dump.source)):
             offset = parse_size(dump.offset)
-            if offset > source.size:
-                self._complain(f"{key}.offset", f"{offset} is behind the end of {path}, which has {source.size} bytes")
+            if offset > source.size and source.sized and error is None:
+                self._complain(
+                    f"{key}.offset", f"{offset} is behind the end of {source.path}, which has {source.size} bytes"
+                )
                 continue
-            planned = self._planned(dump, source, offset)
+            planned = self._planned(dump, source, offset, error)
             ends_as_zst = planned.zstd is not None and (planned.zstd_last or not planned.filters)
             template = dump.name if dump.name is not None else "{name}.zst" if ends_as_zst else "{name}"
-            name = self._name(f"{key}.name", template, path, position)
+            name = self._name(f"{key}.name", own or template, source.path, position)
             if position == 0:
                 self._check_stages(key, planned)
             if name is not None:
@@ -251,9 +254,10 @@ class _Planner:
             if shutil.which(program) is None:
                 self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
 
-    def _planned(self, dump: Dump, source: Source, offset: int) -> PlannedDump:
+    def _planned(self, dump: Dump, source: Source, offset: int, error: DumpError | None) -> PlannedDump:
         options, defaults = self._options, self._manifest.defaults
-        rest = source.size - offset
+        rest = source.size - offset if source.sized and error is None else 0
+        most = MAXIMUM if dump.length is None else parse_size(dump.length)
         durable = dump.durable if dump.durable is not None else defaults.durable
         compress = options.compress or dump.compress or defaults.compress
         zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
@@ -262,7 +266,9 @@ class _Planner:
             source=source,
             name="",
             offset=offset,
-            length=rest if dump.length is None else min(rest, parse_size(dump.length)),
+            length=min(rest, most),
+            most=None if source.sized else most,
+            error=error,
             method=options.method or dump.method or defaults.method,
             checksum=options.checksum or dump.checksum or defaults.checksum,
             durable=durable if options.durable is None else options.durable,
@@ -274,18 +280,35 @@ class _Planner:
             on_read_error=options.on_read_error or dump.on_read_error or defaults.on_read_error,
         )
 
-    def _paths(self, key: str, pattern: str) -> list[str]:
-        if not self._is_path(key, pattern):
-            return []
+    def _sources(self, key: str, pattern: str) -> Iterator[tuple[Source, DumpError | None, str]]:
+        """Yield the sources that a text names, each with the error that it fails with, and a name if it has none.
+
+        What is named must be there; what is only matched, and can't be opened, fails by itself.
+        """
+        if not self._is_path(f"{key}.source", pattern):
+            return
         pattern = os.path.expanduser(pattern)
         path = os.path.join(self._folder, pattern)
-        if os.path.lexists(path) or not glob.has_magic(pattern):
-            return [path]
-        found = glob.glob(os.path.join(glob.escape(self._folder), pattern), recursive=True)
-        matches = [match for match in found if _is_file(match)]
-        if not matches:
-            self._complain(key, f"{pattern} matches no file")
-        return sorted(matches, key=lambda match: (_natural(match), match))
+        try:
+            if not is_glob(pattern):
+                yield look_at(path), None, ""
+                return
+            finds = find(self._folder, pattern, self._check)
+        except DumpError as error:
+            self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
+            return
+        if not finds.files:
+            reasons = map(str, finds.failures[:_SHOWN])
+            self._complain(f"{key}.source", "; ".join([f"{pattern} matches no file", *reasons]))
+            return
+        for found in finds.files:
+            self._check()
+            try:
+                yield look_at(found.path, found), None, ""
+            except DumpError as error:
+                yield unseen(found.path, found), error, ""
+        if finds.failures:
+            yield unseen(path), _together(finds.failures), key
 
     def _is_path(self, key: str, given: str) -> bool:
         """Tell whether a text can be a path, or complain."""
@@ -401,17 +424,50 @@ def _needed(dump: PlannedDump, place: str) -> int:
     return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
 
 
-def _is_file(path: str) -> bool:
-    """Tell whether a glob's match can be dumped: folders and fifos beside the files are passed over."""
+def look_at(path: str, found: Found | None = None) -> Source:
+    """Return what is under a path now; where a glob ``found`` it, that must be the same file still.
+
+    Raises:
+        DumpError: it can't be opened, or isn't a file that can be dumped.
+    """
+    fd = open_source(path, follow=found is None)
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
+        source = describe(fd, path)
+    finally:
+        os.close(fd)
+    if found is not None:
+        if source.sized and (source.device, source.inode) != (found.device, found.inode):
+            raise replaced(path)
+        source = msgspec.structs.replace(source, found=True)
+    return source
 
 
-def _natural(path: str) -> list[tuple[str, int]]:
-    """Sort ``rtemap_2`` before ``rtemap_10``."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d{0,18})", path)]
+def unseen(path: str, found: Found | None = None) -> Source:
+    """Return what is known of a source that can't be opened."""
+    return Source(
+        path=path,
+        filesystem="unknown",
+        page=SMALL_PAGE,
+        size=0,
+        allocated=0,
+        device=found.device if found else 0,
+        inode=found.inode if found else 0,
+        mtime_ns=0,
+        found=True,
+    )
+
+
+def _together(errors: Sequence[DumpError]) -> DumpError:
+    """Return one error for all that a glob could not look into."""
+    shown = ", ".join(map(str, errors[:_SHOWN])) + f" and {len(errors) - _SHOWN} more" * (len(errors) > _SHOWN)
+    first = errors[0]
+    return DumpError(
+        f"a glob can't see all that it may match: {shown}",
+        path=first.path,
+        operation=first.operation,
+        errno=first.errno,
+        hint=first.hint,
+    )
 
 
 _SPEC: Final = re.compile(r"0?\d{0,2}")

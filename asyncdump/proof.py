@@ -69,6 +69,9 @@ class Proof(Transfer):
         if size < self._expected.size:
             raise short(self._expected, size)
 
+    def _check_kept(self) -> None:
+        self._check_size(Span(offset=0, length=self.length))  # Its digest tells the rest.
+
     def _finish(self, lane: Lane) -> None:
         if self._unpack is None:
             super()._finish(lane)

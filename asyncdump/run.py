@@ -271,25 +271,26 @@ async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
         ManifestError: it can't be carried out. It holds all that is wrong.
     """
     options = Options(**overrides)
-    return await in_thread(lambda: _prepare(what, options))
+    stop = Stop()
+    return await in_thread(lambda: _prepare(what, options, stop.check), give_up=stop.request)
 
 
-def _prepare(what: What, options: Options) -> Plan:
+def _prepare(what: What, options: Options, check: Callable[[], None]) -> Plan:
     with explain_working_folder():
-        return _planned(what, options)
+        return _planned(what, options, check)
 
 
-def _planned(what: What, options: Options) -> Plan:
+def _planned(what: What, options: Options, check: Callable[[], None]) -> Plan:
     if isinstance(what, str | os.PathLike):
         path = os.fsdecode(what)
         manifest, marks = read_manifest(path)
-        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options)
+        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options, check)
     if not isinstance(what, Manifest):
         if options.output is None:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
         what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
     marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
-    return make_plan(what, marks, _working_folder(), options)
+    return make_plan(what, marks, _working_folder(), options, check)
 
 
 def _working_folder() -> str:

@@ -161,6 +161,7 @@ class Scheduler:
             "sparse": planned.sparse,
             "stop": self._stop,
             "on_read_error": planned.on_read_error,
+            "most": planned.most,
         }
         if planned.expected is not None:
             return Proof(planned.source, planned.name, expected=planned.expected, **options)
@@ -442,14 +443,14 @@ class Scheduler:
                 name=job.planned.name,
                 source=source.path,
                 kind=source.kind,
-                bytes=job.planned.length,
+                bytes=job.transfer.length,
                 method=job.transfer.engine.method,
             )
         )
 
     def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
-        passing = isinstance(error, DumpError) and error.errno in retries.numbers
+        passing = isinstance(error, DumpError) and error.errno in retries.numbers and job.planned.error is None
         return passing and job.attempts < retries.times and not self._stop.requested
 
     def _finish(self, job: Job) -> None:
@@ -519,6 +520,9 @@ class Scheduler:
                 seal(job, lane)
 
     def _begin(self, job: Job, lane: Lane) -> None:
+        if job.planned.error is not None:  # There is nothing to open.
+            note(job, job.planned.error)
+            return
         job.started = job.started or time.perf_counter()
         if job.earlier is not None and self._is_whole(job, job.earlier, lane):
             durable = job.earlier.durable or job.planned.durable

@@ -32,7 +32,7 @@ from asyncdump.lane import Lane
 from asyncdump.linux import close_quietly
 from asyncdump.salvage import UNREADABLE, BadRange, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
-from asyncdump.source import Source, Span, find_spans, reopen, truncated
+from asyncdump.source import Source, Span, check_kept, find_spans, reopen, truncated
 
 P = ParamSpec("P")
 
@@ -49,6 +49,10 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
+
+    def request(self) -> None:
+        """Have the run end at its next look."""
+        self.requested = True
 
     def check(self) -> None:
         """Raise `InterruptedDumpError` when the run is to end."""
@@ -76,10 +80,11 @@ class Transfer:
 
     A step that fails gives back at once what the transfer holds, but for its files: those `abort` removes and closes.
 
-    With ``on_read_error`` of ``zero``, a page that can't be read is zeros, and listed in ``bad``.
+    With ``on_read_error`` of ``zero``, a page that can't be read is zeros, and listed in ``bad``. ``most`` is how many
+    bytes are wanted of a source that doesn't tell its size; without it they are ``length``.
 
     Attributes:
-        length: bytes to move.
+        length: bytes to move; of a source that doesn't tell its size this is known once `begin` has read it.
         size, inode: of the file as it is stored (in bytes), once sealed.
         moved: bytes moved so far, holes included.
         engine: what moves them, once `begin` has returned.
@@ -101,10 +106,11 @@ class Transfer:
         sparse: bool,
         stop: Stop,
         on_read_error: OnReadError = "fail",
+        most: int | None = None,
     ) -> None:
         self.source: Final = source
         self.name: Final = name
-        self.length: Final = length
+        self.length = length
         self.moved = 0
         self.stage = "open"
         self.size = 0
@@ -120,6 +126,7 @@ class Transfer:
         self._sparse: Final = sparse
         self._stop: Final = stop
         self._on_read_error: Final[OnReadError] = on_read_error
+        self._most: Final = most
         self._bad: list[BadRange] = []
         self._fd: int | None = None
         self._route: Route
@@ -152,6 +159,8 @@ class Transfer:
         """
         self._stop.check()
         self._fd, source = reopen(self.source)
+        if not self.source.sized:
+            self._measure(source.size)
         self.sink = folder.create(self.name)
         self.stage = "move"
         self._route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
@@ -163,6 +172,13 @@ class Transfer:
         self._hash_on_the_way = self._hasher is not None and self.engine.sees_bytes
         self._spans = self._cut_spans(self._route)
         self.step(lane)
+
+    def _measure(self, size: int) -> None:
+        """Take the length from what a source has given that didn't tell its size."""
+        if self._most is not None:
+            self.length = max(0, min(self._most, size - self._offset))
+        if size < (needed := self._offset + self.length):
+            raise truncated(self.source.path, size, needed)
 
     def _prepare(self, folder: Place) -> list[Engine]:
         """Get the sink ready and return the engines to try, the best first."""
@@ -387,16 +403,21 @@ class Transfer:
         if size < span.end and self._route.source.filesystem != "block device":
             raise truncated(self.source.path, size, span.end)
 
+    def _check_kept(self) -> None:
+        """Raise `SourceChangedError` unless the source still holds what it held when it was planned."""
+        planned = self.source if self.source.sized else self._route.source
+        check_kept(self._route.fd, planned, self._offset + self.length)
+
     @_gives_back
     def seal(self, lane: Lane) -> None:
         """Check that the source still holds what was moved, take the digest if it wasn't taken on the way, close it.
 
         Raises:
-            SourceChangedError: the source has shrunk meanwhile: what was moved last may be zeros that never were.
+            SourceChangedError: the source has shrunk meanwhile, or lost memory: what was moved last may be zeros.
             DumpError: the sink can't be read back.
         """
         assert self.sink is not None
-        self._check_size(Span(offset=self._offset, length=self.length))
+        self._check_kept()
         self._finish(lane)
         self.sink.close_direct()
         self.size, self.inode = self.sink.status()

@@ -262,7 +262,7 @@ def _from_source(file: FileReport) -> PlannedDump:
         source = describe(fd, file.source)
     finally:
         os.close(fd)
-    if source.size < file.offset + file.bytes:
+    if source.size < file.offset + file.bytes and source.sized:
         raise DamagedError(
             f"{file.path} differs from its source: {file.source} has {source.size} bytes now, "
             f"{file.offset + file.bytes} are needed",

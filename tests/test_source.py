@@ -171,7 +171,7 @@ def test_nor_does_it_wait_for_what_took_the_place_of_a_file(kind, tmp_path: Path
     path = special(tmp_path, kind)
     regular = SimpleNamespace(st_mode=os.stat(__file__).st_mode)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", lambda _: regular)  # What was there a moment ago.
+        patch.setattr(os, "stat", lambda *_, **__: regular)  # What was there a moment ago.
         with pytest.raises(DumpError, match=f"is a {kind}"):
             open_source(path)
 

@@ -203,6 +203,10 @@ def _input(operands: Operands) -> _Input:
             return _Input(fd=fd, path=path, source=None, start=0)
         begin = os.lseek(fd, 0, os.SEEK_CUR)
     source = describe(fd, path)
+    if not source.sized:
+        with explain("read", path):
+            _discard(fd, operands.skip)
+        return _Input(fd=fd, path=path, source=None, start=0)
     if operands.skip and begin + operands.skip > source.size:
         raise DumpError(f"skip={operands.skip} bytes is behind the end of {path} ({source.size - begin} bytes)")
     return _Input(fd=fd, path=path, source=source, start=begin + operands.skip)

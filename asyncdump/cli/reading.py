@@ -14,7 +14,7 @@ from asyncdump.errors import DumpError, explain
 from asyncdump.printable import text
 from asyncdump.reading import DumpInfo, describe_dump, open_dump
 from asyncdump.size import format_size
-from asyncdump.source import describe, open_source
+from asyncdump.source import describe, gather, open_source
 from asyncdump.stream import Tally, copy_stream
 
 _STDOUT = 1
@@ -30,6 +30,8 @@ def cat(path: str, offset: int, length: int | None) -> int:
                 _cat_compressed(path, offset, length)
             else:
                 source = describe(fd, path)
+                if not source.sized:
+                    fd, source = gather(fd, source)
                 _check_offset(path, offset, source.size)
                 with explain("copy", path):
                     copy_stream(fd, _STDOUT, Tally(), path=path, source=source, start=offset, length=length)

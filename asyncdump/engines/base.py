@@ -12,7 +12,7 @@ import msgspec
 
 from asyncdump.lane import Lane
 from asyncdump.sink import Sink
-from asyncdump.source import Source, Span, truncated
+from asyncdump.source import Source, Span, check_kept, truncated
 
 Method = Literal["reflink", "direct", "sendfile", "splice", "mmap", "read"]
 
@@ -111,11 +111,14 @@ def mapped(fd: int, source: Source, span: Span) -> Iterator[memoryview]:
 
     Raises:
         Refused: the source has got holes since it was opened.
-        SourceChangedError: the file ends before the span does.
+        SourceChangedError: the file ends before the span does, or has lost memory.
     """
     page = source.page
-    if source.filesystem == "hugetlbfs" and has_holes(fd):
-        raise Refused(HOLES)
+    if source.filesystem == "hugetlbfs":
+        if has_holes(fd):
+            raise Refused(HOLES)
+    elif source.in_memory:  # What is lost is allocated anew, as zeros, where it is mapped: at the end nothing tells.
+        check_kept(fd, source, span.end)
     start = span.offset - span.offset % page
     length = min(-(-span.end // page) * page, max(source.size, span.end)) - start
     try:

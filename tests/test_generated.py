@@ -1,0 +1,151 @@
+"""Files whose size isn't what they give: what the kernel makes up when it is read, and what can't be read at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from files import MiB, noise
+
+import asyncdump
+from asyncdump import Dump
+from asyncdump.source import describe, gather, open_source
+
+STEADY = [
+    "/proc/version",
+    "/proc/filesystems",
+    "/proc/kallsyms",
+    "/proc/sys/kernel/ostype",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+]
+
+
+def content_of(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return b"".join(iter(lambda: file.read(MiB), b""))
+
+
+@pytest.fixture(params=STEADY)
+def steady(request) -> str:
+    if not os.access(request.param, os.R_OK):
+        pytest.skip(f"no {request.param} here")
+    path: str = request.param
+    return path
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"method": "splice"}, {"checksum": "none"}, {"compress": "zstd"}, {"method": "splice", "compress": "zstd"}],
+)
+async def test_it_is_read_to_its_end(how, steady, tmp_path: Path) -> None:
+    report = await asyncdump.dump_all([Dump(source=steady, name="x")], output=tmp_path / "out", **how)
+    report.raise_for_failures()
+    expected = content_of(steady)
+    assert expected
+    assert report.files[0].bytes == len(expected)
+    with asyncdump.open_dump(tmp_path / "out/x") as dump:
+        assert dump.read() == expected
+    if how.get("checksum") != "none":
+        assert (await asyncdump.verify_all(tmp_path / "out")).ok
+    assert (await asyncdump.verify_all(tmp_path / "out", against_source=True)).ok
+
+
+async def test_a_part_of_it(steady, tmp_path: Path) -> None:
+    dumps = [Dump(source=steady, name="a", offset=2, length=3), Dump(source=steady, name="b", offset=1, length="1P")]
+    (await asyncdump.dump_all(dumps, output=tmp_path / "out")).raise_for_failures()
+    expected = content_of(steady)
+    assert (tmp_path / "out/a").read_bytes() == expected[2:5]
+    assert (tmp_path / "out/b").read_bytes() == expected[1:]
+
+
+async def test_a_part_behind_its_end(steady, tmp_path: Path) -> None:
+    report = await asyncdump.dump_all([Dump(source=steady, name="x", offset="1G")], output=tmp_path / "out")
+    assert isinstance(report.files[0].error, asyncdump.SourceChangedError)
+    assert not (tmp_path / "out/x").exists()
+
+
+async def test_it_is_never_kept_from_an_earlier_run(tmp_path: Path) -> None:
+    dumps = [Dump(source="/proc/self/stat", name="x")]
+    for resume in (False, True):
+        report = await asyncdump.dump_all(dumps, output=tmp_path / "out", resume=resume)
+        report.raise_for_failures()
+        assert not report.files[0].kept
+
+
+async def test_what_has_changed_since_differs(tmp_path: Path) -> None:
+    (await asyncdump.dump_all([Dump(source="/proc/self/stat", name="x")], output=tmp_path / "out")).raise_for_failures()
+    (tmp_path / "large").write_bytes(noise(MiB))
+    sum(range(10**6))
+    assert (await asyncdump.verify_all(tmp_path / "out")).ok
+    assert not (await asyncdump.verify_all(tmp_path / "out", against_source=True)).ok
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4", "memfd"])
+async def test_an_empty_file_is_an_empty_dump(kind, make, tmp_path: Path) -> None:
+    report = await asyncdump.dump_all([Dump(source=make(kind, b""), name="x")], output=tmp_path / "out")
+    report.raise_for_failures()
+    assert (tmp_path / "out/x").read_bytes() == b""
+    assert report.files[0].identity is not None
+
+
+@pytest.mark.parametrize(
+    "path", [f"/proc/{os.getpid()}/mem", "/proc/self/pagemap", "/proc/self/task/self/mem", "/proc/kcore"]
+)
+async def test_positions_that_are_addresses(path, tmp_path: Path) -> None:
+    path = path.replace("task/self", f"task/{os.getpid()}")
+    with pytest.raises(asyncdump.ManifestError) as refusal:
+        await asyncdump.dump_all([Dump(source=path, name="x")], output=tmp_path / "out")
+    assert len(refusal.value.problems) == 1
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_link_to_such_a_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(f"/proc/{os.getpid()}/mem")
+    with pytest.raises(asyncdump.ManifestError, match="addresses"):
+        await asyncdump.dump_all([Dump(source=tmp_path / "link")], output=tmp_path / "out")
+
+
+def test_more_than_is_held_in_memory(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("asyncdump.source.LARGEST_STREAM", 100)
+    fd = open_source("/proc/kallsyms")
+    try:
+        with pytest.raises(asyncdump.DumpError, match=r"cat\(1\)|more than"):
+            gather(fd, describe(fd, "/proc/kallsyms"))
+        os.fstat(fd)  # It is the caller's still.
+    finally:
+        os.close(fd)
+
+
+def test_true_sizes_cost_no_call(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.setattr(os, "pread", lambda *_: pytest.fail("read"))
+    fd = open_source(str(tmp_path / "file"))
+    try:
+        assert describe(fd, "file").sized
+    finally:
+        os.close(fd)
+
+
+def test_cat_and_dd_read_to_the_end() -> None:
+    expected = content_of("/proc/version")
+    run = [sys.executable, "-m", "asyncdump"]
+    for command, start in (
+        (["cat", "/proc/version"], 0),
+        (["cat", "--offset", "7", "/proc/version"], 7),
+        (["dd", "if=/proc/version"], 0),
+        (["dd", "if=/proc/version", "bs=1", "skip=5"], 5),
+    ):
+        assert subprocess.run([*run, *command], capture_output=True, check=True).stdout == expected[start:]
+
+
+async def test_probe_and_dry_run(tmp_path: Path) -> None:
+    findings = await asyncdump.probe("/proc/version", tmp_path)
+    assert {finding.bytes for finding in findings if finding.refusal is None} == {len(content_of("/proc/version"))}
+    (tmp_path / "m.yaml").write_text("{version: 1, output: out, dumps: [{source: /proc/version}]}")
+    done = subprocess.run(
+        [sys.executable, "-m", "asyncdump", "--dry-run", tmp_path / "m.yaml"], capture_output=True, check=True
+    )
+    assert b"read" in done.stdout
