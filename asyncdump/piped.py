@@ -14,7 +14,7 @@ from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import describe_errno, explain, from_oserror
 from asyncdump.lane import Buffer, Buffers, Lane, waiting_in
-from asyncdump.linux import SPLICE_F_NONBLOCK, tee
+from asyncdump.linux import SPLICE_F_NONBLOCK, some, tee
 from asyncdump.outlet import PipeSink
 from asyncdump.packer import Packer, Table
 from asyncdump.salvage import UNREADABLE
@@ -284,7 +284,7 @@ class SplicedFeed(Feed):
         if not self._rest:
             step = Span(offset=span.offset, length=min(span.length, _STEP))
             self._rest = self._piped.load(step, lane, hashed=False)
-        moved = os.write(self._pipe, self._rest)
+        moved = some(os.write(self._pipe, self._rest))
         self._rest = self._rest[moved:]
         return moved
 
@@ -301,7 +301,7 @@ class FramesFeed(Feed):
 
     def step(self, lane: Lane) -> bool:
         if self._rest:
-            self._rest = self._rest[os.write(self._pipe, self._rest) :]
+            self._rest = self._rest[some(os.write(self._pipe, self._rest)) :]
             return True
         if self._last:
             self.done = True
@@ -391,10 +391,10 @@ class SplicedDrain(Drain):
         """Hash the next bytes without taking them; return how many, all of which must then be moved."""
         reading, writing = lane.pipe
         try:
-            count = tee(self._pipe, writing, count, SPLICE_F_NONBLOCK)
+            count = some(tee(self._pipe, writing, count, SPLICE_F_NONBLOCK))
             done = 0
             while done < count:
-                got = os.readv(reading, [view[: count - done]])
+                got = some(os.readv(reading, [view[: count - done]]))
                 hasher.update(view[:got])
                 done += got
         except BaseException:
@@ -405,7 +405,7 @@ class SplicedDrain(Drain):
     def _move(self, count: int) -> int:
         if isinstance(self._sink, PipeSink):
             return self._sink.splice_from(self._pipe, count)
-        moved = os.splice(self._pipe, self._sink.fd, count, offset_dst=self._sink.stored)
+        moved = some(os.splice(self._pipe, self._sink.fd, count, offset_dst=self._sink.stored))
         if self._sink.stored + moved - self._flushed >= _BEHIND:
             self._flush(self._sink.stored + moved)
         return moved

@@ -16,7 +16,7 @@ from asyncdump.engines.feed import vmsplice_from
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
-from asyncdump.linux import filesystem
+from asyncdump.linux import filesystem, some
 from asyncdump.packer import Table
 from asyncdump.sink import Sink
 from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
@@ -234,7 +234,7 @@ def compress_stream(
 
 def _write_all(fd: int, data: memoryview) -> None:
     while data:
-        data = data[os.write(fd, data) :]
+        data = data[some(os.write(fd, data)) :]
 
 
 class _Stream:
@@ -299,5 +299,5 @@ class _Stream:
             )
         done = 0
         while done < got:
-            done += os.write(self._writing, view[done:got])
+            done += some(os.write(self._writing, view[done:got]))
         return got

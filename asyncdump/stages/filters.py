@@ -19,6 +19,7 @@ Commands = tuple[tuple[str, ...], ...]
 PATIENCE: Final = 0.05
 """Seconds after which whoever waits looks whether the run goes on."""
 
+_GULPS: Final = 16
 _TAIL: Final = 2000
 
 
@@ -44,11 +45,14 @@ class _Child:
     def listen(self) -> bool:
         """Take what is there of stderr; return False at its end."""
         try:
-            while piece := os.read(self.errors, 1 << 16):
+            for _ in range(_GULPS):  # One that never falls silent isn't waited for.
+                piece = os.read(self.errors, 1 << 16)
+                if not piece:
+                    return False
                 self.tail = (self.tail + piece)[-_TAIL:]
         except BlockingIOError:
-            return True
-        return False
+            pass
+        return True
 
     def complaint(self) -> str:
         """Return what is wrong with how it ended, or an empty string."""
