@@ -103,7 +103,9 @@ class Piped(Transfer):
                 raise self._told(self._filters.closed_early()) from error
             raise from_oserror(error, "write", self._route.sink.path) from error
         except OSError as error:
-            raise self._failure(error, self._engines[0], self.left(), lane) from error
+            # A page that can't be read was met, and gone around, where it was read: this is the writer's.
+            writing = error.errno in UNREADABLE
+            raise self._failure(error, self._engines[0], self.left(), lane, storing=writing) from error
         if self._feed.done and self._filters is not None:
             self._filters.close_stdin()
         return moved

@@ -576,4 +576,3 @@ class MappedDraft(Draft):
             errno=errno.ENOMEM,
             hint="reserve more of them: /proc/sys/vm/nr_hugepages, or their pool below /sys/kernel/mm/hugepages",
         )
-

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from asyncdump.cli.output import check_stdout
+from asyncdump.cli.output import check_stdout, dumping, hurry
 from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.engines import Choice
 from asyncdump.errors import AsyncdumpError, DumpError, explain
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         tally.tick = ticker
     code, failure = 0, ""
     try:
-        with heeding(_interrupt):
+        with heeding(_interrupt), dumping():
             _copy(operands, tally)
     except AsyncdumpError as error:
         failure = f"{error}{f' ({error.hint})' if error.hint else ''}"
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _interrupt(number: Signals) -> None:
+    hurry(number)
     raise KeyboardInterrupt(number)
 
 

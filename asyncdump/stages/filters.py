@@ -13,6 +13,7 @@ from typing import Final
 
 from asyncdump.errors import FilterError, describe_errno
 from asyncdump.lane import grow_pipe
+from asyncdump.relay import wait_for_room
 
 Commands = tuple[tuple[str, ...], ...]
 
@@ -139,7 +140,7 @@ class Filters:
                 os.close(fd)
                 talking[fd].errors = -1
             elif fd == self.stdout and emptying is not None and emptying >= 0:
-                select.select([], [emptying], [], PATIENCE)
+                wait_for_room(emptying, PATIENCE)
 
     def close_stdin(self) -> None:
         """Tell the first that this was all."""
