@@ -12,7 +12,10 @@ from asyncdump.version import __version__
 
 def main() -> None:
     """Run the command line and end the process; the version alone is told before anything is imported."""
-    code = _tell_version() if sys.argv[1:] == ["--version"] else _run()
+    try:
+        code = _tell_version() if sys.argv[1:] == ["--version"] else _run()
+    except KeyboardInterrupt:  # Before anything was begun, or after all was done.
+        code = 130
     # Nothing is left to be done, and taking the interpreter to pieces would take as long as dumping 40 MiB.
     os._exit(code)
 

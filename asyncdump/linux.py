@@ -109,6 +109,17 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
 
 
+def some(count: int) -> int:
+    """Return a count that a call gave, if it is more than none: none would make a loop spin for ever.
+
+    Raises:
+        OSError: EIO, for a call that said neither that it did something nor why it didn't.
+    """
+    if count <= 0:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return count
+
+
 def filesystem(fd: int) -> tuple[str, int]:
     """Return the name of the filesystem that ``fd`` is on and its block size in bytes (fstatfs(2)).
 
@@ -194,9 +205,9 @@ def copy_by_kernel(data: memoryview, target: memoryview) -> None:
         address = address_of(data)
         done = 0
         while done < len(data):
-            ready = done + vmsplice(writing, address + done, len(data) - done)
+            ready = done + some(vmsplice(writing, address + done, len(data) - done))
             while done < ready:
-                done += os.readv(reading, [target[done:ready]])
+                done += some(os.readv(reading, [target[done:ready]]))
     finally:
         os.close(reading)
         os.close(writing)

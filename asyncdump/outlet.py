@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, explain
 from asyncdump.lane import grow_pipe
-from asyncdump.linux import SPLICE_F_NONBLOCK
+from asyncdump.linux import SPLICE_F_NONBLOCK, some
+from asyncdump.relay import Relay, not_waiting, wait_for_room
 from asyncdump.sink import NOT_DIRECT, Sink, Synced
-
-_PATIENCE: Final = 0.05
-"""Seconds after which a writer that waits looks whether the run goes on."""
 
 
 class PipeSink(Sink):
@@ -27,9 +24,14 @@ class PipeSink(Sink):
     sequential: ClassVar[bool] = True
 
     def __init__(self, fd: int, check: Callable[[], None]) -> None:
-        super().__init__(_not_blocking(fd), "standard output", direct=False)
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            grow_pipe(fd)
+        own = not_waiting(fd)
+        self._relay: Relay | None = None
+        if own is None:
+            self._relay = Relay(fd)
+            own = self._relay.fd
+        super().__init__(own, "standard output", direct=False)
+        if stat.S_ISFIFO(os.fstat(own).st_mode):
+            grow_pipe(own)
         self._check = check
         self._may_splice = True
 
@@ -45,7 +47,7 @@ class PipeSink(Sink):
         assert offset == self.stored
         while data:
             try:
-                done = os.write(self.fd, data)
+                done = some(os.write(self.fd, data))
             except BlockingIOError:
                 self.wait()
                 continue
@@ -56,7 +58,7 @@ class PipeSink(Sink):
         """Take up to ``count`` bytes from a pipe that holds as many, and return how many."""
         while self._may_splice:
             try:
-                return os.splice(pipe, self.fd, count, flags=SPLICE_F_NONBLOCK)
+                return some(os.splice(pipe, self.fd, count, flags=SPLICE_F_NONBLOCK))
             except BlockingIOError:
                 self.wait()
             except OSError as error:
@@ -72,22 +74,25 @@ class PipeSink(Sink):
     def wait(self) -> None:
         """Wait until it takes more, and look whether the run goes on."""
         self._check()
-        poll = select.poll()  # Not select(2), which knows no descriptor beyond 1023.
-        poll.register(self.fd, select.POLLOUT)
-        poll.poll(_PATIENCE * 1000)
+        wait_for_room(self.fd)
 
+    def finish(self) -> DumpError | None:
+        """Close it, once all was handed to the reader's side; return the error, if any."""
+        try:
+            with explain("write", self.path):
+                if self._relay is not None:
+                    self._relay.finish(self._check)
+        except DumpError as error:
+            return error
+        finally:
+            self.close()
+        return None
 
-def _not_blocking(fd: int) -> int:
-    """Return a descriptor for the same pipe that doesn't block, without making that of others so.
-
-    The flag belongs to the open file, which standard output shares with the shell: it is opened a second time.
-    """
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return os.dup(fd)  # A file has an offset, which a second opening would not share; and it never blocks.
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError:  # A socket, or another user's terminal.
-        return os.dup(fd)
+    def close(self) -> None:
+        if self._relay is not None:
+            self._relay.abandon()
+            self.fd = -1
+        super().close()
 
 
 class Outlet:
@@ -110,12 +115,10 @@ class Outlet:
             return PipeSink(self.fd, self._check)
 
     def publish(
-        self, sinks: Sequence[Sink], *, durable: bool, overwrite: bool, journal: Synced | None = None
+        self, sinks: Sequence[PipeSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
         """Close the sink: it has been read, or will be."""
-        for sink in sinks:
-            sink.close()
-        return [sink.lost for sink in sinks]
+        return [sink.finish() or sink.lost for sink in sinks]
 
     def write_small(self, files: Mapping[str, bytes]) -> None:
         """Nothing: there is no place for a receipt."""

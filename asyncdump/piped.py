@@ -13,7 +13,7 @@ from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import DumpError, FilterError, describe_errno, explain, from_oserror
 from asyncdump.lane import Buffers, Lane
-from asyncdump.linux import SPLICE_F_NONBLOCK
+from asyncdump.linux import SPLICE_F_NONBLOCK, some
 from asyncdump.outlet import PipeSink
 from asyncdump.packer import Packer
 from asyncdump.salvage import UNREADABLE
@@ -115,7 +115,9 @@ class Piped(Transfer):
                 raise self._told(self._filters.closed_early()) from error
             raise from_oserror(error, "write", self._route.sink.path) from error
         except OSError as error:
-            raise self._failure(error, self._engines[0], self.left(), lane) from error
+            # A page that can't be read was met, and gone around, where it was read: this is the writer's.
+            writing = error.errno in UNREADABLE
+            raise self._failure(error, self._engines[0], self.left(), lane, storing=writing) from error
         if feed.done and self._filters is not None:
             self._filters.close_stdin()
         return moved
@@ -292,7 +294,7 @@ class PlainFeed(Feed):
         if not self._rest:
             step = Span(offset=span.offset, length=min(span.length, _STEP))
             self._rest = self._piped.load(step, lane, hashed=False)
-        moved = os.write(self._pipe, self._rest)
+        moved = some(os.write(self._pipe, self._rest))
         self._rest = self._rest[moved:]
         return moved
 
@@ -310,7 +312,7 @@ class FramesFeed(Feed):
 
     def step(self, lane: Lane) -> bool:
         if self._rest:
-            written = os.write(self._pipe, self._rest[0])
+            written = some(os.write(self._pipe, self._rest[0]))
             self._rest[0] = self._rest[0][written:]
             if not self._rest[0]:
                 del self._rest[0]

@@ -37,6 +37,7 @@ from asyncdump.linux import (
     copy_by_kernel,
     filesystem,
     rename_new,
+    some,
     sync_file_range,
     syncfs,
 )
@@ -409,7 +410,9 @@ class Sink:
         self.note_written(done)
 
     def write_direct(self, data: memoryview, offset: int) -> int:
-        """Write the aligned part of ``data`` with O_DIRECT and return its length, in bytes; it isn't counted yet.
+        """Write the aligned part of ``data`` with O_DIRECT, as far as the kernel takes it, and return how many bytes.
+
+        They aren't counted yet.
 
         Raises:
             OSError: one of `NOT_DIRECT` where the filesystem doesn't take this after all.
@@ -419,10 +422,14 @@ class Sink:
         aligned = len(data) - len(data) % ALIGNMENT
         done = 0
         while done < aligned:
-            done += _some(os.pwrite(direct, data[done:aligned], offset + done))
-            if done % ALIGNMENT:  # A short write, as a filling disk makes them: go on from the last whole block.
-                done -= done % ALIGNMENT
-        return aligned
+            wrote = done + os.pwrite(direct, data[done:aligned], offset + done)
+            # A short write, as a filling disk makes them: go on from the last whole block. Where that is the same one
+            # again, a device ends in it, or a disk is full to the sector: the page cache takes what fits, and tells.
+            wrote -= wrote % ALIGNMENT
+            if wrote == done:
+                break
+            done = wrote
+        return done
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
         """Write all of ``data`` through the page cache; ``flags`` (pwritev2(2)) are dropped where they're unknown."""
@@ -431,7 +438,7 @@ class Sink:
         while done < len(data):
             try:
                 wanted = flags if self._dontcache else 0
-                done += _some(os.pwritev(self.fd, [data[done:]], offset + done, wanted))
+                done += some(os.pwritev(self.fd, [data[done:]], offset + done, wanted))
             except OSError as error:
                 if not wanted or error.errno not in _NOT_DONTCACHE:
                     raise
@@ -691,10 +698,3 @@ class MappedDraft(Draft):
             errno=errno.ENOMEM,
             hint="reserve more of them: /proc/sys/vm/nr_hugepages, or their pool below /sys/kernel/mm/hugepages",
         )
-
-
-def _some(count: int) -> int:
-    """Return a count of written bytes that is more than none: zero would make a loop spin for ever."""
-    if count == 0:
-        raise OSError(errno.EIO, "the kernel wrote nothing")
-    return count

@@ -17,6 +17,7 @@ from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
 from asyncdump.linux import filesystem
+from asyncdump.relay import wait_for_bytes, wait_for_room, write_all
 from asyncdump.seekable import Table
 from asyncdump.sink import Sink
 from asyncdump.source import SMALL_PAGE, Source, Span, find_spans, truncated
@@ -111,11 +112,20 @@ def _fill(fd: int, view: memoryview, path: str, offset: int | None = None) -> in
     with explain("read", path):
         while done < len(view):
             rest = [view[done:]]
-            got = os.readv(fd, rest) if offset is None else os.preadv(fd, rest, offset + done)
+            got = _readv(fd, rest) if offset is None else os.preadv(fd, rest, offset + done)
             if got == 0:
                 break
             done += got
     return done
+
+
+def _readv(fd: int, views: list[memoryview]) -> int:
+    """Read from a pipe, waiting for it also where others have set O_NONBLOCK."""
+    while True:
+        try:
+            return os.readv(fd, views)
+        except BlockingIOError:
+            wait_for_bytes(fd)
 
 
 def _steps(extent: Span) -> list[Span]:
@@ -222,20 +232,15 @@ def compress_stream(
                     break
                 frame = compressors.frame(press, lane.buffer, filled)
             table.add(frame, filled)
-            _write_all(writing, memoryview(frame))
+            write_all(writing, memoryview(frame))
             tally.add(filled, str(zstd))
             left = None if left is None else left - filled
             if filled < len(view):
                 break
         for piece in table.encoded():
-            _write_all(writing, piece)
+            write_all(writing, piece)
     finally:
         lane.close()
-
-
-def _write_all(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
 
 
 class _Stream:
@@ -267,6 +272,11 @@ class _Stream:
                 return int(way(position, count))
             except Refused as refused:
                 refusal = refused.refusal
+            except BlockingIOError:  # Whoever shares a descriptor has made it so.
+                if self._source is None:
+                    wait_for_bytes(self._reading)
+                wait_for_room(self._writing)
+                continue
             except OSError as error:
                 if error.errno not in REFUSALS or ways[0] == "read":  # There is no plainer way.
                     raise
@@ -294,10 +304,6 @@ class _Stream:
     def _read(self, position: int, count: int) -> int:
         view = self._lane.buffer.view[:count]
         with explain("read", self._path):
-            got = (
-                os.readv(self._reading, [view]) if self._source is None else os.preadv(self._reading, [view], position)
-            )
-        done = 0
-        while done < got:
-            done += os.write(self._writing, view[done:got])
+            got = _readv(self._reading, [view]) if self._source is None else os.preadv(self._reading, [view], position)
+        write_all(self._writing, view[:got])
         return got

@@ -65,7 +65,7 @@ class Bar(Tally):
 
     def _files(self, room: int, width: int, *, narrow: bool) -> list[RenderableType]:
         lines: list[RenderableType] = []
-        for progress in list(self.in_flight.values())[-room:] if room else []:
+        for progress in self.flying[-room:] if room else []:
             share = progress.done / progress.total if progress.total else 1.0
             figures = f"{share:4.0%}" if narrow else f"{share:4.0%}  {format_size(progress.total):>10}"
             tail = f"{figures}  {self.methods.get(progress.name, '')}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from asyncdump.printable import text
 
+_COLUMNS = 80
 _SHORTEST = 8
 """What is left of a column that is cut, in characters."""
 
@@ -55,8 +56,13 @@ def fill(sentence: str) -> list[str]:
 
 
 def width() -> int:
-    """Return the columns of the terminal; a pipe has no width to keep to."""
-    return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 1 << 16
+    """Return the columns of the terminal; a pipe has no width to keep to, some terminals don't know theirs."""
+    if not sys.stdout.isatty():
+        return 1 << 16
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
+    except OSError:  # It has gone.
+        return _COLUMNS
 
 
 def seconds(count: float) -> str:

@@ -9,16 +9,17 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from signal import Signals
 from typing import Any, Final, get_args
 
 import msgspec
 
-from asyncdump.cli.output import check_stdout
+from asyncdump.cli.output import check_stdout, dumping, hurry
 from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.engines import Choice
-from asyncdump.errors import AsyncdumpError, DumpError, explain, from_oserror
+from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.printable import text
 from asyncdump.sink import Sink
 from asyncdump.size import MAXIMUM, parse_size
@@ -30,6 +31,7 @@ _CONVERSIONS: Final = {"fsync", "fdatasync", "notrunc", "sparse"}
 _STATUSES: Final = ("default", "none", "noxfer", "progress")
 _METHODS: Final = tuple(dict.fromkeys(get_args(Choice) + get_args(StreamMethod)))
 _ALIASES: Final = {"iseek": "skip", "oseek": "seek"}
+_FLAGGED: Final = {"count_bytes": "count", "skip_bytes": "skip", "seek_bytes": "seek"}
 _USAGE: Final = 2
 _STDIN: Final = 0
 _STDOUT: Final = 1
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         tally.tick = ticker
     code, failure = 0, ""
     try:
-        with heeding(_interrupt):
+        with heeding(_interrupt), dumping():
             _copy(operands, tally)
     except AsyncdumpError as error:
         failure = f"{error}{f' ({error.hint})' if error.hint else ''}"
@@ -82,12 +84,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _interrupt(number: Signals) -> None:
+    hurry(number)
     raise KeyboardInterrupt(number)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
     """Return the operands, and all that is wrong with them."""
     operands, problems, numbers = Operands(), [], {}
+    flagged: set[str] = set()
     for argument in arguments:
         name, equals, value = argument.partition("=")
         try:
@@ -108,9 +112,12 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
                 case "conv":
                     operands.conversions = _words(value, _CONVERSIONS)
                 case "oflag":
-                    operands.direct |= "direct" in _words(value, {"direct", "fullblock"})
+                    flags = _words(value, {"direct", "fullblock", "seek_bytes"})
+                    operands.direct |= "direct" in flags
+                    flagged |= {_FLAGGED[flag] for flag in flags & _FLAGGED.keys()}
                 case "iflag":
-                    _words(value, {"fullblock"})
+                    flags = _words(value, {"fullblock", "count_bytes", "skip_bytes"})
+                    flagged |= {_FLAGGED[flag] for flag in flags & _FLAGGED.keys()}
                 case "status":
                     operands.status = _one(value, _STATUSES)
                 case "compress":
@@ -119,13 +126,13 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
                     operands.method = _one(value, _METHODS)
                 case _:
                     raise ValueError(
-                        "unknown operand; known are if of bs count skip seek conv oflag status method compress"
+                        "unknown operand; known are if of bs count skip seek conv iflag oflag status method compress"
                     )
         except ValueError as error:
             problems.append(f"{argument}: {error}")
     for name, value in numbers.items():
-        # A count of bytes, as coreutils has it: skip=4096B.
-        in_bytes = re.search(r"\dB$", value)
+        # A count of bytes, as coreutils has it: skip=4096B, count=8KiB, iflag=count_bytes.
+        in_bytes = "B" in value or name in flagged
         size = parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0
         if size > MAXIMUM:
             problems.append(f"{name}={value}: is more than a file can hold, in blocks of {operands.block} bytes")
@@ -266,10 +273,7 @@ def _in_place(operands: Operands, tally: Tally, reading: _Input, source: Source,
         method = "read"
     rest = max(0, source.size - reading.start)
     length = rest if operands.count is None else min(rest, operands.count)
-    sink = _sink(operands, writing)
-    if length:
-        _extend(sink, writing.place + length)
-    try:
+    with _ending(operands, tally, writing) as sink:
         copy_in_place(
             reading.fd,
             source,
@@ -281,38 +285,40 @@ def _in_place(operands: Operands, tally: Tally, reading: _Input, source: Source,
             method=method,
             sparse="sparse" in operands.conversions,
         )
-    finally:
-        os.lseek(writing.fd, writing.place + tally.bytes, os.SEEK_SET)
 
 
 def _in_blocks(operands: Operands, tally: Tally, reading: _Input, writing: _Output) -> None:
     if operands.method not in {"auto", "read"}:
         raise DumpError("oflag=direct and conv=sparse from a pipe need method=read")
-    sink = _sink(operands, writing)
     sparse = "sparse" in operands.conversions
-    try:
+    with _ending(operands, tally, writing) as sink:
         copy_in_blocks(
             reading.fd, sink, tally, path=reading.path, seek=writing.place, length=operands.count, sparse=sparse
         )
-        if tally.bytes:
-            _extend(sink, writing.place + tally.bytes)
-    finally:
-        os.lseek(writing.fd, writing.place + tally.bytes, os.SEEK_SET)
 
 
-def _sink(operands: Operands, writing: _Output) -> Sink:
+@contextmanager
+def _ending(operands: Operands, tally: Tally, writing: _Output) -> Iterator[Sink]:
+    """Give the sink for a block, and have the output end where the copy did, however that ended.
+
+    The size grows with what is written, so that a copy that is killed leaves no zeros behind either.
+    """
     sink = Sink(writing.fd, writing.path)
     if operands.direct and sink.direct is None:
         raise DumpError(f"{sink.path}: oflag=direct, but its filesystem takes no O_DIRECT")
-    return sink
-
-
-def _extend(sink: Sink, size: int) -> None:
-    status = os.fstat(sink.fd)
-    if size > MAXIMUM:
-        raise from_oserror(OSError(errno.EFBIG, ""), "ftruncate", sink.path)
-    if stat.S_ISREG(status.st_mode) and status.st_size < size:
-        sink.resize(size)
+    before = os.fstat(writing.fd).st_size
+    try:
+        yield sink
+    except OverflowError as error:  # There is no such offset.
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG)) from error
+    finally:
+        end = writing.place + tally.bytes
+        size = max(end, before) if tally.bytes else before
+        status = os.fstat(writing.fd)
+        # Longer: by a part of the step that failed. Shorter: by the hole that the copy ends with.
+        if stat.S_ISREG(status.st_mode) and status.st_size != size:
+            sink.resize(size)
+        os.lseek(writing.fd, end, os.SEEK_SET)
 
 
 def _compressed(operands: Operands, zstd: ZstdOptions, tally: Tally, reading: _Input, writing: _Output) -> None:

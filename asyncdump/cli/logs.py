@@ -26,7 +26,7 @@ def _configure(form: str) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=lambda *_: structlog.PrintLogger(_Stderr()),  # type: ignore[arg-type] # it only writes
+        logger_factory=lambda *_: structlog.WriteLogger(_Stderr()),  # type: ignore[arg-type] # it only writes
     )
 
 

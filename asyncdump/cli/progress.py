@@ -9,8 +9,10 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
+import anyio
 import msgspec
 
+from asyncdump.cli.output import behind
 from asyncdump.errors import AsyncdumpError
 from asyncdump.events import (
     Event,
@@ -30,6 +32,9 @@ from asyncdump.size import format_size
 _EVERY = 2.0
 """Seconds between two plain lines."""
 
+_LOOK: Final = 0.05
+"""Seconds after which it is looked whether a slow reader takes more."""
+
 
 class Listener:
     """Hears each event of a run; this one says nothing."""
@@ -42,6 +47,9 @@ class Listener:
 
     def tell(self, event: Event) -> None:
         """Take note of an event."""
+
+    async def ready(self) -> None:
+        """Wait until there is a use in the next one."""
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -86,9 +94,14 @@ class Tally(Listener):
         self.methods: dict[str, str] = {}
 
     @property
+    def flying(self) -> list[Progress]:
+        """How far the files in flight are: a copy, for a bar is drawn by another thread than the one that is told."""
+        return list(self.in_flight.values())
+
+    @property
     def moved(self) -> int:
         """Bytes moved, those of files that failed meanwhile not counted."""
-        return self.durable + sum(progress.done for progress in self.in_flight.values())
+        return self.durable + sum(progress.done for progress in self.flying)
 
     @property
     def rate(self) -> float:
@@ -149,14 +162,21 @@ class Plain(Tally):
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # In one piece: what threads log is written there too.
 
 
 class Json(Listener):
-    """Each event as a line of JSON on stdout."""
+    """Each event as a line of JSON on stdout; meanwhile the mailbox keeps the latest progress of each file alone."""
 
     def tell(self, event: Event) -> None:
-        print(msgspec.json.encode(event_record(event)).decode(), flush=True)
+        sys.stdout.write(f"{msgspec.json.encode(event_record(event)).decode()}\n")
+        sys.stdout.flush()
+
+    async def ready(self) -> None:
+        pause = 0.001
+        while behind(sys.stdout):
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LOOK)
 
 
 def event_record(event: Event) -> dict[str, Any]:

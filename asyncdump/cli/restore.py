@@ -9,7 +9,7 @@ import anyio
 from asyncdump.cli.output import excuse_reader
 from asyncdump.cli.progress import RESTORING, new_listener
 from asyncdump.cli.run import interruption, listen
-from asyncdump.cli.signals import heeding
+from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_failures, print_totals
 from asyncdump.report import Report
 from asyncdump.restore import open_restore
@@ -20,7 +20,7 @@ def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> i
 
     async def restore() -> Report:
         async with open_restore(what, to, **options) as restorer:
-            with heeding(lambda number: restorer.run.cancel(number.name)):
+            with ending(restorer.run.cancel):
                 await listen(restorer.run, new_listener(progress, RESTORING))
         return restorer.report
 

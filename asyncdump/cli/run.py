@@ -9,9 +9,9 @@ from signal import Signals
 import anyio
 import msgspec
 
-from asyncdump.cli.output import check_stdout, excuse_reader
+from asyncdump.cli.output import check_stdout, dumping, excuse_reader
 from asyncdump.cli.progress import Listener, new_listener
-from asyncdump.cli.signals import exit_code, heeding
+from asyncdump.cli.signals import ending, exit_code
 from asyncdump.cli.tables import print_plan, print_receipt_error, print_summary
 from asyncdump.plan import STANDARD_OUTPUT, Options, Plan
 from asyncdump.report import Report
@@ -25,7 +25,7 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
         async with open_run(manifest, **msgspec.structs.asdict(options)) as run:
             if run.plan.output == STANDARD_OUTPUT:
                 check_stdout()
-            with heeding(lambda number: run.cancel(number.name)), _beside(run.plan.output):
+            with ending(run.cancel), _beside(run.plan.output):
                 await listen(run, new_listener(progress))
         return run.report
 
@@ -67,7 +67,8 @@ def interruption(reason: str | None) -> int:
 
 
 async def listen(run: Run, listener: Listener) -> None:
-    """Tell a listener of each event."""
-    with listener:
+    """Tell a listener of each event, the next when it is ready for it; whoever reads it holds up nothing else."""
+    with dumping(), listener:
         async for event in run:
             listener.tell(event)
+            await listener.ready()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from signal import Signals
 from typing import Any, Final
 
+from asyncdump.cli.output import hurried, hurry, last_words
+
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TWICE: Final = 0.2
+"""Seconds within which a second signal is the first one again: sudo, timeout and the like pass on what a terminal has
+sent to all of us."""
 
 
 @contextmanager
@@ -34,7 +39,19 @@ def exit_code(number: Signals) -> int:
 
 
 def end(number: Signals) -> None:
-    """End the process at once: where this is called there is nothing to put in order."""
-    with suppress(OSError):
-        os.write(2, f"asyncdump: ended by {number.name}\n".encode())
+    """End the process at once: where this is called there is nothing to put in order, or a second signal says so."""
+    last_words(f"asyncdump: ended by {number.name}\n")
     os._exit(exit_code(number))
+
+
+def ending(cancel: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Have the first signal call ``cancel`` with its name, and a second one end the process at once."""
+
+    def act(number: Signals) -> None:
+        since = hurried()
+        if since is not None and since > _TWICE:
+            end(number)
+        hurry(number)
+        cancel(number.name)
+
+    return heeding(act)

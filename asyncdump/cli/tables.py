@@ -178,4 +178,4 @@ def print_lines(*lines: str) -> None:
 
 def complain(line: str) -> None:
     """Print a line on stderr."""
-    print(f"asyncdump: {text(line)}", file=sys.stderr)
+    sys.stderr.write(f"asyncdump: {text(line)}\n")

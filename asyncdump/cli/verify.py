@@ -11,7 +11,7 @@ from asyncdump.cli.columns import fill, seconds
 from asyncdump.cli.output import excuse_reader
 from asyncdump.cli.progress import VERIFYING, new_listener
 from asyncdump.cli.run import interruption, listen
-from asyncdump.cli.signals import heeding
+from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_lines
 from asyncdump.printable import text
 from asyncdump.size import format_size
@@ -26,7 +26,7 @@ def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any
 
     async def verify() -> Verification:
         async with open_verify(what, **options) as verifier:
-            with heeding(lambda number: verifier.run.cancel(number.name)):
+            with ending(verifier.run.cancel):
                 await listen(verifier.run, new_listener(progress, VERIFYING))
         return verifier.outcome
 

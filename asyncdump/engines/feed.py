@@ -8,7 +8,7 @@ from typing import ClassVar
 from asyncdump.engines.base import HOLES, Method, Refused, Route, has_holes
 from asyncdump.engines.read import Read
 from asyncdump.lane import Lane
-from asyncdump.linux import map_for_kernel, unmap, vmsplice
+from asyncdump.linux import map_for_kernel, some, unmap, vmsplice
 from asyncdump.source import Source, Span, truncated
 
 
@@ -30,7 +30,7 @@ class Splice(Read):
                     raise truncated(route.source.path, span.offset + done, span.end)
                 end = done + filled
                 while done < end:
-                    done += os.readv(reading, [view[done:end]])
+                    done += some(os.readv(reading, [view[done:end]]))
         except BaseException:
             lane.drop_pipe()  # Whatever is left in it belongs to no other file.
             raise

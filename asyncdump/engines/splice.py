@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from asyncdump.engines.base import Method, Route, Unseen
 from asyncdump.lane import Lane
+from asyncdump.linux import some
 from asyncdump.source import Span, truncated
 
 
@@ -37,4 +38,4 @@ class Splice(Unseen):
                 raise truncated(route.source.path, span.offset + done, span.end)
             end = done + filled
             while done < end:
-                done += os.splice(reading, route.sink.fd, end - done, offset_dst=target + done)
+                done += some(os.splice(reading, route.sink.fd, end - done, offset_dst=target + done))
