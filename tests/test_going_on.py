@@ -222,7 +222,8 @@ async def test_a_large_source_that_shrinks_ends_its_dump(output, large) -> None:
             os.truncate(large, 100 * MiB)
 
     with anyio.fail_after(40):
-        report = await dump(output, large, on_event=shrink, concurrency=8, compress="zstd")
+        # A level that takes its time: the listener is told of the start some 100 ms later.
+        report = await dump(output, large, on_event=shrink, concurrency=8, compress=asyncdump.Zstd(level=15))
     assert [type(file.error) for file in report.files] == [asyncdump.SourceChangedError]
 
 
@@ -310,7 +311,7 @@ async def test_a_run_that_can_not_begin_leaves_the_journal_as_it_is(output, sour
     folder.close()
     held = read(output / JOURNAL)
 
-    def refuse(wanted: int) -> tuple[int, int]:
+    def refuse(wanted: int, programs: int) -> tuple[int, int]:
         raise asyncdump.DumpError("a run needs more open files")
 
     monkeypatch.setattr("asyncdump.scheduler._within_open_files", refuse)

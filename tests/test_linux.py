@@ -81,11 +81,12 @@ def test_a_filesystem_has_its_name_and_block_size(kind, request) -> None:
 
 
 def test_an_unknown_filesystem_is_named_by_its_number() -> None:
-    fd = os.open("/proc/self", os.O_RDONLY)
+    reading, writing = os.pipe()
     try:
-        assert filesystem(fd)[0] == "0x9fa0"
+        assert filesystem(reading)[0] == "0x50495045"
     finally:
-        os.close(fd)
+        os.close(reading)
+        os.close(writing)
 
 
 def test_every_call_tells_of_a_descriptor_that_is_none() -> None:

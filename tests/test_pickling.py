@@ -24,6 +24,7 @@ ERRORS = [
     asyncdump.FilterError("no", command="age", status=-9, path="/a", errno=110, hint="why"),
     asyncdump.InterruptedDumpError("no", path="/a"),
     asyncdump.MethodRefusedError("no", operation="reflink", errno=22),
+    asyncdump.NotDurableError("no", path="/a", operation="fsync", errno=5),
     asyncdump.SourceChangedError("no", path="/a", operation="read"),
     asyncdump.ManifestError(asyncdump.Problem(message="no", key="a", file="m", line=3), asyncdump.Problem(message="n")),
     asyncdump.ReceiptError("one", "two"),

@@ -180,7 +180,7 @@ def test_the_arguments_of_a_program_are_masked_in_what_it_says(arguments, tmp_pa
     script = f"import sys; sys.stderr.write({SECRET!r} + repr(sys.argv[1:])); sys.exit(3)"
     (tmp_path / "say").write_text(f"#!{sys.executable}\n{script}\n")
     (tmp_path / "say").chmod(0o700)
-    filters = Filters(((str(tmp_path / "say"), *arguments),))
+    filters = Filters(((str(tmp_path / "say"), *arguments),), lambda: None)
     filters.close_stdin()
     while not filters.ended():
         filters.wait(feeding=False, emptying=None)
