@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 
+from asyncdump.clash import clashes
 from asyncdump.content import listed_frames
 from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
 from asyncdump.plan import Plan, PlannedDump
@@ -73,6 +74,15 @@ class Targets:
                     errors[place] = error
         return errors
 
+    def clashes(self) -> Iterator[str]:
+        """Yield the complaints about targets that are one file to their filesystem."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for path in self._paths.values():
+            names[os.path.dirname(path)].append(os.path.basename(path))
+        for place, those in names.items():
+            for name, other in clashes(self._folders[place], those):
+                yield f"{name} and {other} are one name to the filesystem of {place}: map one elsewhere"
+
     def write_small(self, files: Mapping[str, bytes]) -> None:
         """Nothing: what is restored needs no receipt."""
 
@@ -108,7 +118,11 @@ class Restorer:
                 )
         self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
         try:
-            if problems := [*_short_of_pages(dumps, self._targets), *_short_of_space(dumps, self._targets)]:
+            if problems := [
+                *self._targets.clashes(),
+                *_short_of_pages(dumps, self._targets),
+                *_short_of_space(dumps, self._targets),
+            ]:
                 raise ReceiptError(*problems)
             plan = Plan(
                 output=to,

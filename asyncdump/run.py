@@ -17,11 +17,12 @@ from typing import Final, Literal, TypedDict, Unpack
 import anyio
 import msgspec
 
+from asyncdump.clash import clashes
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, as_failure, explain_working_folder
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
-from asyncdump.journal import Head, Journal
+from asyncdump.journal import JOURNAL, Head, Journal
 from asyncdump.log import logger
 from asyncdump.manifest import Dump, Manifest, OnError, Retries, Zstd
 from asyncdump.outlet import Outlet
@@ -322,8 +323,9 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
         for name in RESERVED:
             folder.hold(name)
         earlier = _find_earlier(plan, folder)
-        run = Run(plan, folder, stop, earlier=earlier)
         folder.sweep()
+        _check_names(plan, folder)
+        run = Run(plan, folder, stop, earlier=earlier)
         # Last, for it replaces the journal of a run before: nothing may fail any more.
         head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
         run.attach(Journal(folder, head, earlier.values()))
@@ -331,6 +333,22 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
         folder.close()
         raise
     return run
+
+
+def _check_names(plan: Plan, folder: Folder) -> None:
+    own = (*sorted(RESERVED), JOURNAL)
+    same = clashes(folder, [*own, *(dump.name for dump in plan.dumps)])
+    if same:
+        raise ManifestError(
+            *(
+                Problem(
+                    key="output",
+                    message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are one name "
+                    f"to the filesystem of {folder.path}: give the dump another",
+                )
+                for name, other in same
+            )
+        )
 
 
 def _find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:

@@ -20,8 +20,8 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, ClassVar, Final, Protocol
 
@@ -143,7 +143,38 @@ class Folder:
         for name in stale:
             if name.endswith(_PARTIAL):
                 with suppress(OSError):
-                    os.unlink(name, dir_fd=self.fd)
+                    try:
+                        os.unlink(name, dir_fd=self.fd)
+                    except IsADirectoryError:
+                        self._clear(name)
+
+    @contextmanager
+    def nook(self) -> Iterator[int]:
+        """Give the descriptor of a folder in it for the time of a block, to try names in.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        name = f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{_PARTIAL}"
+        os.mkdir(name, 0o700, dir_fd=self.fd)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            try:
+                yield fd
+            finally:
+                close_quietly(fd)
+        finally:
+            self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        """Remove what `nook` has made."""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            for each in os.listdir(fd):
+                os.unlink(each, dir_fd=fd)
+        finally:
+            close_quietly(fd)
+        os.rmdir(name, dir_fd=self.fd)
 
     def create(self, name: str) -> Draft:
         """Create the temporary file that will become ``name``, mode 0600.

@@ -44,7 +44,7 @@ def mounted(point: Path, *options: str) -> Iterator[Path]:
             yield point
         finally:
             subprocess.run(["umount", "--lazy", point], check=False)
-            server.wait(10)
+            server.kill()  # Else it would wait for whoever has a file open still.
 
 
 class Node:
