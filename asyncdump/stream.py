@@ -252,8 +252,8 @@ class _Stream:
     def ways(self) -> list[str]:
         """Return the ways worth trying, the fastest first, of those that hand over a copy.
 
-        What a pipe or a socket takes from a file by splice, vmsplice or sendfile is the pages of that file: whoever reads
-        them late sees what the owner has written since. Only a method that is named does that.
+        What a pipe or a socket takes from a file by splice, vmsplice or sendfile is the pages of that file: whoever
+        reads them late sees what the owner has written since. Only a method that is named does that.
         """
         if self._source is None:
             return ["splice", "read"] if self._pipes else ["read"]

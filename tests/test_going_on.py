@@ -313,7 +313,7 @@ async def test_a_run_that_can_not_begin_leaves_the_journal_as_it_is(output, sour
     folder.close()
     held = read(output / JOURNAL)
 
-    def refuse(wanted: int) -> tuple[int, int]:
+    def refuse(wanted: int, programs: int) -> tuple[int, int]:
         raise asyncdump.DumpError("a run needs more open files")
 
     monkeypatch.setattr("asyncdump.scheduler._within_open_files", refuse)
