@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
 import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -82,10 +85,7 @@ class _Child:
         self.ended()
         with suppress(ProcessLookupError):  # Reaped by somebody else since.
             self.lost = self.lost or os.getpgid(self.pid) != self.pid
-        if self.lost and pidfd >= 0:
-            os.close(pidfd)
-            return -1
-        return pidfd
+        return _closed(pidfd) if self.lost else pidfd
 
     def ended(self) -> bool:
         """Tell whether it has ended, and note how; it isn't reaped."""
@@ -112,14 +112,9 @@ class _Child:
             for _ in range(_MOST_PIECES):
                 piece = os.read(self.errors, _PIECE)
                 if not piece:
-                    self._close_errors()
+                    self.errors = _closed(self.errors)
                     return
                 self.tail = (self.tail + piece)[-_TAIL:]
-
-    def _close_errors(self) -> None:
-        if self.errors >= 0:
-            os.close(self.errors)
-            self.errors = -1
 
     def complaint(self) -> str:
         """Return what is wrong with how it ended."""
@@ -137,7 +132,7 @@ class _Child:
 
     def kill(self) -> None:
         """Kill its process group, of which there may be something left when it has ended itself."""
-        self._close_errors()
+        self.errors = _closed(self.errors)
         if self._pidfd >= 0:
             # Since Linux 6.9: the group, even where somebody else has reaped its head.
             for flags in (_GROUP, 0):
@@ -166,9 +161,7 @@ class _Child:
         with suppress(ChildProcessError):
             if not self.lost:
                 os.waitid(*self._id, os.WEXITED | flags)
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        self._pidfd = _closed(self._pidfd)
 
 
 def _signal_name(number: int) -> str:
@@ -192,7 +185,7 @@ class Filters:
         Raises:
             FilterError: one can't be started.
         """
-        self.stdin = self.stdout = -1
+        self.stdin = self.stdout = self._fed = -1
         self._check = check
         self._children: list[_Child] = []
         try:
@@ -254,9 +247,10 @@ class Filters:
 
     def close_stdin(self) -> None:
         """Tell the first that this was all."""
-        if self.stdin >= 0:
-            os.close(self.stdin)
-            self.stdin = -1
+        # A reading end, to see in the end whether something was left: what is small is fed before anyone takes it.
+        with suppress(OSError):
+            self._fed = os.open(f"/proc/self/fd/{self.stdin}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.stdin = _closed(self.stdin)
 
     def ended(self) -> bool:
         """Tell whether all have ended by themselves."""
@@ -270,7 +264,7 @@ class Filters:
         # One that was writing when the next one died has died of SIGPIPE: it isn't to blame.
         causes = [child for child in failed if child.status != -signal.SIGPIPE] or failed
         if not causes:
-            return None
+            return self._closed_early() if self._fed >= 0 and _waiting_in(self._fed) else None
         first = causes[0]
         return FilterError(first.complaint(), command=first.name, status=first.status, operation="filter")
 
@@ -279,8 +273,9 @@ class Filters:
         deadline = time.monotonic() + 1
         while not self.ended() and time.monotonic() < deadline:
             self.wait(feeding=False, emptying=False)
-        if self.ended() and (found := self.complaint()) is not None:
-            return found
+        return (self.complaint() if self.ended() else None) or self._closed_early()
+
+    def _closed_early(self) -> FilterError:
         first = self._children[0]
         message = first.quote(f"{first.name} closed its input before the end of it")
         return FilterError(message, command=first.name, status=first.status, operation="filter", errno=errno.EPIPE)
@@ -300,13 +295,21 @@ class Filters:
         """
         for child in self._children:
             child.kill()
-        self.close_stdin()
-        if self.stdout >= 0:
-            os.close(self.stdout)
-            self.stdout = -1
+        self.stdin, self.stdout, self._fed = _closed(self.stdin), _closed(self.stdout), _closed(self._fed)
         until = time.monotonic() + _LAST_WAIT
         children, self._children = self._children, []
         return [f"{child.name} (process {child.pid})" for child in children if not child.reap(until)]
+
+
+def _closed(fd: int) -> int:
+    if fd >= 0:
+        os.close(fd)
+    return -1
+
+
+def _waiting_in(pipe: int) -> int:
+    """Return how many bytes a pipe holds (ioctl_pipe(2), FIONREAD)."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _new_pipe() -> tuple[int, int]:
