@@ -213,7 +213,9 @@ def test_logs_do_not_wait_for_their_reader(run: Path) -> None:
         arguments = ["m.yaml", "--resume", "--trust-receipt", "--log-format", "json", "--progress", "none"]
         with running(*arguments, cwd=run, stdout=subprocess.DEVNULL, stderr=reader.writing) as process:
             deadline = time.monotonic() + ENOUGH
-            while len(list((run / "out").glob("0*"))) < 100 or any(p.read_bytes() == b"spoilt" for p in (run / "out").glob("0*")):
+            while len(list((run / "out").glob("0*"))) < 100 or any(
+                p.read_bytes() == b"spoilt" for p in (run / "out").glob("0*")
+            ):
                 assert time.monotonic() < deadline
                 assert process.poll() is None
             reader.let_go()
