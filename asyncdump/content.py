@@ -7,6 +7,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncdump.errors import DamagedError, DumpError, explain
@@ -33,29 +34,25 @@ _FRAME_HEADER: Final = 18
 """The bytes of the longest header of a frame (RFC 8878)."""
 
 
-def is_zstd(fd: int, path: str) -> bool:
-    """Tell whether a file is a .zst: whether it begins as one does, or ends with a seek table.
+def check_zstd(fd: int, path: str) -> None:
+    """Raise `DumpError` unless a file may be a .zst: begins as one does, or ends with a seek table.
 
     Raises:
-        DumpError: it can't be read, or it is none but is called so: its first bytes are damaged or it was cut.
+        DumpError: it does neither, so that its first bytes are damaged or it was cut; or it can't be read.
     """
     with explain("read", path):
         start = os.pread(fd, 4, 0)
     if start == _ZSTD_MAGIC or (start[1:] == _SKIPPABLE_MAGIC and start[0] >> 4 == 5):  # noqa: PLR2004 (RFC 8878)
-        return True
-    try:
+        return
+    with suppress(DumpError):
         if read_seek_table(fd, path):
-            return True
-    except DumpError:
-        pass
-    if path.endswith(".zst"):
-        raise DumpError(
-            f"{path} doesn't begin as a .zst does: it is damaged or was cut",
-            path=path,
-            operation="read",
-            hint="if it is no compressed dump, give it another name",
-        )
-    return False
+            return
+    raise DumpError(
+        f"{path} doesn't begin as a .zst does: it is damaged or was cut",
+        path=path,
+        operation="read",
+        hint="if it isn't compressed, read it as it is: --raw, compressed=False",
+    )
 
 
 def listed_frames(fd: int, path: str) -> list[Frame] | None:
@@ -269,6 +266,12 @@ def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise failure
 
 
+def _new_decompressor() -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompressobj()
+
+
 class Stream(Content):
     """Content without a seek table: decompressed from the start on."""
 
@@ -283,7 +286,7 @@ class Stream(Content):
     def _decompress(self) -> Iterator[bytes]:
         import zstandard
 
-        offset = 0
+        offset = begun = 0
         decompressor: Any = None
         while True:
             with explain("read", self._path):
@@ -293,14 +296,15 @@ class Stream(Content):
             offset += len(stored)
             left = memoryview(stored)
             while left:
-                decompressor = (
-                    decompressor or zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompressobj()
-                )
+                if decompressor is None:
+                    decompressor, begun = _new_decompressor(), offset - len(left)
                 try:
                     bite, left = left[:_BITE], left[_BITE:]
                     piece = decompressor.decompress(bite)
                 except zstandard.ZstdError as error:
-                    raise self._damaged(f"what stands before byte {offset - len(left)}", error) from error
+                    end = offset - len(left)
+                    yield from self._last_good(begun, end - len(bite), bite)
+                    raise self._damaged(f"what stands before byte {end}", error) from error
                 if decompressor.eof:
                     unused = len(decompressor.unused_data)
                     left, decompressor = memoryview(stored)[len(stored) - len(left) - unused :], None
@@ -308,6 +312,19 @@ class Stream(Content):
                     yield piece
         if decompressor is not None:
             raise self._damaged("the last frame", "the file ends in it")
+
+    def _last_good(self, begun: int, end: int, bite: memoryview) -> Iterator[bytes]:
+        """Yield what a bad bite holds before the damage: the frame is decompressed anew, the bite byte by byte."""
+        import zstandard
+
+        decompressor = _new_decompressor()
+        for offset in range(begun, end, _BITE):
+            with explain("read", self._path):
+                decompressor.decompress(os.pread(self._fd, min(_BITE, end - offset), offset))
+        with suppress(zstandard.ZstdError):
+            for place in range(len(bite)):
+                if piece := decompressor.decompress(bite[place : place + 1]):
+                    yield piece
 
     def _size(self) -> int:
         if self._whole is None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from typing import BinaryIO, Final, Literal
+from contextlib import suppress
+from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.content import Frames, Stream, is_zstd, listed_frames
+from asyncdump.content import Frames, Stream, check_zstd, listed_frames
+from asyncdump.errors import AsyncdumpError
+from asyncdump.proof import is_compressed, went_through
+from asyncdump.receipt import read_receipt
+from asyncdump.report import FileReport
+from asyncdump.sink import Folder
 from asyncdump.source import describe, open_source
 
 _STEP: Final = 1 << 20
@@ -44,17 +50,60 @@ class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
         return self.content / self.stored if self.content is not None and self.stored else None
 
 
-def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
+class Kinds:
+    """Which dumps are compressed: what the receipts beside them say, each read once, or else their names.
+
+    What a dump holds is no evidence: memory may begin as a .zst does.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[str, dict[str, FileReport]] = {}
+
+    def compressed(self, path: str, size: int) -> bool:
+        """Tell whether the dump of ``size`` bytes at ``path`` is a .zst."""
+        folder, name = os.path.split(os.path.realpath(path))
+        if folder not in self._records:
+            self._records[folder] = _recorded(folder)
+        file = self._records[folder].get(name)
+        # Through which programs a dump went is recorded, not what they made of it.
+        if file is not None and file.ok and file.size == size and not went_through(file):
+            return is_compressed(file)
+        return path.endswith(".zst")
+
+
+def _recorded(folder: str) -> dict[str, FileReport]:
+    """Return what a receipt or a journal in a folder says of its dumps; nothing where that can't be read."""
+    with suppress(AsyncdumpError, OSError):
+        opened = Folder(folder, make=False)
+        try:
+            receipt = read_receipt(opened)
+        finally:
+            opened.close()
+        return receipt.known if receipt is not None else {}
+    return {}
+
+
+def describe_dump(
+    path: str | os.PathLike[str], *, compressed: bool | None = None, kinds: Kinds | None = None
+) -> DumpInfo:
     """Return what a dump is, without reading more of it than its ends and the headers of frames.
 
+    Args:
+        path: the dump.
+        compressed: whether it is a .zst; None to have its record say so, in the receipt or journal beside it, or
+            where there is none its name, which then ends with ``.zst``.
+        kinds: for many dumps of one folder, what was learned of the others.
+
     Raises:
-        DumpError: it can't be read, or its seek table is broken.
+        DumpError: it can't be read, its seek table is broken, or it is to be a .zst and doesn't look like one.
     """
     name = os.fsdecode(path)
     fd = open_source(name)
     try:
         source = describe(fd, name)
-        zstd = is_zstd(fd, name)
+        zstd = (kinds or Kinds()).compressed(name, source.size) if compressed is None else compressed
+        if zstd:
+            check_zstd(fd, name)
         frames = listed_frames(fd, name) if zstd else None
     finally:
         os.close(fd)
@@ -73,23 +122,29 @@ def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
     )
 
 
-def open_dump(path: str | os.PathLike[str]) -> BinaryIO:
+def open_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -> io.BufferedReader:
     """Open a dump for reading: a seekable binary file object over its content, raw or compressed.
+
+    Whether it is compressed is never guessed from its bytes: ``compressed`` says so, or its record in the receipt or
+    journal beside it, or where there is none its name, which then ends with ``.zst``.
 
     Of a compressed dump only the frames are decompressed that hold what is read. A .zst without a seek table, made by
     another program, is read from its start on; going back in it starts again. The object blocks: in an async program
     use it in a thread.
 
     Raises:
-        DumpError: it can't be opened, or its seek table is broken. Reads raise it too, with the frame and its place,
-            where the content is damaged.
+        DumpError: it can't be opened, its seek table is broken, or it is to be a .zst and doesn't look like one. Reads
+            raise it too, with the frame and its place, where the content is damaged; of what a failed ``read`` had
+            gathered nothing is returned, ``read1`` returns all that is good first.
     """
     name = os.fsdecode(path)
     fd = open_source(name)
     try:
-        if not is_zstd(fd, name):
+        size = describe(fd, name).size
+        if not (Kinds().compressed(name, size) if compressed is None else compressed):
             os.lseek(fd, 0, os.SEEK_SET)  # To ask for a size has moved it.
             return open(fd, "rb")
+        check_zstd(fd, name)
         frames = listed_frames(fd, name)
         raw = Frames(fd, name, frames) if frames is not None else Stream(fd, name)
         return io.BufferedReader(raw, buffer_size=_STEP)

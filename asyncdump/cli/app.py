@@ -275,25 +275,35 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
         raise click.BadParameter(str(error)) from error
 
 
+_compressed = click.option(
+    "--zstd/--raw",
+    "compressed",
+    default=None,
+    help="Read it as a .zst, or as it is. Default: what the receipt beside it says, else its name.",
+)
+
+
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
 @click.argument("dump", type=click.Path())
 @click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
 @click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
-def cat(dump: str, offset: int, length: int | None) -> None:
+@_compressed
+def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) -> None:
     """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
     from asyncdump.cli.reading import cat
 
-    sys.exit(cat(dump, offset, length))
+    sys.exit(cat(dump, offset, length, compressed=compressed))
 
 
 @cli.command(short_help="Print sizes, ratio and frames of each DUMP.")
 @click.argument("dumps", metavar="DUMP...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(dumps: tuple[str, ...], *, as_json: bool) -> None:
+@_compressed
+def info(dumps: tuple[str, ...], *, as_json: bool, compressed: bool | None) -> None:
     """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
     from asyncdump.cli.reading import info
 
-    info(dumps, as_json=as_json)
+    info(dumps, as_json=as_json, compressed=compressed)
 
 
 def run() -> int:

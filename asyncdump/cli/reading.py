@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from asyncdump.cli.columns import table
-from asyncdump.content import is_zstd
 from asyncdump.errors import DumpError, explain
 from asyncdump.printable import text
-from asyncdump.reading import DumpInfo, describe_dump, open_dump
+from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
+from asyncdump.relay import write_all
 from asyncdump.size import format_size
 from asyncdump.source import describe, gather, open_source
 from asyncdump.stream import Tally, copy_stream
@@ -21,15 +21,17 @@ _STDOUT = 1
 _STEP = 1 << 20
 
 
-def cat(path: str, offset: int, length: int | None) -> int:
+def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) -> int:
     """Write a part of a dump's content to standard output, and return the exit code."""
     try:
         fd = open_source(path)
         try:
-            if is_zstd(fd, path):
+            source = describe(fd, path)
+            if compressed is None:
+                compressed = Kinds().compressed(path, source.size)
+            if compressed:
                 _cat_compressed(path, offset, length)
             else:
-                source = describe(fd, path)
                 if not source.sized:
                     fd, source = gather(fd, source)
                 _check_offset(path, offset, source.size)
@@ -47,20 +49,20 @@ def cat(path: str, offset: int, length: int | None) -> int:
 
 
 def _cat_compressed(path: str, offset: int, length: int | None) -> None:
-    with open_dump(path) as dump:
-        _check_offset(path, offset, describe_dump(path).content)
+    with open_dump(path, compressed=True) as dump:
+        _check_offset(path, offset, describe_dump(path, compressed=True).content)
         dump.seek(offset)
         left = length
         while left is None or left > 0:
-            piece = memoryview(dump.read(_STEP if left is None else min(left, _STEP)))
+            # Not read(): that would keep what is good before a damage.
+            piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
             if not piece:
                 if dump.tell() == offset:  # Its size is known now, without a seek table too.
                     _check_offset(path, offset, dump.seek(0, os.SEEK_END))
                 return
             left = None if left is None else left - len(piece)
             with explain("write", "standard output"):
-                while piece:
-                    piece = piece[os.write(_STDOUT, piece) :]
+                write_all(_STDOUT, piece)
 
 
 def _check_offset(path: str, offset: int, size: int | None) -> None:
@@ -68,9 +70,10 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
         raise DumpError(f"{offset} is behind the end of {path}, which holds {size} bytes", path=path, operation="seek")
 
 
-def info(paths: Sequence[str], *, as_json: bool) -> None:
+def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
     """Print what dumps are."""
-    found = [describe_dump(path) for path in paths]
+    kinds = Kinds()
+    found = [describe_dump(path, compressed=compressed, kinds=kinds) for path in paths]
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_record(dump) for dump in found]), indent=1).decode())
         return
