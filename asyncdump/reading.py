@@ -58,17 +58,15 @@ def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
         frames = listed_frames(fd, name) if zstd else None
     finally:
         os.close(fd)
-    listed = frames or []
-    content = sum(frame.length for frame in listed) if frames is not None else None
     return DumpInfo(
         path=name,
         kind="zstd" if zstd else "raw",
-        content=content if zstd else source.size,
+        content=source.size if not zstd else frames.content if frames is not None else None,
         stored=source.size,
         allocated=source.allocated,
         frames=len(frames) if frames is not None else None,
-        frame=max((frame.length for frame in listed), default=0) if frames is not None else None,
-        checksums=bool(listed) and all(frame.checksum is not None for frame in listed),
+        frame=frames.largest if frames is not None else None,
+        checksums=frames is not None and frames.checksums,
         seekable=not zstd or frames is not None,
     )
 

@@ -6,7 +6,8 @@ import os
 import platform
 import stat
 from collections import defaultdict
-from typing import Any, Final
+from functools import cached_property
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,7 +15,7 @@ from asyncdump.digest import LISTS
 from asyncdump.errors import DumpError, explain
 from asyncdump.journal import JOURNAL, read_journal
 from asyncdump.printable import text, utf8
-from asyncdump.record import RECEIPT, file_of, file_record
+from asyncdump.record import RECEIPT, SHORTEST, SLACK, Record, file_of, file_record
 from asyncdump.report import FileReport, Report
 from asyncdump.sink import Folder
 
@@ -56,7 +57,7 @@ def digest_lists(report: Report) -> dict[str, bytes]:
     return {name: os.fsencode(lines) for name, lines in lists.items()}
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What was read of a receipt, or of the journal of a run that never ended.
 
     Attributes:
@@ -71,7 +72,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[FileReport, ...] = ()
     missing: int = 0
 
-    @property
+    @cached_property
     def known(self) -> dict[str, FileReport]:
         """What is known of each name: the dump that was made last, or else why there is none."""
         known = {file.name: file for file in self.files}
@@ -80,13 +81,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
                 known[file.name] = file
         return known
 
-    @property
+    @cached_property
     def ours(self) -> dict[str, FileReport]:
         """What stands there of our making, by name; under the name of a dump that never was, somebody else's may."""
         made = {file.name: file for file in (*self.earlier, *self.files) if file.inode}
         return made | {name: file for name, file in self.known.items() if file.ok}
 
-    @property
+    @cached_property
     def unmade(self) -> int:
         """How many dumps the last run has not made, so that nothing or an older one stands in their place."""
         known = self.known
@@ -131,24 +132,48 @@ def _read(folder: Folder, name: str) -> bytes | None:
         os.close(fd)
 
 
-class _Content(msgspec.Struct):
-    receipt: int
-    files: list[Any]
-    earlier: list[Any] = []
+class _Counted(msgspec.Struct, gc=False):
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Outline(msgspec.Struct, gc=False):
+    """Tells how much there is, and takes next to no memory for it."""
+
+    receipt: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    files: list[_Counted]
+    earlier: list[_Counted] = []
+
+
+class _Content(msgspec.Struct, gc=False):
+    files: list[Record]
+    earlier: list[Record] = []
 
 
 def _parse(content: bytes, path: str, folder: str) -> Receipt:
     try:
+        outline = msgspec.json.decode(content, type=_Outline)
+        if outline.receipt != RECEIPT_VERSION:
+            raise _wrong(path, f"its version is {outline.receipt}, this asyncdump knows {RECEIPT_VERSION}")
+        count = len(outline.files) + len(outline.earlier)
+        del outline
+        if count * SHORTEST > len(content) + SLACK:
+            raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
         read = msgspec.json.decode(content, type=_Content)
-        if read.receipt != RECEIPT_VERSION:
-            raise _wrong(path, f"its version is {read.receipt}, this asyncdump knows {RECEIPT_VERSION}")
-        files = tuple(file_of(record, folder) for record in read.files)
-        earlier = tuple(file_of(record, folder) for record in read.earlier)
+        files, earlier = (_taken(records, folder) for records in (read.files, read.earlier))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         raise _wrong(path, str(error)) from error
     if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
         raise _wrong(path, "a name stands twice in it")
     return Receipt(path=path, files=files, earlier=earlier)
+
+
+def _taken(records: list[Record], folder: str) -> tuple[FileReport, ...]:
+    """Return what records tell of; each is dropped when it has told that."""
+    records.reverse()
+    files = []
+    while records:
+        files.append(file_of(records.pop(), folder))
+    return tuple(files)
 
 
 def _wrong(path: str, why: str) -> DumpError:
