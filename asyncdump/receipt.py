@@ -25,8 +25,11 @@ _LARGEST: Final = 256 << 20
 
 
 def receipt(report: Report, version: str) -> bytes:
-    """Return the receipt of a run as JSON."""
-    content = {
+    """Return the receipt of a run as JSON.
+
+    It is made record by record: an encoder that was given all would keep every other thread waiting meanwhile.
+    """
+    head = {
         "receipt": RECEIPT_VERSION,
         "ok": report.ok,
         "interrupted": report.interrupted,
@@ -39,22 +42,33 @@ def receipt(report: Report, version: str) -> bytes:
         "output": text(report.output),
         "host": platform.node(),
         "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
-        "files": [file_record(file) for file in report.files],
-        "earlier": [file_record(file) for file in report.earlier],
     }
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+    pieces = [_formatted(head).removesuffix(b"\n}")]
+    for key, files in (("files", report.files), ("earlier", report.earlier)):
+        pieces.append(b',\n "%b": [' % key.encode())
+        for number, file in enumerate(files):
+            # In the place that it will have, for its lines to be moved in as far as that.
+            record = _formatted({key: [file_record(file)]}).partition(b"[")[2].removesuffix(b"\n ]\n}")
+            pieces.append(b"," + record if number else record)
+        pieces.append(b"\n ]" if files else b"]")
+    pieces.append(b"\n}\n")
+    return b"".join(pieces)
+
+
+def _formatted(content: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=1)
 
 
 def digest_lists(report: Report) -> dict[str, bytes]:
     """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
-    lists: dict[str, str] = defaultdict(str)
+    lists: dict[str, list[bytes]] = defaultdict(list)
     for file in sorted(report.files, key=lambda file: file.name):
         if file.ok and file.digest is not None:
             checksum, _, digest = file.digest.partition(":")
             if checksum == "blake3" and utf8(file.name) != file.name:
                 continue  # b3sum takes no list with a name in it that isn't UTF-8; the receipt has the digest.
-            lists[LISTS[checksum]] += f"{digest}  {file.name}\n"
-    return {name: os.fsencode(lines) for name, lines in lists.items()}
+            lists[LISTS[checksum]].append(os.fsencode(f"{digest}  {file.name}\n"))
+    return {name: b"".join(lines) for name, lines in lists.items()}
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -145,8 +159,11 @@ class _Outline(msgspec.Struct, gc=False):
 
 
 class _Content(msgspec.Struct, gc=False):
-    files: list[Record]
-    earlier: list[Record] = []
+    files: list[msgspec.Raw]
+    earlier: list[msgspec.Raw] = []
+
+
+_RECORD: Final = msgspec.json.Decoder(Record)
 
 
 def _parse(content: bytes, path: str, folder: str) -> Receipt:
@@ -167,13 +184,9 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
     return Receipt(path=path, files=files, earlier=earlier)
 
 
-def _taken(records: list[Record], folder: str) -> tuple[FileReport, ...]:
-    """Return what records tell of; each is dropped when it has told that."""
-    records.reverse()
-    files = []
-    while records:
-        files.append(file_of(records.pop(), folder))
-    return tuple(files)
+def _taken(records: list[msgspec.Raw], folder: str) -> tuple[FileReport, ...]:
+    """Return what records tell of, decoded one by one: other threads go on between two."""
+    return tuple(file_of(_RECORD.decode(record), folder) for record in records)
 
 
 def _wrong(path: str, why: str) -> DumpError:

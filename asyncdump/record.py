@@ -192,6 +192,8 @@ def _decoded(encoded: str) -> bytes:
 
 def name_complaint(name: str) -> str:
     """Return what is wrong with a dump's name, or an empty string."""
+    if len(name) > _LONGEST_NAME:
+        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
     if "/" in name:
         return f"{name!r} leaves the output folder: a name has no slash"
     if name == "-":

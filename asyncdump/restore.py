@@ -225,7 +225,7 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
 
 def _above(path: str) -> set[str]:
     """Return the folders that a path is in."""
-    folders = set()
+    folders: set[str] = set()
     while (folder := os.path.dirname(path)) not in {path, *folders}:
         folders.add(folder)
         path = folder

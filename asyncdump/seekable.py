@@ -34,7 +34,7 @@ _STRIDES: Final = 256
 """How many of these are read at once."""
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
+class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One frame: ``length`` bytes of content from ``offset``, ``stored`` of the file from ``stored_offset``."""
 
     offset: int
