@@ -76,7 +76,7 @@ def open_dump(path: str | os.PathLike[str]) -> BinaryIO:
 
     Of a compressed dump only the frames are decompressed that hold what is read. A .zst without a seek table, made by
     another program, is read from its start on; going back in it starts again. The object blocks: in an async program
-    use it in a thread.
+    use it in a thread. A frame or a window of more than 1 GiB, and a dictionary, are more than it reads.
 
     Raises:
         DumpError: it can't be opened, or its seek table is broken. Reads raise it too, with the frame and its place,
