@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import os
 import threading
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.linux import close_quietly, read_past_cache
-from asyncdump.seekable import Frame, read_seek_table
+from asyncdump.seekable import Frame, SeekTable, read_seek_table
 from asyncdump.size import format_size
 
 if TYPE_CHECKING:
@@ -23,6 +22,9 @@ _SKIPPABLE_MAGIC: Final = b"\x2a\x4d\x18"
 """What follows the first byte of a frame that readers skip, which is from 0x50 to 0x5f."""
 
 _LARGEST_FRAME: Final = 1 << 30
+_LARGEST_WINDOW: Final = 1 << 30
+"""Bytes of content that a decompressor keeps to repeat from: what a frame asks for is what it takes (RFC 8878)."""
+
 _STEP: Final = 1 << 20
 _BITE: Final = 4 << 10
 """Bytes decompressed in one call: four of them may become 128 KiB, and what a call returns has no other limit."""
@@ -32,6 +34,15 @@ _HAS_CHECKSUM: Final = 1 << 2
 
 _FRAME_HEADER: Final = 18
 """The bytes of the longest header of a frame (RFC 8878)."""
+
+_HEADERS: Final = 64 << 10
+"""Bytes in which the headers of several small frames are looked for."""
+
+_BEST_RATIO: Final = 1 << 15
+"""How many bytes of content a byte of a frame stands for at the most: 128 KiB for the 4 of a block."""
+
+_WORST_RATIO: Final = 4
+"""How many bytes a byte of content takes at the most: a block of its own, of 3 bytes and itself."""
 
 
 def check_zstd(fd: int, path: str) -> None:
@@ -55,7 +66,7 @@ def check_zstd(fd: int, path: str) -> None:
     )
 
 
-def listed_frames(fd: int, path: str) -> list[Frame] | None:
+def listed_frames(fd: int, path: str) -> SeekTable | None:
     """Return the frames of a seek table, their sizes compared with what frames say themselves.
 
     One wrong size would move all content behind it. In a dump all frames but the last have one size, so that looking
@@ -64,12 +75,10 @@ def listed_frames(fd: int, path: str) -> list[Frame] | None:
     frames = read_seek_table(fd, path)
     if not frames:
         return frames
-    even = all(frame.length == frames[0].length for frame in frames[:-1]) and frames[-1].length <= frames[0].length
-    looked_at: Sequence[int] = (0, len(frames) - 1) if even else range(len(frames))
-    for index in looked_at:
+    headers = _Headers(fd, path)
+    for index in (0, len(frames) - 1) if frames.even else range(len(frames)):
         frame = frames[index]
-        with explain("read", path):
-            length = _own_length(os.pread(fd, _FRAME_HEADER, frame.stored_offset))
+        length = _own_length(headers.read(frame.stored_offset))
         if length not in {None, frame.length}:
             raise DumpError(
                 f"the seek table of {path} is broken: it says that frame {index} (at byte {frame.stored_offset}) "
@@ -79,6 +88,27 @@ def listed_frames(fd: int, path: str) -> list[Frame] | None:
                 hint="zstd -d reads frames without their table: try it",
             )
     return frames
+
+
+class _Headers:
+    """Reads the headers of frames, one behind the other, with few calls."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+        self._start = 0
+        self._held = b""
+
+    def read(self, offset: int) -> bytes:
+        """Return the header of the frame at ``offset``, and what follows it."""
+        begin = offset - self._start
+        if not 0 <= begin <= len(self._held) - _FRAME_HEADER:
+            with explain("read", self._path):
+                # No more than is looked at where frames are large.
+                wanted = _HEADERS if 0 <= begin < _HEADERS else _FRAME_HEADER
+                self._start, begin = offset, 0
+                self._held = os.pread(self._fd, wanted, offset)
+        return self._held[begin : begin + _FRAME_HEADER]
 
 
 def _own_length(header: bytes) -> int | None:
@@ -134,48 +164,51 @@ class Content(io.RawIOBase):
 class Frames(Content):
     """Content with a seek table: a frame is decompressed when something of it is read."""
 
-    def __init__(self, fd: int, path: str, frames: list[Frame]) -> None:
+    def __init__(self, fd: int, path: str, frames: SeekTable) -> None:
         super().__init__(fd, path)
-        self._frames = [frame for frame in frames if frame.length]
-        self._starts = [frame.offset for frame in self._frames]
+        self._frames = frames
         self._held: tuple[int, memoryview] = (-1, memoryview(b""))
 
     def _size(self) -> int:
-        return self._frames[-1].offset + self._frames[-1].length if self._frames else 0
+        return self._frames.content
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
         if self._position >= self._size() or not view:
             return 0
-        index = bisect_right(self._starts, self._position) - 1
-        content = self._content(index)[self._position - self._starts[index] :][: len(view)]
+        index = self._frames.holding(self._position)
+        frame = self._frames[index]
+        content = self._content(index, frame)[self._position - frame.offset :][: len(view)]
         view[: len(content)] = content
         self._position += len(content)
         return len(content)
 
-    def _content(self, index: int) -> memoryview:
+    def _content(self, index: int, frame: Frame) -> memoryview:
         held, content = self._held
         if held != index:
-            content = self._decompress(index)
+            self._held = (-1, memoryview(b""))  # Before the next takes as much.
+            content = self._decompress(index, frame)
             self._held = (index, content)
         return content
 
-    def _decompress(self, index: int) -> memoryview:
-        frame = self._frames[index]
-        if frame.length > _LARGEST_FRAME:
-            raise damaged(frame, index, self._path, f"it claims {format_size(frame.length)} of content")
+    def _decompress(self, index: int, frame: Frame) -> memoryview:
+        stored = stored_frame(self._fd, frame, index, self._path)
         content = memoryview(bytearray(frame.length))
-        decompress(frame, index, stored_frame(self._fd, frame, index, self._path), self._path, content)
+        decompress(frame, index, stored, self._path, content)
         return content
 
 
 def stored_frame(fd: int, frame: Frame, index: int, path: str, buffer: memoryview | None = None) -> memoryview:
     """Return a frame as it is stored, in ``buffer`` where it fits; ``index`` is what errors call it.
 
+    A table may claim anything: nothing is read, nor memory given to the content, of what no frame can be.
+
     Raises:
         DumpError: it can't be read, or the file ends in it.
     """
-    if frame.stored > 2 * _LARGEST_FRAME:
+    if frame.length > min(_LARGEST_FRAME, frame.stored * _BEST_RATIO):
+        raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
+    if frame.stored > min(_LARGEST_FRAME + _STEP * 16, frame.length * _WORST_RATIO + _HEADERS):
         raise damaged(frame, index, path, f"it claims to take {format_size(frame.stored)}")
     fits = buffer is not None and frame.stored <= len(buffer)
     view = buffer[: frame.stored] if buffer is not None and fits else memoryview(bytearray(frame.stored))
@@ -194,10 +227,12 @@ def decompress(frame: Frame, index: int, stored: memoryview, path: str, target: 
 
     Raises:
         DamagedError: it isn't what the frame, its checksum and the seek table say.
+        DumpError: it can be read, but not here.
     """
     import zstandard
 
     # What a frame says of itself is not believed: a hostile one could ask for any memory.
+    _check_frame(bytes(stored[:_FRAME_HEADER]), f"frame {index} (at byte {frame.stored_offset})", path)
     try:
         if zstandard.frame_content_size(stored) not in {-1, frame.length}:
             raise damaged(frame, index, path, "its size is not that of the seek table")
@@ -213,6 +248,26 @@ def decompress(frame: Frame, index: int, stored: memoryview, path: str, target: 
         raise damaged(frame, index, path, "its checksum is another one")
 
 
+def _check_frame(header: bytes, what: str, path: str) -> None:
+    """Raise `DumpError` for a frame that nothing is wrong with, but that takes more to read than there is here."""
+    import zstandard
+
+    if header[:4] != _ZSTD_MAGIC:  # Of one that is skipped zstd tells what the first byte is, as its dictionary.
+        return
+    try:
+        asked = zstandard.get_frame_parameters(header)
+    except zstandard.ZstdError:
+        return  # The decompressor says what is wrong with it.
+    if asked.window_size > _LARGEST_WINDOW:
+        needed, most = format_size(asked.window_size), format_size(_LARGEST_WINDOW)
+        message = f"{what} of {path} was compressed with a window of {needed}, {most} are the most"
+        hint = "it takes as much memory to read: zstd -dc --long=31 does so, a pipe takes its output"
+        raise DumpError(message, path=path, operation="decompress", hint=hint)
+    if asked.dict_id:
+        message = f"{what} of {path} was compressed with the dictionary {asked.dict_id}"
+        raise DumpError(message, path=path, operation="decompress", hint="zstd -dc -D DICTIONARY reads it")
+
+
 _kept = threading.local()
 
 
@@ -221,7 +276,7 @@ def _decompressor() -> Any:
     import zstandard
 
     if not hasattr(_kept, "decompressor"):
-        _kept.decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME)
+        _kept.decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
     return _kept.decompressor
 
 
@@ -269,7 +324,7 @@ def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
 def _new_decompressor() -> Any:
     import zstandard
 
-    return zstandard.ZstdDecompressor(max_window_size=_LARGEST_FRAME).decompressobj()
+    return zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW).decompressobj()
 
 
 class Stream(Content):
@@ -297,7 +352,11 @@ class Stream(Content):
             left = memoryview(stored)
             while left:
                 if decompressor is None:
-                    decompressor, begun = _new_decompressor(), offset - len(left)
+                    begun = offset - len(left)
+                    with explain("read", self._path):
+                        header = os.pread(self._fd, _FRAME_HEADER, begun)
+                    _check_frame(header, f"the frame at byte {begun}", self._path)
+                    decompressor = _new_decompressor()
                 try:
                     bite, left = left[:_BITE], left[_BITE:]
                     piece = decompressor.decompress(bite)

@@ -17,7 +17,7 @@ import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
 from asyncdump.linux import close_quietly
-from asyncdump.record import file_of, file_record
+from asyncdump.record import SHORTEST, SLACK, Record, file_of, file_record
 from asyncdump.report import FileReport
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
 
@@ -185,33 +185,46 @@ class Told(NamedTuple):
     earlier: tuple[FileReport, ...]
 
 
+class _Line(Record, kw_only=True, gc=False):
+    earlier: bool = False
+
+
+_HEAD: Final = msgspec.json.Decoder(Head)
+_LINE: Final = msgspec.json.Decoder(_Line)
+
+
 def read_journal(content: bytes, folder: str) -> Told | None:
     """Return what a journal in ``folder`` tells; None if not even its head is whole."""
     lines = _whole_lines(content)
     try:
-        head = msgspec.convert(next(lines), Head)
-    except (StopIteration, msgspec.ValidationError):
+        head = _HEAD.decode(next(lines))
+    except (StopIteration, ValueError, RecursionError):  # msgspec's errors are ValueErrors.
         return None
     if head.journal != _VERSION:
         return None
     files: dict[str, FileReport] = {}
     earlier: dict[str, FileReport] = {}
-    for record in lines:
-        try:
-            file = file_of(record, folder)
-        except ValueError:
+    room = SLACK
+    for each in lines:
+        room += len(each) - SHORTEST
+        if room < 0:
             break
-        (earlier if record.get(_EARLIER) else files)[file.name] = file
+        try:
+            read = _LINE.decode(each)
+            file = file_of(read, folder)
+        except (ValueError, RecursionError):
+            break
+        (earlier if read.earlier else files)[file.name] = file
     rest = (file for name, file in earlier.items() if name not in files)
     return Told(head, tuple(files.values()), tuple(rest))
 
 
-def _whole_lines(content: bytes) -> Iterator[Any]:
-    for each in content.split(b"\n")[:-1]:  # What stands behind the last end of a line was cut.
-        crc, encoded = each[:_CRC], each[_CRC + 1 :]
-        if crc != b"%08x" % zlib.crc32(encoded):
+def _whole_lines(content: bytes) -> Iterator[memoryview]:
+    view = memoryview(content)
+    begin = 0
+    while (end := content.find(b"\n", begin)) >= 0:  # What stands behind the last end of a line was cut.
+        crc, encoded = view[begin : begin + _CRC], view[begin + _CRC + 1 : end]
+        if end - begin <= _CRC or crc != b"%08x" % zlib.crc32(encoded):
             return
-        try:
-            yield msgspec.json.decode(encoded)
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors.
-            return
+        yield encoded
+        begin = end + 1

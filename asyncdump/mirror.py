@@ -75,7 +75,8 @@ class Mirrored(Void):
         self._frames: Frames | None = None
         if compressed:
             try:
-                listed = listed_frames(self.fd, path) or []
+                if (listed := listed_frames(self.fd, path)) is None:
+                    raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
                 self._frames = Frames(os.dup(self.fd), path, listed)  # They close their descriptor themselves.
             except BaseException:
                 self.close()

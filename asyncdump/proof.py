@@ -17,7 +17,7 @@ from asyncdump.lane import Lane
 from asyncdump.linux import close_quietly
 from asyncdump.mirror import Nowhere
 from asyncdump.report import FileReport
-from asyncdump.seekable import Frame
+from asyncdump.seekable import SeekTable
 from asyncdump.sink import ALIGNMENT, NOT_DIRECT, Draft, MappedDraft, Place
 from asyncdump.size import format_size
 from asyncdump.source import Source, Span, describe
@@ -45,7 +45,7 @@ class Proof(Transfer):
             return [self._direct if engine.method == "read" else engine for engine in engines if kept] or [self._direct]
         self._route.sink.resize(self.length)
         frames = _listed(self._route.fd, self._route.source.path)
-        if sum(frame.length for frame in frames) != self.length:
+        if frames.content != self.length:
             raise self._corrupt("its frames have changed since it was looked at", None)
         digest = self._expected.digest
         stored = new_digest(digest.partition(":")[0]) if digest else None  # type: ignore[arg-type] # checked by record
@@ -152,7 +152,7 @@ class Unpack(Read):
 
     span: ClassVar[int] = Read.span
 
-    def __init__(self, frames: list[Frame], stored: Marked | None) -> None:
+    def __init__(self, frames: SeekTable, stored: Marked | None) -> None:
         self.stored: Final = stored
         self._frames = frames
         self._next = 0
@@ -186,7 +186,12 @@ class Unpack(Read):
         if self.stored is not None:
             self.stored.update(stored)
         self._end = frame.stored_offset + frame.stored
-        decompress(frame, index, stored, route.source.path, target[: frame.length])
+        try:
+            decompress(frame, index, stored, route.source.path, target[: frame.length])
+        except DamagedError:
+            raise
+        except DumpError as error:  # Others may have written such a frame, asyncdump has not.
+            raise damaged(frame, index, route.source.path, error) from error
         return frame.length
 
     def finish(self, route: Route, lane: Lane) -> None:
@@ -259,7 +264,7 @@ def look_at(file: FileReport) -> tuple[Source, int]:
                 path=file.path,
                 offset=file.size,
             )
-        length = sum(frame.length for frame in _listed(fd, file.path)) if is_compressed(file) else source.size
+        length = _listed(fd, file.path).content if is_compressed(file) else source.size
     finally:
         os.close(fd)
     return source, length
@@ -286,7 +291,7 @@ def has_checksums(file: FileReport) -> bool:
     with explain("open", file.path):
         fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return all(frame.checksum is not None for frame in _listed(fd, file.path))
+        return _listed(fd, file.path).checksums
     finally:
         os.close(fd)
 
@@ -301,7 +306,7 @@ def _kind(file: FileReport) -> Any:
     return "none" if digest is None else digest.partition(":")[0]
 
 
-def _listed(fd: int, path: str) -> list[Frame]:
+def _listed(fd: int, path: str) -> SeekTable:
     """Return the frames of a compressed dump.
 
     Raises:
@@ -313,9 +318,9 @@ def _listed(fd: int, path: str) -> list[Frame]:
         raise DamagedError(str(error), verdict="corrupt", path=path, errno=error.errno, hint=error.hint) from error
     if frames is None:
         raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
-    for index, frame in enumerate(frames):
-        if frame.length > FRAMES[1]:  # A table may claim anything: memory is given for what we write ourselves.
-            raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
+    if frames.largest > FRAMES[1]:  # A table may claim anything: memory is given for what we write ourselves.
+        index, frame = next((index, frame) for index, frame in enumerate(frames) if frame.length > FRAMES[1])
+        raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
     return frames
 
 

@@ -107,17 +107,15 @@ def describe_dump(
         frames = listed_frames(fd, name) if zstd else None
     finally:
         os.close(fd)
-    listed = frames or []
-    content = sum(frame.length for frame in listed) if frames is not None else None
     return DumpInfo(
         path=name,
         kind="zstd" if zstd else "raw",
-        content=content if zstd else source.size,
+        content=source.size if not zstd else frames.content if frames is not None else None,
         stored=source.size,
         allocated=source.allocated,
         frames=len(frames) if frames is not None else None,
-        frame=max((frame.length for frame in listed), default=0) if frames is not None else None,
-        checksums=bool(listed) and all(frame.checksum is not None for frame in listed),
+        frame=frames.largest if frames is not None else None,
+        checksums=frames is not None and frames.checksums,
         seekable=not zstd or frames is not None,
     )
 
@@ -130,7 +128,7 @@ def open_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -
 
     Of a compressed dump only the frames are decompressed that hold what is read. A .zst without a seek table, made by
     another program, is read from its start on; going back in it starts again. The object blocks: in an async program
-    use it in a thread.
+    use it in a thread. A frame or a window of more than 1 GiB, and a dictionary, are more than it reads.
 
     Raises:
         DumpError: it can't be opened, its seek table is broken, or it is to be a .zst and doesn't look like one. Reads

@@ -6,7 +6,8 @@ import os
 import platform
 import stat
 from collections import defaultdict
-from typing import Any, Final
+from functools import cached_property
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,7 +15,7 @@ from asyncdump.digest import LISTS
 from asyncdump.errors import DumpError, explain
 from asyncdump.journal import JOURNAL, read_journal
 from asyncdump.printable import text, utf8
-from asyncdump.record import RECEIPT, file_of, file_record
+from asyncdump.record import RECEIPT, SHORTEST, SLACK, Record, file_of, file_record
 from asyncdump.report import FileReport, Report
 from asyncdump.sink import Folder
 
@@ -24,8 +25,11 @@ _LARGEST: Final = 256 << 20
 
 
 def receipt(report: Report, version: str) -> bytes:
-    """Return the receipt of a run as JSON."""
-    content = {
+    """Return the receipt of a run as JSON.
+
+    It is made record by record: an encoder that was given all would keep every other thread waiting meanwhile.
+    """
+    head = {
         "receipt": RECEIPT_VERSION,
         "ok": report.ok,
         "interrupted": report.interrupted,
@@ -38,25 +42,36 @@ def receipt(report: Report, version: str) -> bytes:
         "output": text(report.output),
         "host": platform.node(),
         "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
-        "files": [file_record(file) for file in report.files],
-        "earlier": [file_record(file) for file in report.earlier],
     }
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+    pieces = [_formatted(head).removesuffix(b"\n}")]
+    for key, files in (("files", report.files), ("earlier", report.earlier)):
+        pieces.append(b',\n "%b": [' % key.encode())
+        for number, file in enumerate(files):
+            # In the place that it will have, for its lines to be moved in as far as that.
+            record = _formatted({key: [file_record(file)]}).partition(b"[")[2].removesuffix(b"\n ]\n}")
+            pieces.append(b"," + record if number else record)
+        pieces.append(b"\n ]" if files else b"]")
+    pieces.append(b"\n}\n")
+    return b"".join(pieces)
+
+
+def _formatted(content: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=1)
 
 
 def digest_lists(report: Report) -> dict[str, bytes]:
     """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
-    lists: dict[str, str] = defaultdict(str)
+    lists: dict[str, list[bytes]] = defaultdict(list)
     for file in sorted(report.files, key=lambda file: file.name):
         if file.ok and file.digest is not None:
             checksum, _, digest = file.digest.partition(":")
             if checksum == "blake3" and utf8(file.name) != file.name:
                 continue  # b3sum takes no list with a name in it that isn't UTF-8; the receipt has the digest.
-            lists[LISTS[checksum]] += f"{digest}  {file.name}\n"
-    return {name: os.fsencode(lines) for name, lines in lists.items()}
+            lists[LISTS[checksum]].append(os.fsencode(f"{digest}  {file.name}\n"))
+    return {name: b"".join(lines) for name, lines in lists.items()}
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What was read of a receipt, or of the journal of a run that never ended.
 
     Attributes:
@@ -71,7 +86,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[FileReport, ...] = ()
     missing: int = 0
 
-    @property
+    @cached_property
     def known(self) -> dict[str, FileReport]:
         """What is known of each name: the dump that was made last, or else why there is none."""
         known = {file.name: file for file in self.files}
@@ -80,13 +95,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
                 known[file.name] = file
         return known
 
-    @property
+    @cached_property
     def ours(self) -> dict[str, FileReport]:
         """What stands there of our making, by name; under the name of a dump that never was, somebody else's may."""
         made = {file.name: file for file in (*self.earlier, *self.files) if file.inode}
         return made | {name: file for name, file in self.known.items() if file.ok}
 
-    @property
+    @cached_property
     def unmade(self) -> int:
         """How many dumps the last run has not made, so that nothing or an older one stands in their place."""
         known = self.known
@@ -131,24 +146,47 @@ def _read(folder: Folder, name: str) -> bytes | None:
         os.close(fd)
 
 
-class _Content(msgspec.Struct):
-    receipt: int
-    files: list[Any]
-    earlier: list[Any] = []
+class _Counted(msgspec.Struct, gc=False):
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Outline(msgspec.Struct, gc=False):
+    """Tells how much there is, and takes next to no memory for it."""
+
+    receipt: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    files: list[_Counted]
+    earlier: list[_Counted] = []
+
+
+class _Content(msgspec.Struct, gc=False):
+    files: list[msgspec.Raw]
+    earlier: list[msgspec.Raw] = []
+
+
+_RECORD: Final = msgspec.json.Decoder(Record)
 
 
 def _parse(content: bytes, path: str, folder: str) -> Receipt:
     try:
+        outline = msgspec.json.decode(content, type=_Outline)
+        if outline.receipt != RECEIPT_VERSION:
+            raise _wrong(path, f"its version is {outline.receipt}, this asyncdump knows {RECEIPT_VERSION}")
+        count = len(outline.files) + len(outline.earlier)
+        del outline
+        if count * SHORTEST > len(content) + SLACK:
+            raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
         read = msgspec.json.decode(content, type=_Content)
-        if read.receipt != RECEIPT_VERSION:
-            raise _wrong(path, f"its version is {read.receipt}, this asyncdump knows {RECEIPT_VERSION}")
-        files = tuple(file_of(record, folder) for record in read.files)
-        earlier = tuple(file_of(record, folder) for record in read.earlier)
+        files, earlier = (_taken(records, folder) for records in (read.files, read.earlier))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         raise _wrong(path, str(error)) from error
     if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
         raise _wrong(path, "a name stands twice in it")
     return Receipt(path=path, files=files, earlier=earlier)
+
+
+def _taken(records: list[msgspec.Raw], folder: str) -> tuple[FileReport, ...]:
+    """Return what records tell of, decoded one by one: other threads go on between two."""
+    return tuple(file_of(_RECORD.decode(record), folder) for record in records)
 
 
 def _wrong(path: str, why: str) -> DumpError:

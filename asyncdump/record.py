@@ -24,6 +24,14 @@ RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
 
 _NUMBERS: Final = {name: number for number, name in errnos.errorcode.items()}
 _LONGEST_NAME: Final = 255
+_MARK: Final = 8
+"""Characters of a mark."""
+_LONGEST_STAGES: Final = 64 << 10
+
+SHORTEST: Final = 128
+"""Bytes of JSON that a record has on average, at least: the shortest that was ever written has twice as many."""
+SLACK: Final = 1 << 20
+"""Bytes within which that isn't looked at."""
 
 
 def file_record(file: FileReport) -> dict[str, Any]:
@@ -70,24 +78,28 @@ def error_record(error: AsyncdumpError) -> dict[str, Any]:
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Inode = Annotated[int, msgspec.Meta(ge=0)]  # Of 64 bits: some filesystems use the highest.
-_Marks = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{8})*\Z")]
+_Marks = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*\Z")]  # Without a group to repeat, which takes memory.
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^(xxh128:[0-9a-f]{32}|(blake3|sha256):[0-9a-f]{64})\Z")]
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     message: str
     errno: str | None = None
     hint: str = ""
 
 
-class _Bad(msgspec.Struct):
+class _Bad(msgspec.Struct, gc=False):
     offset: _Size
     length: _Size
     errno: str
 
 
-class _Record(msgspec.Struct, kw_only=True):
-    """What `file_record` writes; earlier versions wrote less."""
+class Record(msgspec.Struct, kw_only=True, gc=False):
+    """What `file_record` writes, as it is read; earlier versions wrote less.
+
+    Decoding makes no more of hostile JSON than some times its size: an array of other things is refused at its first,
+    what has no place here is skipped, and ``stages`` are looked at when there are few.
+    """
 
     source: str
     name: str
@@ -99,7 +111,7 @@ class _Record(msgspec.Struct, kw_only=True):
     method: Method | None = None
     digest: _Digest | None = None
     content_digest: _Digest | None = None
-    stages: tuple[str, ...] = ()
+    stages: msgspec.Raw = msgspec.Raw(b"[]")
     bad: tuple[_Bad, ...] = ()
     stage: str = "done"
     error: _Error | None = None
@@ -112,17 +124,21 @@ class _Record(msgspec.Struct, kw_only=True):
     name_base64: str | None = None
 
 
-def file_of(record: Any, folder: str) -> FileReport:
+def file_of(read: Record, folder: str) -> FileReport:
     """Return the outcome that a record in ``folder`` tells of.
 
     Raises:
         ValueError: it's no such record, or its name would leave the folder.
     """
-    read = msgspec.convert(record, _Record)
     name = _name(read.name, read.name_base64)
     if complaint := name_complaint(name):
         raise ValueError(complaint)
-    raw = not read.stages
+    if len(read.marks) % _MARK:
+        raise ValueError(f"the marks of {name!r} are cut")
+    if len(read.stages) > _LONGEST_STAGES:
+        raise ValueError(f"what {name!r} went through takes {len(read.stages)} bytes")
+    stages = _STAGES.decode(read.stages)
+    raw = not stages
     return FileReport(
         source=_name(read.source, read.source_base64),
         name=name,
@@ -135,7 +151,7 @@ def file_of(record: Any, folder: str) -> FileReport:
         method=read.method,
         digest=read.digest,
         content_digest=read.content_digest,
-        stages=read.stages,
+        stages=stages,
         bad=tuple(BadRange(offset=bad.offset, length=bad.length, errno=_number(bad.errno) or 0) for bad in read.bad),
         stage=read.stage,
         error=_error(read.error) if read.error else None,
@@ -145,6 +161,9 @@ def file_of(record: Any, folder: str) -> FileReport:
         durable=read.durable,
         manifest_sha256=read.manifest_sha256,
     )
+
+
+_STAGES: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
 def _error(error: _Error) -> DumpError:
@@ -173,6 +192,8 @@ def _decoded(encoded: str) -> bytes:
 
 def name_complaint(name: str) -> str:
     """Return what is wrong with a dump's name, or an empty string."""
+    if len(name) > _LONGEST_NAME:
+        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
     if "/" in name:
         return f"{name!r} leaves the output folder: a name has no slash"
     if name == "-":

@@ -122,8 +122,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.unrecorded:
             errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
-            what = f"{len(self.failures)} of {len(self.files)} dumps failed"
-            if not self.failures:
+            failed = len(self.failures)
+            what = f"{failed} of {len(self.files)} dumps failed"
+            if not failed:
                 what = "no receipt" if self.receipt_error is not None else "dumps are missing"
             raise ExceptionGroup(what, errors)
 

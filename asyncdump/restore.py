@@ -17,6 +17,7 @@ from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
+from asyncdump.record import name_complaint
 from asyncdump.report import FileReport, Report
 from asyncdump.run import Handler, Run, listen, running
 from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, Synced
@@ -237,6 +238,9 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
         raise ReceiptError(f"{wrong[0]} is in the folder of the dumps: restore elsewhere")
     if wrong := [path for path in paths.values() if os.path.basename(path).startswith(TEMPORARY_PREFIX)]:
         raise ReceiptError(f"{wrong[0]} is a name that asyncdump uses itself")
+    folders = {to, *map(os.path.dirname, paths.values())}
+    if wrong := sorted(folders.union(*map(_above, folders)) & set(paths.values())):
+        raise ReceiptError(f"{wrong[0]} is a folder that dumps are restored to, and the target of one")
     dumps: dict[str, list[str]] = defaultdict(list)
     for name, path in paths.items():
         dumps[path].append(name)
@@ -247,6 +251,15 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     return paths
 
 
+def _above(path: str) -> set[str]:
+    """Return the folders that a path is in."""
+    folders: set[str] = set()
+    while (folder := os.path.dirname(path)) not in {path, *folders}:
+        folders.add(folder)
+        path = folder
+    return folders
+
+
 def _resolved(path: str) -> str:
     """Return a path that is the same for all ways to write it; a link at its end is left to be replaced."""
     folder, name = os.path.split(os.path.abspath(path))
@@ -254,8 +267,12 @@ def _resolved(path: str) -> str:
 
 
 def default_target(file: FileReport) -> str:
-    """Return the name under which a dump is restored: its own, without ``.zst`` if it is compressed."""
-    return file.name.removesuffix(".zst") or file.name if is_compressed(file) else file.name
+    """Return the name under which a dump is restored: its own, without ``.zst`` if it is compressed.
+
+    What is left must be such a name as well: ``...zst`` is restored as it is called, not to ``..``.
+    """
+    shorter = file.name.removesuffix(".zst") if is_compressed(file) else file.name
+    return file.name if name_complaint(shorter) else shorter
 
 
 def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
@@ -326,20 +343,20 @@ def _pages(dump: PlannedDump, page: int) -> int:
     fd = os.open(dump.source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if is_compressed(dump.expected):
-            frames = listed_frames(fd, dump.source.path) or []
-            data = [(frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length]
+            frames = listed_frames(fd, dump.source.path) or ()
+            data = ((frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length)
         else:
             spans = find_spans(fd, describe(fd, dump.source.path), 0, dump.length)
-            data = [(span.offset, span.length) for span in spans if not span.hole]
+            data = ((span.offset, span.length) for span in spans if not span.hole)
+        pages, last = 0, -1
+        for offset, length in data:
+            first = max(offset // page, last + 1)
+            end = -(-(offset + length) // page)
+            if end > first:
+                pages += end - first
+                last = end - 1
     finally:
         os.close(fd)
-    pages, last = 0, -1
-    for offset, length in data:
-        first = max(offset // page, last + 1)
-        end = -(-(offset + length) // page)
-        if end > first:
-            pages += end - first
-            last = end - 1
     return pages
 
 

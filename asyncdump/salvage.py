@@ -19,7 +19,7 @@ UNREADABLE: Final = frozenset({errno.EIO, EHWPOISON, errno.EFAULT})
 """What the kernel answers where a page can't be read: by a call that reads, by one that was handed a mapping of it."""
 
 
-class BadRange(msgspec.Struct, frozen=True, kw_only=True):
+class BadRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A range of a source that could not be read: in the dump it is zeros.
 
     Attributes:

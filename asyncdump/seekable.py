@@ -8,6 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 import msgspec
@@ -25,8 +30,13 @@ _MOST_FRAMES: Final = 0x8000000
 _SHORTEST: Final = 8
 """The bytes of the shortest frame, one that is skipped."""
 
+_STRIDE: Final = 256
+"""Frames between two that a table knows the places of; the others are counted from there."""
+_STRIDES: Final = 256
+"""How many of these are read at once."""
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One frame: ``length`` bytes of content from ``offset``, ``stored`` of the file from ``stored_offset``."""
 
     offset: int
@@ -71,7 +81,92 @@ class Table:
         return [memoryview(header), memoryview(self._entries), memoryview(footer)]
 
 
-def read_seek_table(fd: int, path: str) -> list[Frame] | None:
+class SeekTable:
+    """The frames that a table lists, held as the file holds them: 12 bytes for each at most, whatever it claims.
+
+    Attributes:
+        content, stored: bytes of content, and of the file, of all frames.
+        largest: bytes of content of the largest frame.
+        even: whether all frames but the last hold as much content, and that no more.
+        checksums: whether each frame has one.
+    """
+
+    def __init__(self, *, checksums: bool) -> None:
+        self.checksums: Final = checksums
+        self.content = self.stored = self.largest = 0
+        self.even = True
+        self._width: Final = 3 if checksums else 2
+        self._entries: Final = array("I")
+        # Where each `_STRIDE` of frames begins, in the content and in the file.
+        self._offsets: Final = array("Q")
+        self._stored_offsets: Final = array("Q")
+        self._last: tuple[int, Frame] | None = None
+
+    def extend(self, entries: bytes) -> int | None:
+        """Add frames as a file lists them, `_STRIDE` or, at the end, fewer; return the number of one that none can be.
+
+        No frame is that short.
+        """
+        found = array("I", entries)
+        if sys.byteorder == "big":
+            found.byteswap()
+        stored, lengths = found[:: self._width], found[1 :: self._width]
+        if min(stored) < _SHORTEST:
+            return len(self) + next(index for index, each in enumerate(stored) if each < _SHORTEST)
+        first = self._entries[1] if self._entries else lengths[0]
+        # What came before is followed by these: none of it is the last.
+        self.even = self.even and max(lengths) <= first and min(lengths[:-1], default=first) == first
+        self.even = self.even and (not self._entries or self._entries[1 - self._width] == first)
+        self.largest = max(self.largest, *lengths)
+        self._offsets.append(self.content)
+        self._stored_offsets.append(self.stored)
+        self._entries.extend(found)
+        self.content += sum(lengths)
+        self.stored += sum(stored)
+        return None
+
+    def __len__(self) -> int:
+        return len(self._entries) // self._width
+
+    def __getitem__(self, index: int) -> Frame:
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        last = self._last
+        if last is not None and last[0] == index - 1:
+            before = last[1]
+            frame = self._frame(index, before.offset + before.length, before.stored_offset + before.stored)
+        else:
+            stride = index // _STRIDE
+            passed = self._entries[stride * _STRIDE * self._width : index * self._width]
+            offset = self._offsets[stride] + sum(passed[1 :: self._width])
+            frame = self._frame(index, offset, self._stored_offsets[stride] + sum(passed[:: self._width]))
+        self._last = (index, frame)
+        return frame
+
+    def _frame(self, index: int, offset: int, stored_offset: int) -> Frame:
+        stored, length, *checksum = self._entries[index * self._width : (index + 1) * self._width]
+        return Frame(
+            offset=offset,
+            length=length,
+            stored_offset=stored_offset,
+            stored=stored,
+            checksum=checksum[0] if checksum else None,
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self.__getitem__, range(len(self)))
+
+    def holding(self, offset: int) -> int:
+        """Return the number of the frame that holds a byte of the content."""
+        stride = bisect_right(self._offsets, offset) - 1
+        lengths = self._entries[stride * _STRIDE * self._width : (stride + 1) * _STRIDE * self._width][1 :: self._width]
+        ends = list(accumulate(lengths, initial=self._offsets[stride]))[1:]
+        return stride * _STRIDE + bisect_right(ends, offset)
+
+
+def read_seek_table(fd: int, path: str) -> SeekTable | None:
     """Return the frames that the table at the end of a file lists, or None if there is no such table.
 
     None too where it lists but the last part of the file: of dumps that were joined, the table is that of the last.
@@ -86,37 +181,33 @@ def read_seek_table(fd: int, path: str) -> list[Frame] | None:
         count, descriptor, magic = _FOOTER.unpack(os.pread(fd, _FOOTER.size, size - _FOOTER.size))
         if magic != _MAGIC:
             return None
-        entry = struct.Struct("<III" if descriptor & _CHECKSUMS else "<II")
-        length = count * entry.size + _FOOTER.size
+        checksums = bool(descriptor & _CHECKSUMS)
+        entry = 12 if checksums else 8
+        length = count * entry + _FOOTER.size
         start = size - length - _HEADER.size
         if count > _MOST_FRAMES or descriptor & _RESERVED or start < 0:
             raise _broken(path, f"it claims {count} frames")
         if _HEADER.unpack(os.pread(fd, _HEADER.size, start)) != (_SKIPPABLE, length):
             raise _broken(path, "it doesn't begin where it should")
-        entries = os.pread(fd, count * entry.size, start + _HEADER.size)
-    if len(entries) < count * entry.size:
-        raise _broken(path, "it was cut while it was read")
-    frames: list[Frame] = []
-    offset = stored_offset = 0
-    for stored, content, *checksum in entry.iter_unpack(entries):
-        if stored < _SHORTEST:
-            raise _broken(path, f"frame {len(frames)} has {stored} bytes")
-        frames.append(
-            Frame(
-                offset=offset,
-                length=content,
-                stored_offset=stored_offset,
-                stored=stored,
-                checksum=checksum[0] if checksum else None,
-            )
-        )
-        offset += content
-        stored_offset += stored
-    if stored_offset < start:
+    table = SeekTable(checksums=checksums and count > 0)
+    place, end = start + _HEADER.size, start + _HEADER.size + count * entry
+    while place < end:
+        wanted = min(_STRIDES * _STRIDE * entry, end - place)
+        with explain("read", path):
+            entries = os.pread(fd, wanted, place)
+        if len(entries) < wanted:
+            raise _broken(path, "it was cut while it was read")
+        place += wanted
+        for begin in range(0, wanted, _STRIDE * entry):
+            if (short := table.extend(entries[begin : begin + _STRIDE * entry])) is not None:
+                raise _broken(path, f"frame {short} has fewer than {_SHORTEST} bytes")
+        if table.stored > start:
+            break
+    if table.stored < start:
         return None
-    if stored_offset > start:
-        raise _broken(path, f"its frames have {stored_offset} bytes, before it are {start}")
-    return frames
+    if table.stored > start:
+        raise _broken(path, f"its frames have {table.stored} bytes or more, before it are {start}")
+    return table
 
 
 def _broken(path: str, why: str) -> DumpError:

@@ -44,7 +44,7 @@ _ADDRESSES: Final = frozenset({"mem", "pagemap", "kcore"})
 _STEP: Final = 1 << 20
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True):
+class Span(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A range of bytes of a source; a hole holds no memory and reads as zeros."""
 
     offset: int
@@ -56,7 +56,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
         return self.offset + self.length
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What tells whether a source is still the same: stat(2), times in nanoseconds since the epoch.
 
     What is stored through a mapping changes the time on few filesystems, and never on hugetlbfs.
@@ -67,7 +67,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     mtime_ns: int
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a source was when it was looked at.
 
     Attributes:

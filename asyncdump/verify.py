@@ -81,7 +81,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ok(self) -> bool:
         """True if each dump of the run is there and ``ok``."""
-        return not self.failures and not self.unrecorded and self.interrupted is None
+        whole = all(file.verdict == "ok" for file in self.files)
+        return whole and not self.unrecorded and self.interrupted is None
 
     @property
     def failures(self) -> tuple[FileVerdict, ...]:
@@ -101,7 +102,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         if self.unrecorded:
             errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
-            lost = len(self.failures) + self.unrecorded
+            lost = len(errors) - bool(self.unrecorded) + self.unrecorded
             raise ExceptionGroup(f"{lost} of {len(self.files) + self.unrecorded} dumps are not proved", errors)
 
 

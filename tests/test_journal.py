@@ -23,17 +23,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import text as any_text
 
+from asyncdump import record as records
 from asyncdump.engines import Method
 from asyncdump.errors import DumpError
 from asyncdump.journal import JOURNAL, Head, Journal, line, read_journal
+from asyncdump.printable import text as shown
 from asyncdump.receipt import Receipt, read_receipt
-from asyncdump.record import RECEIPT, file_of, file_record, name_complaint
-from asyncdump.record import text as shown
+from asyncdump.record import RECEIPT, Record, file_record, name_complaint
 from asyncdump.report import FileReport
 from asyncdump.sink import Folder
 from asyncdump.source import Identity
 
 FOLDER = "/dumps"
+
+
+def file_of(record: Any, folder: str) -> FileReport:
+    """Read a record as a receipt is read."""
+    return records.file_of(msgspec.json.decode(msgspec.json.encode(record), type=Record), folder)
+
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
@@ -339,13 +346,11 @@ def test_what_is_no_record_is_a_value_error(value) -> None:
         file_of(value, FOLDER)
 
 
-def test_what_is_nested_deep_is_a_value_error() -> None:
-    value: Any = []
-    for _ in range(DEEP):
-        value = [value]
-    for record in (value, wrong({"stages": value}), wrong({"error": value}), wrong({"name": value})):
-        with pytest.raises(ValueError, match=r"\S"):
-            file_of(record, FOLDER)
+@pytest.mark.parametrize("key", ["stages", "error", "name", "identity", "bad"])
+def test_what_is_nested_deep_is_refused(key) -> None:
+    for deep in DEEP_JSON.values():
+        with pytest.raises((ValueError, RecursionError)):
+            records.file_of(msgspec.json.decode(as_json({key: "here"}).replace(b'"here"', deep), type=Record), FOLDER)
 
 
 def as_json(changes: dict[str, Any]) -> bytes:
@@ -380,7 +385,10 @@ def test_json_that_no_parser_takes_ends_a_journal(encoded) -> None:
     for bad in (encoded, inside, beside):
         read = records_of(content + signed(bad) + line(file_record(report(name="behind"))))
         assert read is not None
-        assert same(read, good)
+        if bad is beside and encoded[:1].isdigit():  # A number, if a long one: what has no place is skipped.
+            assert [file.name for file in read] == ["first", "wrong", "behind"]
+        else:
+            assert same(read, good)
         assert records_of(signed(b'{"journal":1,"files":' + encoded + b"}")) is None
 
 

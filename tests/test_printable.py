@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from files import noise, write_pages
@@ -147,10 +148,10 @@ async def test_a_run_over_hostile_names_logs_a_line_for_each(tmp_path: Path, cap
 
 
 def test_an_error_that_was_recorded_is_printable_whoever_wrote_the_record(tmp_path: Path) -> None:
-    from asyncdump.record import file_of
+    from asyncdump.record import Record, file_of
 
     record = {"source": "s", "name": "d", "bytes": 0, "error": {"message": "\x1b[31m\n\u202e", "hint": "\x9b"}}
-    error = file_of(record, str(tmp_path)).error
+    error = file_of(msgspec.json.decode(msgspec.json.encode(record), type=Record), str(tmp_path)).error
     assert error is not None
     assert (str(error) + error.hint).isprintable()
 
@@ -174,22 +175,19 @@ SECRET = "hunter"
         ["\x1bhunter\n", "hunter"],
     ],
 )
-def test_the_arguments_of_a_program_are_masked_in_what_it_says(arguments, tmp_path: Path) -> None:
-    from asyncdump.stages.filters import Filters
-
+async def test_the_arguments_of_a_program_are_masked_in_what_it_says(arguments, tmp_path: Path, caplog) -> None:
+    program, output = tmp_path / "say", tmp_path / "dumps"
     script = f"import sys; sys.stderr.write({SECRET!r} + repr(sys.argv[1:])); sys.exit(3)"
-    (tmp_path / "say").write_text(f"#!{sys.executable}\n{script}\n")
-    (tmp_path / "say").chmod(0o700)
-    filters = Filters(((str(tmp_path / "say"), *arguments),), lambda: None)
-    filters.close_stdin()
-    while not filters.ended():
-        filters.wait(feeding=False, emptying=None)
-    error = filters.complaint()
-    filters.kill()
-    assert error is not None
-    assert SECRET not in str(error)
-    assert "[argument" in str(error)
-    assert error.status == 3
+    program.write_text(f"#!{sys.executable}\n{script}\n")
+    program.chmod(0o700)
+    write_pages(tmp_path / "source", noise(100))
+    dumps = [asyncdump.Dump(source=str(tmp_path / "source"), filter=[[str(program), *arguments]])]
+    [file] = (await asyncdump.dump_all(dumps, output=str(output), allow_filters=True)).files
+    assert isinstance(file.error, FilterError)
+    assert file.error.status == 3
+    for told in (str(file.error), caplog.text, (output / "receipt.json").read_text()):
+        assert "[argument" in told
+        assert SECRET not in told
 
 
 def test_not_even_a_part_of_one_is_left_where_what_was_said_is_cut() -> None:

@@ -26,7 +26,7 @@ WINDOWS: Final = (10, 27)
 """The logarithms of window sizes that every reader of zstd opens without being told to (``zstd --long``)."""
 
 
-class ZstdOptions(msgspec.Struct, frozen=True, kw_only=True):
+class ZstdOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a file is compressed.
 
     Attributes:

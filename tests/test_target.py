@@ -1,0 +1,93 @@
+"""Where a dump is restored by default: a name that is derived keeps to what names keep to."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from files import noise, write_pages
+
+import asyncdump
+from asyncdump.errors import ReceiptError
+from asyncdump.report import FileReport
+from asyncdump.restore import default_target
+
+
+def file(name: str, *stages: str) -> FileReport:
+    return FileReport(
+        source="/s",
+        name=name,
+        path=f"/dumps/{name}",
+        bytes=0,
+        stored=0,
+        seconds=0.0,
+        method=None,
+        digest=None,
+        error=None,
+        stage="done",
+        stages=stages,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("a.zst", "a"),
+        ("a.zst.zst", "a.zst"),
+        ("a", "a"),
+        (".a.zst", ".a"),
+        ("a.ZST", "a.ZST"),
+        ("...zst", "...zst"),
+        ("..zst", "..zst"),
+        (".zst", ".zst"),
+        ("-.zst", "-.zst"),
+        ("....zst", "..."),
+        ("receipt.json.zst", "receipt.json.zst"),
+        ("XXH128SUMS.zst", "XXH128SUMS.zst"),
+    ],
+)
+def test_a_compressed_dump_loses_its_suffix_if_a_name_is_left(name, target) -> None:
+    assert default_target(file(name, "zstd:3")) == target
+    assert default_target(file(name, "gzip", "zstd:3")) == target
+    assert default_target(file(name)) == name
+    assert default_target(file(name, "zstd:3", "gzip")) == name
+
+
+@pytest.mark.parametrize("name", ["...zst", "..zst", ".zst", "-.zst", "receipt.json.zst"])
+async def test_such_a_dump_comes_back(name, tmp_path: Path) -> None:
+    write_pages(tmp_path / "source", noise(9000))
+    dumps = [asyncdump.Dump(source=str(tmp_path / "source"), name=name, compress="zstd")]
+    (await asyncdump.dump_all(dumps, output=tmp_path / "dumps")).raise_for_failures()
+    report = await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back")
+    report.raise_for_failures()
+    assert os.listdir(tmp_path / "back") == [name]
+    assert (tmp_path / "back" / name).read_bytes() == noise(9000)
+
+
+@pytest.mark.parametrize("name", ["a/.zst", "a\n.zst", "..", "../a.zst", ".asyncdump-a.zst", "a\0.zst", "\ud800.zst"])
+async def test_a_receipt_with_such_a_name_is_refused(name, tmp_path: Path) -> None:
+    record = {"source": "/s", "name": name, "bytes": 0, "stages": ["zstd:3"]}
+    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps" / "receipt.json").write_text(json.dumps({"receipt": 1, "files": [record]}))
+    with pytest.raises(ReceiptError):
+        await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+async def test_two_dumps_with_one_target_are_refused_and_mapped_apart(tmp_path: Path) -> None:
+    write_pages(tmp_path / "source", noise(9000))
+    dumps = [
+        asyncdump.Dump(source=str(tmp_path / "source"), name="a"),
+        asyncdump.Dump(source=str(tmp_path / "source"), name="a.zst", compress="zstd"),
+    ]
+    (await asyncdump.dump_all(dumps, output=tmp_path / "dumps")).raise_for_failures()
+    with pytest.raises(ReceiptError, match=r"target of a and a\.zst"):
+        await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back")
+    for path in (".", "..", "sub/..", str(tmp_path / "dumps" / "b"), ".asyncdump-b", "a", "./a", "sub/../a"):
+        with pytest.raises(ReceiptError):
+            await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back", map={"a.zst": path})
+    report = await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back", map={"a.zst": "b"})
+    report.raise_for_failures()
+    assert sorted(os.listdir(tmp_path / "back")) == ["a", "b"]
