@@ -10,8 +10,8 @@ from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, explain
 from asyncdump.lane import grow_pipe
-from asyncdump.linux import SPLICE_F_NONBLOCK
-from asyncdump.sink import NOT_DIRECT, Sink, Synced
+from asyncdump.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
+from asyncdump.sink import Sink, Synced
 
 _PATIENCE: Final = 0.05
 """Seconds after which a writer that waits looks whether the run goes on."""
@@ -60,7 +60,7 @@ class PipeSink(Sink):
             except BlockingIOError:
                 self.wait()
             except OSError as error:
-                if error.errno not in NOT_DIRECT:
+                if error.errno in TRUE_ERRORS:
                     raise
                 self._may_splice = False  # A terminal, or a file that is appended to.
         data = os.read(pipe, count)

@@ -22,9 +22,11 @@ from asyncdump.linux import (
     SYNC_FILE_RANGE_WAIT_AFTER,
     SYNC_FILE_RANGE_WAIT_BEFORE,
     SYNC_FILE_RANGE_WRITE,
+    TRUE_ERRORS,
     close,
     copy_by_kernel,
     filesystem,
+    read_at,
     rename_new,
     sync_file_range,
     syncfs,
@@ -42,8 +44,6 @@ NOT_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 ZEROS: Final = memoryview(bytearray(1 << 20))
 """Not to be written to, but whoever compares takes writable memory only."""
 
-_NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-_NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
@@ -141,10 +141,14 @@ class Folder:
         """Return a sink without a name, that is gone when it's closed (O_TMPFILE), to try things on.
 
         Raises:
-            DumpError: the filesystem has no such files, or the folder can't be written to.
+            DumpError: the folder can't be written to.
         """
-        with explain("open", self.path):
+        with suppress(OSError):
             return Sink(os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.fd), self.path)
+        # A filesystem that has no such files, or a folder that can't be written to: this says which.
+        draft = self.create("scratch")
+        draft.discard()
+        return draft
 
     def publish(
         self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool, journal: Synced | None = None
@@ -295,6 +299,7 @@ class Sink:
         self.path = path
         self.stored = 0
         self._dontcache = True
+        self._plain = False
         self._cached = False
         self._behind = 0
         self._refused: int | None = None
@@ -360,13 +365,16 @@ class Sink:
         done = 0
         self._cached = True
         while done < len(data):
+            if self._plain:
+                done += _some(os.pwrite(self.fd, data[done:], offset + done))
+                continue
             try:
                 wanted = flags if self._dontcache else 0
                 done += _some(os.pwritev(self.fd, [data[done:]], offset + done, wanted))
             except OSError as error:
-                if not wanted or error.errno not in _NOT_DONTCACHE:
+                if error.errno in TRUE_ERRORS:
                     raise
-                self._dontcache = False
+                self._dontcache, self._plain = False, not wanted  # pwrite(2) has the last word.
         self._count(done)
 
     def write_zeros(self, offset: int, length: int) -> None:
@@ -413,7 +421,7 @@ class Sink:
             check()
             fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self.fd
             with explain("read back", self.path):
-                got = min(os.preadv(fd, [view], offset), size - offset)
+                got = min(read_at(fd, view, offset), size - offset)
             if got == 0:
                 message = f"{self.path} ends at byte {offset}, {size} were written"
                 raise DumpError(message, path=self.path, operation="read back")
@@ -474,6 +482,17 @@ class Draft(Sink):
             fd = os.open(temporary, flags, 0o600, dir_fd=folder.fd)
         super().__init__(fd, path)
 
+    def open_again(self, flags: int = os.O_WRONLY) -> int:
+        """Do as `Sink.open_again` does, by the file's name where there is no /proc."""
+        with suppress(FileNotFoundError):
+            return super().open_again(flags)
+        assert self._temporary is not None
+        fd = os.open(self._temporary, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder.fd)
+        if os.path.sameopenfile(fd, self.fd):
+            return fd
+        close(fd)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
     def rename(self, *, overwrite: bool) -> DumpError | None:
         """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken)."""
         assert self._temporary is not None
@@ -499,7 +518,7 @@ class Draft(Sink):
                 rename_new(folder, temporary, self.name)
                 return
             except OSError as error:
-                if error.errno not in _NO_RENAME_NEW:
+                if error.errno in TRUE_ERRORS:
                     raise
             if self.folder.exists(self.name):  # The filesystem leaves no better way than to look first.
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))

@@ -108,7 +108,7 @@ def open_source(path: str) -> int:
         refuse_special(path, os.stat(path).st_mode)
         try:
             fd = os.open(path, flags | os.O_NOATIME)
-        except PermissionError:
+        except OSError:
             fd = os.open(path, flags)
     try:
         refuse_special(path, os.fstat(fd).st_mode)

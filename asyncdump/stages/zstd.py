@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.linux import is_zero
+from asyncdump.linux import cores, giving_way, is_zero
 
 if TYPE_CHECKING:
     import zstandard
@@ -63,28 +62,11 @@ def _parameters(options: ZstdOptions) -> zstandard.ZstdCompressionParameters:
     )
 
 
-@contextmanager
-def _giving_way() -> Iterator[None]:
-    """Have the scheduler let others go first while this thread computes: the event loop, and the host's own work.
-
-    sched(7): SCHED_BATCH never preempts a thread that wakes up. Going back needs no privilege.
-    """
-    before = os.sched_getscheduler(0)
-    if before != os.SCHED_OTHER:
-        yield
-        return
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, before, os.sched_param(0))
-
-
 class Compressors:
     """The compressors of one run, used by any thread: as many at work as there are cores, within `BUDGET`."""
 
     def __init__(self) -> None:
-        self._most_idle = len(os.sched_getaffinity(0))
+        self._most_idle = cores()
         self._cores = threading.BoundedSemaphore(self._most_idle)
         self._lock = threading.Lock()
         self._budget = threading.Condition()
@@ -133,7 +115,7 @@ class Compressors:
 
     def compress(self, options: ZstdOptions, data: memoryview) -> bytes:
         """Return one frame of ``data``; other threads go on meanwhile, the interpreter's lock is not held."""
-        with self._cores, _giving_way():
+        with self._cores, giving_way():
             compressor = self._compressor(options)
             frame = compressor.compress(data)
         with self._lock:
