@@ -205,12 +205,12 @@ class Folder:
                 drafts.append(self.create(name))
                 with explain("write", drafts[-1].path):
                     drafts[-1].write_cached(memoryview(content), 0)
+            published = self.publish(drafts, durable=True, overwrite=True)
         except BaseException:
             for draft in drafts:
                 draft.abort()
             raise
-        failures = [failure for failure in self.publish(drafts, durable=True, overwrite=True) if failure is not None]
-        if failures:
+        if failures := [failure for failure in published if failure is not None]:
             raise failures[0]
 
     def exists(self, name: str) -> bool:
