@@ -18,6 +18,7 @@ BUFFER: Final = 2 << 20
 """Bytes of a lane's buffer: the larger ones of ``bench chunk`` were no faster, the smaller ones cost CPU."""
 
 _HUGE: Final = 2 << 20
+_PIPE: Final = 64 << 10  # What a new one holds.
 
 
 class Buffer:
@@ -101,9 +102,16 @@ class Lane:
 
 def grow_pipe(fd: int) -> int:
     """Grow a pipe to what ``/proc/sys/fs/pipe-max-size`` allows and return its size in bytes (F_SETPIPE_SZ)."""
+    with suppress(OSError):  # The user's share of pipe pages is used up: the pipe still works at the size it has.
+        return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _largest_pipe())
+    with suppress(OSError):
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    return _PIPE
+
+
+def _largest_pipe() -> int:
     try:
         with open("/proc/sys/fs/pipe-max-size", encoding="ascii") as limit:
-            return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, int(limit.read()))
-    except OSError:
-        # The user's share of pipe pages is used up: the pipe still works at the size it has.
-        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+            return int(limit.read())
+    except (OSError, ValueError):
+        return 1 << 20  # Which it is unless somebody has changed it.

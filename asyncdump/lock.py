@@ -108,12 +108,20 @@ class Lock:
         if self._fd < 0:
             return
         with suppress(OSError):
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._is_named():
+            if not self._is_shared() and self._is_named():
                 os.unlink(LOCK, dir_fd=self._folder)
         with suppress(OSError):
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._close()
+
+    def _is_shared(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # It wasn't locked either.
+            return False
+        return False
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

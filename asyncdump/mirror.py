@@ -9,7 +9,7 @@ from typing import Final
 from asyncdump.content import Frames, listed_frames
 from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.lane import BUFFER, Buffers
-from asyncdump.linux import same
+from asyncdump.linux import read_at, same
 from asyncdump.sink import Sink, Synced
 
 
@@ -109,7 +109,7 @@ class Mirrored(Void):
         while done < len(view):
             rest, place = view[done:], offset + done
             with explain("read", self.path):
-                got = os.preadv(self.fd, [rest], place) if self._frames is None else self._seek(rest, place)
+                got = read_at(self.fd, rest, place) if self._frames is None else self._seek(rest, place)
             if got == 0:
                 break
             done += got

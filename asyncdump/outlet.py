@@ -9,9 +9,9 @@ from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, explain
 from asyncdump.lane import grow_pipe
-from asyncdump.linux import SPLICE_F_NONBLOCK, some
+from asyncdump.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS, some
 from asyncdump.relay import Relay, not_waiting, wait_for_room
-from asyncdump.sink import NOT_DIRECT, Sink, Synced
+from asyncdump.sink import Sink, Synced
 
 
 class PipeSink(Sink):
@@ -62,7 +62,7 @@ class PipeSink(Sink):
             except BlockingIOError:
                 self.wait()
             except OSError as error:
-                if error.errno not in NOT_DIRECT:
+                if error.errno in TRUE_ERRORS:
                     raise
                 self._may_splice = False  # A terminal, or a file that is appended to.
         data = os.read(pipe, count)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from asyncdump.digest import new_digest
-from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
+from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.errors import describe_errno, explain
 from asyncdump.lane import Buffers, Lane
 from asyncdump.packer import Packer
@@ -92,9 +92,11 @@ class Packed(Transfer):
         except Refused as refused:
             raise self._refused(engine, refused.refusal, lane) from refused
         except OSError as error:
-            if error.errno not in REFUSALS:
+            if not is_refusal(engine.method, error):
                 return self.salvage(error, engine, span, lane)
-            raise self._refused(engine, Refusal(reason=describe_errno(error.errno), errno=error.errno), lane) from error
+            raise self._refused(
+                engine, Refusal(reason=describe_errno(error.errno or 0), errno=error.errno), lane
+            ) from error
         self._proved = True
         return data
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from asyncdump.digest import Marked, new_digest
-from asyncdump.engines import FEEDS, REFUSALS, Engine, Refusal, Refused, Route
+from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import DumpError, FilterError, describe_errno, explain, from_oserror
 from asyncdump.lane import Buffers, Lane
@@ -269,7 +269,7 @@ class PlainFeed(Feed):
             self._piped.refused(refused.refusal, lane)
             return True
         except OSError as error:
-            if not self._piped.spliced or error.errno not in REFUSALS:
+            if not self._piped.spliced or not is_refusal("splice", error):
                 raise
             self._piped.refused(Refusal(reason=describe_errno(error.errno or 0), errno=error.errno), lane)
             return True

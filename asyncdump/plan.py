@@ -20,6 +20,7 @@ from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.globbing import Found, find, is_glob
 from asyncdump.journal import JOURNAL
+from asyncdump.linux import TRUE_ERRORS
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.printable import is_encodable
 from asyncdump.receipt import read_receipt
@@ -399,8 +400,9 @@ class _Planner:
         try:
             status = os.statvfs(place)
         except OSError as error:
-            self._complain("output", f"{place} can't be looked at: {describe_errno(error.errno or 0)}")
-            return 0
+            if error.errno in TRUE_ERRORS:
+                self._complain("output", f"{place} can't be looked at: {describe_errno(error.errno or 0)}")
+            return 0  # A sandbox that doesn't tell: what is wrong is told when it goes wrong.
         if status.f_flag & os.ST_RDONLY:
             self._complain("output", f"{place} is on a read-only filesystem")
         elif not os.access(place, os.W_OK | os.X_OK):

@@ -14,7 +14,7 @@ from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
 from asyncdump.errors import DamagedError, DumpError, SourceChangedError, explain
 from asyncdump.lane import Lane
-from asyncdump.linux import close_quietly
+from asyncdump.linux import close_quietly, read_at
 from asyncdump.mirror import Nowhere
 from asyncdump.report import FileReport
 from asyncdump.seekable import SeekTable
@@ -129,7 +129,7 @@ class DirectRead(Read):
         whole = -(-span.length // ALIGNMENT) * ALIGNMENT
         while not self._refused and done < span.length and (span.offset + done) % ALIGNMENT == 0:
             try:
-                got = os.preadv(self._fd, [lane.buffer.view[done:whole]], span.offset + done)
+                got = read_at(self._fd, lane.buffer.view[done:whole], span.offset + done)
             except OSError as error:
                 if error.errno not in NOT_DIRECT:
                     raise

@@ -14,6 +14,7 @@ import msgspec
 from asyncdump.clash import clashes
 from asyncdump.content import listed_frames
 from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
+from asyncdump.linux import filesystem
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
@@ -317,7 +318,7 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
     for dump in dumps:
         folder = targets.folder(dump.name)
         if folder.filesystem == "hugetlbfs":
-            page = os.fstatvfs(folder.fd).f_bsize
+            page = filesystem(folder.fd)[1]
             pages = _pages(dump, page)
             pools[page] += pages
             mounts[folder.device] += pages
@@ -330,7 +331,7 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
     ]
     for device, pages in mounts.items():
         folder = places[device]
-        size = format_size(os.fstatvfs(folder.fd).f_bsize)
+        size = format_size(filesystem(folder.fd)[1])
         if pages > (free := _free_in_mount(folder)):
             wanted = f"{folder.path} takes {pages} huge pages of {size} for this"
             problems.append(f"{wanted}, {max(0, free)} are left within the limit of its mount (size=)")
@@ -391,7 +392,10 @@ def _short_of_space(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
             places[folder.device] = folder
     problems = []
     for device, amount in needed.items():
-        status = os.fstatvfs(places[device].fd)
+        try:
+            status = os.fstatvfs(places[device].fd)
+        except OSError:
+            continue  # Nobody tells: a disk that fills up is told when it does.
         free = status.f_bavail * status.f_frsize
         if amount > free and places[device].filesystem not in {"xfs", "btrfs"}:
             problems.append(f"{places[device].path} has {format_size(free)} free, {format_size(amount)} are needed")

@@ -145,15 +145,18 @@ class Run:
             self.discard()
             raise
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that conducts the run: none of its threads is here, nor its loop."""
+        return os.getpid() != self._process
+
     async def wait(self) -> None:
         """Wait for the end, through any number of cancellations; the first of them ends the run.
 
         Raises:
             BaseException: what ended the run where that wasn't the failure of a file, or the last cancellation.
         """
-        if os.getpid() != self._process:
-            return  # A fork, in which the threads of the run don't exist: it goes on in the process that began it.
-        if self._thread is not None:
+        if self._thread is not None and not self.forked:
             await outlast(self._thread, self.ended, self.cancel)
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -419,7 +422,7 @@ async def running(run: Run) -> AsyncIterator[None]:
     except BaseException as error:
         run.cancel()
         # A task that is destroyed can wait for nothing: the threads of the run end by themselves, and clean up.
-        if not isinstance(error, GeneratorExit) or current_task() == task:
+        if not run.forked and (not isinstance(error, GeneratorExit) or current_task() == task):
             with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's own error goes before later ones.
                 await run.wait()
         raise

@@ -8,7 +8,6 @@ goes through a short queue to the *committer*, which makes durable in one go all
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import threading
 import time
@@ -25,6 +24,7 @@ from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetr
 from asyncdump.job import Job, abort, failure_of, fits, guarded, has_room, note, report_of, seal, share, work
 from asyncdump.journal import Journal
 from asyncdump.lane import Buffers, Lane
+from asyncdump.linux import cores, open_files
 from asyncdump.log import logger
 from asyncdump.outlet import Outlet
 from asyncdump.packed import Packed
@@ -60,8 +60,7 @@ def default_lanes(filesystem: str) -> int:
     A disk wants several requests in flight; threads beyond twice the cores only wait for one another. Memory is as fast
     as the cores are. (The kernel's ``rotational`` flag is no guide: virtual disks claim to rotate.)
     """
-    cores = len(os.sched_getaffinity(0))
-    return cores if filesystem in MEMORY else max(4, min(2 * cores, 8))
+    return cores() if filesystem in MEMORY else max(4, min(2 * cores(), 8))
 
 
 def _within_open_files(wanted: int, programs: int) -> tuple[int, int]:
@@ -73,7 +72,7 @@ def _within_open_files(wanted: int, programs: int) -> tuple[int, int]:
         DumpError: not even one lane.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS
+    taken = open_files(soft) + _SPARE_DESCRIPTORS
     lane = _DESCRIPTORS_PER_LANE
     if programs:
         lane += _DESCRIPTORS_PER_PIPELINE + programs * _DESCRIPTORS_PER_PROGRAM

@@ -33,9 +33,11 @@ from asyncdump.linux import (
     SYNC_FILE_RANGE_WAIT_AFTER,
     SYNC_FILE_RANGE_WAIT_BEFORE,
     SYNC_FILE_RANGE_WRITE,
+    TRUE_ERRORS,
     close_quietly,
     copy_by_kernel,
     filesystem,
+    read_at,
     rename_new,
     some,
     sync_file_range,
@@ -54,12 +56,12 @@ NOT_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 ZEROS: Final = memoryview(bytearray(1 << 20))
 """Not to be written to, but whoever compares takes writable memory only."""
 
-_NOT_DONTCACHE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-_NO_RANGES: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ESPIPE})
+_NO_RANGES: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ESPIPE})
+"""What says that nothing was waited for. Write-back may fail with any other errno, as the device has it."""
+
 _FAR: Final = 1 << 62
 """A byte that no file has: to wait for its page waits for nothing, and tells what write-back has lost."""
 
-_NO_RENAME_NEW: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
@@ -189,10 +191,14 @@ class Folder:
         """Return a sink without a name, that is gone when it's closed (O_TMPFILE), to try things on.
 
         Raises:
-            DumpError: the filesystem has no such files, or the folder can't be written to.
+            DumpError: the folder can't be written to.
         """
-        with explain("open", self.path):
+        with suppress(OSError):
             return Sink(os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.fd), self.path)
+        # A filesystem that has no such files, or a folder that can't be written to: this says which.
+        draft = self.create("scratch")
+        draft.discard()
+        return draft
 
     def hold(self, name: str) -> bool:
         """Have what stands under a name replaced by no other name of this run, whatever the filesystem calls equal.
@@ -278,12 +284,12 @@ class Folder:
                 drafts.append(self.create(name))
                 with explain("write", drafts[-1].path):
                     drafts[-1].write_cached(memoryview(content), 0)
+            published = self.publish(drafts, durable=True, overwrite=True)
         except BaseException:
             for draft in drafts:
                 draft.abort()
             raise
-        failures = [failure for failure in self.publish(drafts, durable=True, overwrite=True) if failure is not None]
-        if failures:
+        if failures := [failure for failure in published if failure is not None]:
             raise failures[0]
 
     def exists(self, name: str) -> bool:
@@ -396,6 +402,7 @@ class Sink:
         self.path = path
         self.stored = 0
         self._dontcache = True
+        self._plain = False
         self._ranges = True
         self._behind = 0
         self._refused: int | None = None
@@ -467,13 +474,16 @@ class Sink:
         done = 0
         self._cached = True
         while done < len(data):
+            if self._plain:
+                done += some(os.pwrite(self.fd, data[done:], offset + done))
+                continue
             try:
                 wanted = flags if self._dontcache else 0
                 done += some(os.pwritev(self.fd, [data[done:]], offset + done, wanted))
             except OSError as error:
-                if not wanted or error.errno not in _NOT_DONTCACHE:
+                if error.errno in TRUE_ERRORS:
                     raise
-                self._dontcache = False
+                self._dontcache, self._plain = False, not wanted  # pwrite(2) has the last word.
         self._count(done)
 
     def write_zeros(self, offset: int, length: int) -> None:
@@ -508,7 +518,7 @@ class Sink:
         try:
             sync_file_range(self.fd, offset, length, SYNC_FILE_RANGE_WRITE)
         except OSError as error:
-            if error.errno not in _NO_RANGES:
+            if error.errno in TRUE_ERRORS:
                 raise self.lose(error) from error
             self._ranges = False  # Advice, where it isn't taken: no write-back has been waited for, or told of.
             return
@@ -550,7 +560,7 @@ class Sink:
             check()
             fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self.fd
             with explain("read back", self.path):
-                got = min(os.preadv(fd, [view], offset), size - offset)
+                got = min(read_at(fd, view, offset), size - offset)
             if got == 0:
                 message = f"{self.path} ends at byte {offset}, {size} were written"
                 raise DumpError(message, path=self.path, operation="read back")
@@ -625,6 +635,17 @@ class Draft(Sink):
         self._inode: Final = os.fstat(fd).st_ino
         super().__init__(fd, path)
 
+    def open_again(self, flags: int = os.O_WRONLY) -> int:
+        """Do as `Sink.open_again` does, by the file's name where there is no /proc."""
+        with suppress(FileNotFoundError):
+            return super().open_again(flags)
+        assert self._temporary is not None
+        fd = os.open(self._temporary, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder.fd)
+        if os.path.sameopenfile(fd, self.fd):
+            return fd
+        close_quietly(fd)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
     def rename(self, *, overwrite: bool) -> DumpError | None:
         """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken).
 
@@ -655,7 +676,7 @@ class Draft(Sink):
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in _NO_RENAME_NEW:
+            if error.errno in TRUE_ERRORS:
                 raise
         if self.folder.exists(self.name):  # The filesystem leaves no better way than to look first.
             return False

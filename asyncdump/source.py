@@ -151,7 +151,7 @@ def open_source(path: str, *, follow: bool = True) -> int:
         refuse_special(path, os.stat(path, follow_symlinks=follow).st_mode)
         try:
             fd = open_file(path, flags=os.O_NOATIME, follow=follow)
-        except PermissionError:
+        except OSError:
             fd = open_file(path, follow=follow)
     try:
         refuse_special(path, os.fstat(fd).st_mode)

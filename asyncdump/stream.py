@@ -10,13 +10,13 @@ from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.engines import REFUSALS, Choice, Engine, Refused, Route, candidates, refusal_of
+from asyncdump.engines import Choice, Engine, Refused, Route, candidates, is_refusal, refusal_of
 from asyncdump.engines.base import Refusal
 from asyncdump.engines.feed import vmsplice_from
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
-from asyncdump.linux import filesystem
+from asyncdump.linux import filesystem, read_at
 from asyncdump.relay import wait_for_bytes, wait_for_room, write_all
 from asyncdump.seekable import Table
 from asyncdump.sink import Sink
@@ -112,7 +112,7 @@ def _fill(fd: int, view: memoryview, path: str, offset: int | None = None) -> in
     with explain("read", path):
         while done < len(view):
             rest = [view[done:]]
-            got = _readv(fd, rest) if offset is None else os.preadv(fd, rest, offset + done)
+            got = _readv(fd, rest) if offset is None else read_at(fd, view[done:], offset + done)
             if got == 0:
                 break
             done += got
@@ -278,9 +278,9 @@ class _Stream:
                 wait_for_room(self._writing)
                 continue
             except OSError as error:
-                if error.errno not in REFUSALS or ways[0] == "read":  # There is no plainer way.
+                if ways[0] == "read" or not is_refusal(ways[0], error):  # There is no plainer way.
                     raise
-                refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
+                refusal = Refusal(reason=describe_errno(error.errno or 0), errno=error.errno)
             refused_way = ways.pop(0)
             if not ways:
                 raise _refused(refused_way, refusal, self._path)
@@ -304,6 +304,6 @@ class _Stream:
     def _read(self, position: int, count: int) -> int:
         view = self._lane.buffer.view[:count]
         with explain("read", self._path):
-            got = _readv(self._reading, [view]) if self._source is None else os.preadv(self._reading, [view], position)
+            got = _readv(self._reading, [view]) if self._source is None else read_at(self._reading, view, position)
         write_all(self._writing, view[:got])
         return got

@@ -15,7 +15,17 @@ from functools import wraps
 from typing import Concatenate, Final, ParamSpec
 
 from asyncdump.digest import Checksum, Marked, new_digest
-from asyncdump.engines import ENGINES, REFUSALS, Choice, Engine, Refusal, Refused, Route, accepting, candidates
+from asyncdump.engines import (
+    ENGINES,
+    Choice,
+    Engine,
+    Refusal,
+    Refused,
+    Route,
+    accepting,
+    candidates,
+    is_refusal,
+)
 from asyncdump.errors import (
     AsyncdumpError,
     DamagedError,
@@ -322,9 +332,9 @@ class Transfer:
             if self._forgives(error) and not engine.sees_bytes:
                 self._store_around(error, span, lane)
                 return
-            if self._proved or error.errno not in REFUSALS:
+            if self._proved or not is_refusal(engine.method, error):
                 raise self._failure(error, engine, span, lane, storing=True) from error
-            refusal = Refusal(reason=describe_errno(error.errno), errno=error.errno)
+            refusal = Refusal(reason=describe_errno(error.errno or 0), errno=error.errno)
         else:
             self._proved = True
             return

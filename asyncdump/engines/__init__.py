@@ -15,6 +15,7 @@ from asyncdump.engines.sendfile import Sendfile
 from asyncdump.engines.splice import Splice
 from asyncdump.errors import describe_errno
 from asyncdump.lane import Lane
+from asyncdump.linux import TRUE_ERRORS
 from asyncdump.sink import ALIGNMENT
 from asyncdump.source import Span
 
@@ -30,6 +31,7 @@ __all__ = [
     "Route",
     "accepting",
     "candidates",
+    "is_refusal",
     "refusal_of",
 ]
 
@@ -95,7 +97,15 @@ def refusal_of(engine: Engine, route: Route, span: Span, lane: Lane) -> Refusal 
     except Refused as refused:
         return refused.refusal
     except OSError as error:
-        if error.errno not in REFUSALS:
+        if not is_refusal(engine.method, error):
             raise
-        return Refusal(reason=describe_errno(error.errno), errno=error.errno)
+        return Refusal(reason=describe_errno(error.errno or 0), errno=error.errno)
     return None
+
+
+def is_refusal(method: str, error: OSError) -> bool:
+    """Tell whether the first call of a way to move bytes failed for a reason to try the next.
+
+    A sandbox may answer anything to calls that it doesn't allow; of plain reads and writes it's an error of the file.
+    """
+    return error.errno in REFUSALS or (method != "read" and error.errno not in TRUE_ERRORS)

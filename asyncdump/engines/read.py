@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from asyncdump.engines.base import Method, Refusal, Route
 from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.linux import is_zero, read_past_cache
+from asyncdump.linux import is_zero, read_at, read_past_cache
 from asyncdump.source import SMALL_PAGE, Span, truncated
 
 _HUGE_GRAIN: Final = 2 << 20
@@ -62,7 +61,7 @@ def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
 def read_some(route: Route, view: memoryview, offset: int) -> int:
     """Read from ``offset`` bytes of the source into ``view``, in one call; return how many bytes it gave."""
     # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
-    return os.preadv(route.fd, [view], offset) if route.source.in_memory else read_past_cache(route.fd, view, offset)
+    return read_at(route.fd, view, offset) if route.source.in_memory else read_past_cache(route.fd, view, offset)
 
 
 def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:

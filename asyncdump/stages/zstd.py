@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.linux import is_zero
+from asyncdump.linux import cores, giving_way, is_zero
 
 if TYPE_CHECKING:
     import zstandard
@@ -69,23 +68,6 @@ def _parameters(options: ZstdOptions) -> zstandard.ZstdCompressionParameters:
     )
 
 
-@contextmanager
-def _giving_way() -> Iterator[None]:
-    """Have the scheduler let others go first while this thread computes: the event loop, and the host's own work.
-
-    sched(7): SCHED_BATCH never preempts a thread that wakes up. Going back needs no privilege.
-    """
-    before = os.sched_getscheduler(0)
-    if before != os.SCHED_OTHER:
-        yield
-        return
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, before, os.sched_param(0))
-
-
 class Press:
     """What one thread needs to compress frames of one kind: a context, and a buffer where a lane's own doesn't do."""
 
@@ -111,7 +93,7 @@ class Compressors:
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self._check = check
-        self._cores = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+        self._cores = threading.BoundedSemaphore(cores())
         # The costs of the presses that are lent and of those that are idle never exceed the budget together.
         self._budget = threading.Condition()
         self._lent = 0
@@ -165,7 +147,7 @@ class Compressors:
         while not self._cores.acquire(timeout=_PATIENCE):
             self._check()
         try:
-            with _giving_way():
+            with giving_way():
                 return press.compressor.compress(data)
         finally:
             self._cores.release()
