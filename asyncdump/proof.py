@@ -19,7 +19,7 @@ from asyncdump.report import FileReport
 from asyncdump.seekable import Frame
 from asyncdump.sink import ALIGNMENT, NOT_DIRECT, Draft, MappedDraft, Place
 from asyncdump.size import format_size
-from asyncdump.source import Source, Span, describe
+from asyncdump.source import Source, Span, describe, open_file, open_regular
 from asyncdump.stages.zstd import FRAMES
 from asyncdump.transfer import Stop, Transfer
 
@@ -117,7 +117,7 @@ class DirectRead(Read):
 
     def __init__(self, fd: int) -> None:
         try:
-            self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            self._fd = open_file(f"/proc/self/fd/{fd}", flags=os.O_DIRECT)
         except OSError:
             self._fd = -1
         self._refused = self._fd < 0
@@ -236,7 +236,7 @@ def look_at(file: FileReport) -> tuple[Source, int]:
     """
     try:
         with explain("open", file.path):
-            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_file(file.path, follow=False)
     except DumpError as error:
         if error.errno == errnos.ENOENT:
             raise DamagedError(f"{file.path} is missing", verdict="missing", path=file.path) from error
@@ -282,8 +282,7 @@ def has_checksums(file: FileReport) -> bool:
     """
     if not is_compressed(file):
         return False
-    with explain("open", file.path):
-        fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_regular(file.path)
     try:
         return all(frame.checksum is not None for frame in _listed(fd, file.path))
     finally:

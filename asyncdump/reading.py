@@ -9,7 +9,7 @@ from typing import BinaryIO, Final, Literal
 import msgspec
 
 from asyncdump.content import Frames, Stream, is_zstd, listed_frames
-from asyncdump.source import describe, open_source
+from asyncdump.source import describe, open_source, path_of
 
 _STEP: Final = 1 << 20
 
@@ -50,7 +50,7 @@ def describe_dump(path: str | os.PathLike[str]) -> DumpInfo:
     Raises:
         DumpError: it can't be read, or its seek table is broken.
     """
-    name = os.fsdecode(path)
+    name = path_of(path)
     fd = open_source(name)
     try:
         source = describe(fd, name)
@@ -84,7 +84,7 @@ def open_dump(path: str | os.PathLike[str]) -> BinaryIO:
         DumpError: it can't be opened, or its seek table is broken. Reads raise it too, with the frame and its place,
             where the content is damaged.
     """
-    name = os.fsdecode(path)
+    name = path_of(path)
     fd = open_source(name)
     try:
         if not is_zstd(fd, name):

@@ -16,6 +16,7 @@ from asyncdump.journal import JOURNAL, read_journal
 from asyncdump.record import RECEIPT, file_of, file_record, text, utf8
 from asyncdump.report import FileReport, Report
 from asyncdump.sink import Folder
+from asyncdump.source import open_file
 
 RECEIPT_VERSION: Final = 1
 
@@ -115,7 +116,7 @@ def _read(folder: Folder, name: str) -> bytes | None:
     path = os.path.join(folder.path, name)
     with explain("open", path):
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder.fd)
+            fd = open_file(name, follow=False, folder=folder.fd)
         except FileNotFoundError:
             return None
     try:

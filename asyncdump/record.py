@@ -13,6 +13,7 @@ import msgspec
 from asyncdump.digest import LISTS
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
+from asyncdump.given import is_encodable
 from asyncdump.report import FileReport
 from asyncdump.salvage import BadRange
 from asyncdump.sink import TEMPORARY_PREFIX
@@ -173,15 +174,6 @@ def _name(shown: str, encoded: str | None) -> str:
     if "\0" in name or not is_encodable(name):
         raise ValueError(f"{name!r} is what no path can be")
     return name
-
-
-def is_encodable(name: str) -> bool:
-    """Tell whether a name can be given to the kernel: a text may hold halves of a surrogate pair."""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _decoded(encoded: str) -> bytes:

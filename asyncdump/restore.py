@@ -13,6 +13,7 @@ import msgspec
 
 from asyncdump.content import listed_frames
 from asyncdump.errors import DumpError, ReceiptError
+from asyncdump.given import as_path
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
@@ -20,7 +21,7 @@ from asyncdump.report import FileReport, Report
 from asyncdump.run import Handler, Run, listen, opened, running
 from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, Synced
 from asyncdump.size import format_size
-from asyncdump.source import describe, find_spans
+from asyncdump.source import describe, find_spans, open_regular
 from asyncdump.verify import Concurrency, open_receipt, planned
 
 _POOLS: Final = "/sys/kernel/mm/hugepages"
@@ -180,9 +181,7 @@ async def open_restore(
     receipt, folder = await opened(lambda: open_receipt(what), lambda made: made[1].close())
 
     def prepare() -> Restorer:
-        if not os.fsdecode(to):
-            raise ReceiptError("the folder to restore to is an empty name")
-        target = os.path.realpath(os.fsdecode(to))
+        target = os.path.realpath(_given("the folder to restore to", to))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
@@ -200,8 +199,9 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     names = set(receipt.known)
     if unknown := [name for name in mapped if name not in names]:
         raise ReceiptError(*(f"{receipt.path} names no dump {name!r}, which is to be mapped" for name in unknown))
+    chosen = {name: _given(f"the target of {name}", path) for name, path in mapped.items()}
     paths = {
-        file.name: _resolved(os.path.join(to, os.fsdecode(mapped.get(file.name, default_target(file)))))
+        file.name: _resolved(os.path.join(to, chosen.get(file.name, default_target(file))))
         for file in receipt.known.values()
     }
     own = os.path.realpath(os.path.dirname(receipt.path))
@@ -217,6 +217,13 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
             *(f"{path} is the target of {' and '.join(names)}; map one elsewhere" for path, names in twice.items())
         )
     return paths
+
+
+def _given(what: str, path: str | os.PathLike[str]) -> str:
+    try:
+        return as_path(path)
+    except ValueError as error:
+        raise ReceiptError(f"{what} {error}") from error
 
 
 def _resolved(path: str) -> str:
@@ -295,7 +302,7 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
 def _pages(dump: PlannedDump, page: int) -> int:
     """Return how many huge pages the content of a dump takes, as far as that's seen without reading it."""
     assert dump.expected is not None
-    fd = os.open(dump.source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_regular(dump.source.path)
     try:
         if is_compressed(dump.expected):
             frames = listed_frames(fd, dump.source.path) or []

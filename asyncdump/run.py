@@ -21,6 +21,7 @@ from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
+from asyncdump.given import as_path
 from asyncdump.journal import Head, Journal
 from asyncdump.log import logger
 from asyncdump.manifest import Dump, Manifest, OnError, Retries, Zstd
@@ -233,8 +234,11 @@ async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
 
 def _prepare(what: What, options: Options, check: Callable[[], None]) -> Plan:
     if isinstance(what, str | os.PathLike):
-        path = os.fsdecode(what)
-        manifest, marks = read_manifest(path)
+        try:
+            path = as_path(what)
+        except ValueError as error:
+            raise ManifestError(Problem(key="manifest", message=str(error))) from error
+        manifest, marks = read_manifest(path, check)
         return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options, check)
     if not isinstance(what, Manifest):
         if options.output is None:

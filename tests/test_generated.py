@@ -14,7 +14,13 @@ import asyncdump
 from asyncdump import Dump
 from asyncdump.source import describe, gather, open_source
 
-STEADY = ["/proc/version", "/proc/filesystems", "/proc/kallsyms", "/proc/sys/kernel/ostype", "/sys/kernel/mm/transparent_hugepage/enabled"]
+STEADY = [
+    "/proc/version",
+    "/proc/filesystems",
+    "/proc/kallsyms",
+    "/proc/sys/kernel/ostype",
+    "/sys/kernel/mm/transparent_hugepage/enabled",
+]
 
 
 def content_of(path: str) -> bytes:
@@ -31,7 +37,8 @@ def steady(request) -> str:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"method": "splice"}, {"checksum": "none"}, {"compress": "zstd"}, {"method": "splice", "compress": "zstd"}]
+    "how",
+    [{}, {"method": "splice"}, {"checksum": "none"}, {"compress": "zstd"}, {"method": "splice", "compress": "zstd"}],
 )
 async def test_it_is_read_to_its_end(how, steady, tmp_path: Path) -> None:
     report = await asyncdump.dump_all([Dump(source=steady, name="x")], output=tmp_path / "out", **how)
@@ -84,7 +91,9 @@ async def test_an_empty_file_is_an_empty_dump(kind, make, tmp_path: Path) -> Non
     assert report.files[0].identity is not None
 
 
-@pytest.mark.parametrize("path", [f"/proc/{os.getpid()}/mem", "/proc/self/pagemap", "/proc/self/task/self/mem", "/proc/kcore"])
+@pytest.mark.parametrize(
+    "path", [f"/proc/{os.getpid()}/mem", "/proc/self/pagemap", "/proc/self/task/self/mem", "/proc/kcore"]
+)
 async def test_positions_that_are_addresses(path, tmp_path: Path) -> None:
     path = path.replace("task/self", f"task/{os.getpid()}")
     with pytest.raises(asyncdump.ManifestError) as refusal:

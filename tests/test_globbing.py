@@ -24,7 +24,27 @@ from asyncdump.globbing import find, is_glob
 
 NAMES = st.sampled_from(["a", "b", "ab", ".a", ".hidden", "a1", "a10", "a2", "[a]", "*", "é", "x y"])
 PARTS = st.sampled_from(
-    ["*", "**", "a*", "?", "[ab]", "[!a]*", ".*", "*a*", "a", "b", ".hidden", "[", "[]a]", "a[12]*", "**a", "[.]a", "é", "*.*", "***"]
+    [
+        "*",
+        "**",
+        "a*",
+        "?",
+        "[ab]",
+        "[!a]*",
+        ".*",
+        "*a*",
+        "a",
+        "b",
+        ".hidden",
+        "[",
+        "[]a]",
+        "a[12]*",
+        "**a",
+        "[.]a",
+        "é",
+        "*.*",
+        "***",
+    ]
 )
 NOBODY = 65534
 
@@ -88,7 +108,15 @@ def test_links_are_not_followed_but_those_before_the_first_wildcard(tmp_path: Pa
     assert found(tmp_path, "named/**") == ["named/sub/file"]
     assert found(tmp_path, "named/*/file") == ["named/sub/file"]
     assert found(tmp_path, "*/sub/file") == ["real/sub/file"]
-    for pattern in ("real/*", "real/p*", "real/planted*/passwd", "*/planted/passwd", "**/passwd", "*/self/sub/file", "*/passwd"):
+    for pattern in (
+        "real/*",
+        "real/p*",
+        "real/planted*/passwd",
+        "*/planted/passwd",
+        "**/passwd",
+        "*/self/sub/file",
+        "*/passwd",
+    ):
         assert found(tmp_path, pattern) == []
 
 
@@ -232,7 +260,9 @@ def test_what_may_not_be_read_fails_and_the_rest_is_dumped(on_error) -> None:
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr
         if on_error == "continue":
-            assert sorted(name for name in os.listdir(folder / "out") if name in {"file", "m.yaml", "secret", "closed"}) == [
+            assert sorted(
+                name for name in os.listdir(folder / "out") if name in {"file", "m.yaml", "secret", "closed"}
+            ) == [
                 "file",
                 "m.yaml",
             ]
