@@ -170,7 +170,9 @@ class _Walk:
             part = self._parts[position] if position < len(self._parts) else ""
             if part == "**":
                 if not name.startswith("."):
-                    found.add(position)  # A folder more for it.
+                    found.add(position)  # A folder more for it, or a file if nothing else is to come.
+                    if all(rest == "**" for rest in self._parts[position:]):
+                        found.add(len(self._parts))
             elif is_glob(part) and (not name.startswith(".") or part.startswith(".")):
                 matches = self._matchers[position]
                 if matches is not None and matches(name):
@@ -184,7 +186,7 @@ class _Walk:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode) and any(position < len(self._parts) for position in reached):
                 self._waiting.append(_Folder(place, reached, _identity_of_folder(fd, name)))
-            elif stat.S_ISREG(status.st_mode) and len(self._parts) in reached:
+            elif stat.S_ISREG(status.st_mode) and len(self._parts) in positions:
                 self.files[place] = status.st_dev, status.st_ino
         except (FileNotFoundError, NotADirectoryError):  # Gone by now.
             return

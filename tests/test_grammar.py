@@ -125,7 +125,7 @@ SCALARS: dict[str, Any] = {
     **dict.fromkeys(["", "~", "null", "Null", "NULL"], None),
     **{word: word for word in ("yes", "no", "on", "off", "y", "Yes", "ON", "tRue", "nULL", "=", "2026-01-01", "1:30")},
     **{word: word for word in ("1_000", "0b11", "0x", "0o8", "0X1f", "-0x10", "+0o7", ".", "1e", "+.inf5", "<<")},
-    **{
+
         "5": 5,
         "-5": -5,
         "+5": 5,
@@ -135,18 +135,18 @@ SCALARS: dict[str, Any] = {
         "1.": 1.0,
         ".5": 0.5,
         "-1.5e3": -1500.0,
-        "1e3": 1000.0,
-    },
-    **{".inf": float("inf"), "-.INF": float("-inf"), "+.Inf": float("inf")},
-    **{
+        "1e3": 1000.0
+    ,
+    ".inf": float("inf"), "-.INF": float("-inf"), "+.Inf": float("inf"),
+
         "'5'": "5",
         '"true"': "true",
         "!!str 5": "5",
         "! 5": "refused",
         "!!int 5": 5,
         "!!float 5": "refused",
-        "!!bool true": True,
-    },
+        "!!bool true": True
+    ,
     **dict.fromkeys(
         ["!!int x", "!!int 0b1", "!!int 1_0", "!!bool yes", "!!null x", "!!float x", "!!float 1:30"], "refused"
     ),
@@ -281,7 +281,7 @@ async def test_a_receipt_does(key, tmp_path: Path) -> None:
     (await asyncdump.dump_all([Dump(source=__file__, name="x")], output=tmp_path / "out")).raise_for_failures()
     receipt = tmp_path / "out/receipt.json"
     content = receipt.read_text()
-    before, found, after = content.partition(f'"files": [')
+    before, found, after = content.partition('"files": [')
     assert found
     head, name, rest = after.partition(f'"{key}": ')
     receipt.write_text(f"{before}{found}{head}{name}{MANY_DIGITS}{rest[rest.index(',') :]}")
