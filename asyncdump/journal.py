@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
-from asyncdump.record import file_of, file_record
+from asyncdump.record import LARGEST, brief, file_of, file_record
 from asyncdump.report import FileReport
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
 
@@ -65,7 +65,7 @@ class Journal:
         except OSError as error:
             raise from_oserror(error, "open", self.path) from error
         try:
-            known = b"".join(line({**file_record(file), _EARLIER: True}) for file in earlier)
+            known = self._lines(earlier, {_EARLIER: True})
             self._write(line(msgspec.to_builtins(head)) + known)
             # Durable before it counts: cut short, it would know less than what stood there.
             if (known or draft is not None) and (failure := self.sync()) is not None:
@@ -85,7 +85,17 @@ class Journal:
         Raises:
             DumpError: it can't be written; what was written of them is taken back.
         """
-        self._write(b"".join(map(_line_of, files)))
+        self._write(self._lines(files, {}))
+
+    def _lines(self, files: Iterable[FileReport], more: dict[str, bool]) -> bytes:
+        """Return the lines of dumps, brief where they would be more than half of what is read of a journal."""
+        files = list(files)
+        lines = b"".join(line({**file_record(file), **more}) for file in files)
+        if self._end + len(lines) > LARGEST:
+            lines = b"".join(line({**file_record(brief(file)), **more}) for file in files)
+        if self._end + len(lines) > 2 * LARGEST:
+            raise DumpError(f"{self.path} has {2 * LARGEST >> 20} MiB, more than is read", path=self.path)
+        return lines
 
     def _write(self, lines: bytes) -> None:
         view = memoryview(lines)
@@ -117,10 +127,6 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _line_of(file: FileReport) -> bytes:
-    return line(file_record(file))
 
 
 def line(content: Any) -> bytes:

@@ -23,7 +23,7 @@ from asyncdump.globbing import Found, find, is_glob
 from asyncdump.journal import JOURNAL
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.receipt import read_receipt
-from asyncdump.record import RECEIPT, name_complaint
+from asyncdump.record import LARGEST, RECEIPT, name_complaint, room
 from asyncdump.report import FileReport
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
@@ -35,6 +35,8 @@ from asyncdump.yamlfile import Marks
 STANDARD_OUTPUT: Final = "-"
 
 _SHOWN: Final = 3
+_HEAD_OF_RECEIPT: Final = 64 << 10
+"""Bytes of a receipt at the most before its records: two paths of 4 KiB, if need be with each byte escaped."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +186,7 @@ class _Planner:
         else:
             free = self._check_output([dump for _, dump in dumps])
             self._check_names(dumps)
+            self._check_records([dump for _, dump in dumps])
         if self._problems:
             raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
         manifest, options = self._manifest, self._options
@@ -338,6 +341,16 @@ class _Planner:
             self._complain(key, complaint)
             return None
         return name
+
+    def _check_records(self, dumps: list[PlannedDump]) -> None:
+        """Complain where the receipt would be larger than what is read of one."""
+        names = {dump.name for dump in dumps}
+        # Of each dump that fails there may be an older one to be told of as well: in this run, or one that resumes it.
+        size = _HEAD_OF_RECEIPT + 2 * sum(room(dump.source.path, dump.name, dump.stages) for dump in dumps)
+        size += sum(room(file.source, name, file.stages) for name, file in self._earlier.items() if name not in names)
+        if size > LARGEST:
+            message = f"is too long for one run: its receipt may have {format_size(size)}, {format_size(LARGEST)} are"
+            self._complain("dumps", f"{message} the most; make several of it, with an output folder each")
 
     def _check_names(self, dumps: list[tuple[str, PlannedDump]]) -> None:
         taken: dict[str, str] = {}

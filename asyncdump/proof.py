@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 from asyncdump.content import damaged, decompress, listed_frames, stored_frame
-from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.digest import BLOCK, Marked, first_damage, new_digest
 from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
 from asyncdump.errors import DamagedError, DumpError, SourceChangedError, explain
@@ -83,7 +83,7 @@ class Proof(Transfer):
     def _compare(self) -> None:
         expected = self._expected
         if expected.digest is not None and self.digest != expected.digest.partition(":")[2]:
-            block = first_difference(self.marks, expected.marks) * BLOCK
+            block = first_damage(self.marks, expected.marks, expected.size)
             raise self._corrupt(f"its digest is another one, from the block at byte {block} on", block)
         content = expected.content_digest
         if content is not None and _holds_source(expected) and self.content_digest != content.partition(":")[2]:
