@@ -449,16 +449,15 @@ def look_at(path: str, found: Found | None = None) -> Source:
     Raises:
         DumpError: it can't be opened, or isn't a file that can be dumped.
     """
-    fd = open_source(path, follow=found is None)
+    follow = found is None or found.open
+    fd = open_source(path, follow=follow)
     try:
         source = describe(fd, path)
     finally:
         os.close(fd)
-    if found is not None:
-        if source.sized and (source.device, source.inode) != (found.device, found.inode):
-            raise replaced(path)
-        source = msgspec.structs.replace(source, found=True)
-    return source
+    if found is not None and source.sized and (source.device, source.inode) != (found.device, found.inode):
+        raise replaced(path)
+    return msgspec.structs.replace(source, found=not follow)
 
 
 def unseen(path: str, found: Found | None = None) -> Source:
