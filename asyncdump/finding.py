@@ -15,7 +15,7 @@ from asyncdump.lane import Lane
 from asyncdump.plan import STANDARD_OUTPUT, PlannedDump
 from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import ALIGNMENT, Folder, Sink
-from asyncdump.source import Source, Span, describe, find_spans, gather, open_source
+from asyncdump.source import Source, Span, describe, find_spans, gather, open_source, path_of
 from asyncdump.threads import in_thread
 
 _LONGEST: Final = 1.0
@@ -52,11 +52,12 @@ async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) 
     Raises:
         DumpError: the source can't be opened, or the folder can't be written to.
     """
-    return await in_thread(lambda: probe_all(os.fsdecode(source), os.fsdecode(folder)))
+    return await in_thread(lambda: probe_all(source, folder))
 
 
-def probe_all(source: str, folder: str) -> list[Finding]:
+def probe_all(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Finding]:
     """Do as `probe` does, blocking."""
+    source, folder = path_of(source), path_of(folder)
     if not os.path.isdir(folder):
         raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
     fd = open_source(source)

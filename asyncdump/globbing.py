@@ -3,7 +3,7 @@
 The patterns are those of Python's ``glob`` with ``recursive=True``: ``*``, ``?``, ``[...]``, ``**`` for any folders;
 what begins with a dot is matched by a pattern that does. What stands before the first wildcard is the user's word, and
 may lead through symbolic links. Behind it none is followed, for anybody who can write there could have made it: neither
-on the way nor as a match.
+on the way nor as a match. Those of ``/proc/PID/fd`` and ``map_files`` aren't made by anybody.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from asyncdump.errors import DumpError, from_oserror
+from asyncdump.linux import filesystem
 
 MOST_ENTRIES: Final = 2_000_000
 """Names that are looked at for one glob."""
@@ -28,11 +29,15 @@ _OFTEN: Final = 1024
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A regular file; ``device`` and ``inode`` say which (stat(2)), whatever has its name later."""
+    """A regular file; ``device`` and ``inode`` say which (stat(2)), whatever has its name later.
+
+    ``open`` says that some process has it open, and ``path`` is a link of the kernel's own to it.
+    """
 
     path: str
     device: int
     inode: int
+    open: bool = False
 
 
 class Finds(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +67,11 @@ def find(folder: str, pattern: str, check: Callable[[], None]) -> Finds:
     with suppress(OSError):  # Nothing is called as the pattern is written.
         status = os.lstat(path := os.path.join(folder, pattern))
         if stat.S_ISREG(status.st_mode):
-            walk.files[path] = status.st_dev, status.st_ino
+            walk.files[path] = _found(path, status)
     files = sorted(walk.files.items(), key=lambda item: (_natural(item[0]), item[0]))
     first: dict[tuple[int, int], Found] = {}
-    for path, (device, inode) in files:
-        first.setdefault((device, inode), Found(path=path, device=device, inode=inode))
+    for _, found in files:
+        first.setdefault((found.device, found.inode), found)
     return Finds(files=tuple(first.values()), failures=tuple(walk.failures))
 
 
@@ -90,7 +95,7 @@ class _Walk:
     """
 
     def __init__(self, folder: str, pattern: str, check: Callable[[], None]) -> None:
-        self.files: Final[dict[str, tuple[int, int]]] = {}
+        self.files: Final[dict[str, Found]] = {}
         self.failures: Final[list[DumpError]] = []
         parts = [part for part in pattern.split("/") if part]
         if pattern.endswith("/"):
@@ -170,7 +175,9 @@ class _Walk:
             part = self._parts[position] if position < len(self._parts) else ""
             if part == "**":
                 if not name.startswith("."):
-                    found.add(position)  # A folder more for it.
+                    found.add(position)  # A folder more for it, or a file if nothing else is to come.
+                    if all(rest == "**" for rest in self._parts[position:]):
+                        found.add(len(self._parts))
             elif is_glob(part) and (not name.startswith(".") or part.startswith(".")):
                 matches = self._matchers[position]
                 if matches is not None and matches(name):
@@ -184,8 +191,12 @@ class _Walk:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode) and any(position < len(self._parts) for position in reached):
                 self._waiting.append(_Folder(place, reached, _identity_of_folder(fd, name)))
-            elif stat.S_ISREG(status.st_mode) and len(self._parts) in reached:
-                self.files[place] = status.st_dev, status.st_ino
+            elif len(self._parts) not in positions:
+                return
+            elif stat.S_ISREG(status.st_mode):
+                self.files[place] = _found(place, status)
+            elif _is_open_file(fd, path, status) and stat.S_ISREG((target := os.stat(name, dir_fd=fd)).st_mode):
+                self.files[place] = _found(place, target, opened=True)
         except (FileNotFoundError, NotADirectoryError):  # Gone by now.
             return
         except OSError as error:
@@ -202,6 +213,23 @@ class _Walk:
                 operation="glob",
                 hint="name the folders more closely",
             )
+
+
+def _found(path: str, status: os.stat_result, *, opened: bool = False) -> Found:
+    return Found(path=path, device=status.st_dev, inode=status.st_ino, open=opened)
+
+
+def _is_open_file(parent: int, path: str, status: os.stat_result) -> bool:
+    """Tell whether a link stands for a file that a process has open (proc_pid_fd(5)), and itself may read.
+
+    The mode of such a link says the latter. A descriptor of O_PATH needs no permission: it could be one of any file.
+    """
+    return (
+        os.path.basename(path) in {"fd", "map_files"}
+        and stat.S_ISLNK(status.st_mode)
+        and bool(status.st_mode & stat.S_IRUSR)
+        and filesystem(parent)[0] == "proc"
+    )
 
 
 def _identity_of_folder(parent: int, name: str) -> tuple[int, int]:

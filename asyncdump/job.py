@@ -77,6 +77,7 @@ def report_of(job: Job, manifest_sha256: str) -> FileReport:
         durable=planned.durable,
         manifest_sha256=manifest_sha256,
         bad=transfer.bad,
+        bad_left_out=transfer.bad_left_out,
     )
 
 
@@ -139,7 +140,7 @@ def seal(job: Job, lane: Lane) -> None:
     guarded(job, lambda: job.transfer.seal(lane))
     job.sealed = job.error is None
     if job.sealed and (bad := job.transfer.bad):
-        lost = sum(each.length for each in bad)
+        lost = sum(each.length for each in bad) + job.transfer.bad_left_out
         logger().warning("bad_memory", source=job.planned.source.path, bytes=lost, ranges=len(bad))
 
 

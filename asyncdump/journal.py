@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
 from asyncdump.linux import close_quietly
-from asyncdump.record import SHORTEST, SLACK, Record, file_of, file_record
+from asyncdump.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
 from asyncdump.report import FileReport
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
 
@@ -92,12 +92,22 @@ class Journal:
         with self._turn:
             if self._lost is not None:
                 self._renew()
-            self._write(b"".join(map(_line_of, told)))
+            self._write(self._lines(told, {}, self._end))
             self._files.extend(told)
 
     def _content(self) -> bytes:
-        earlier = (line({**file_record(file), _EARLIER: True}) for file in self._earlier)
-        return b"".join((line(msgspec.to_builtins(self._head)), *earlier, *map(_line_of, self._files)))
+        head = line(msgspec.to_builtins(self._head))
+        earlier = self._lines(self._earlier, {_EARLIER: True}, len(head))
+        return head + earlier + self._lines(self._files, {}, len(head) + len(earlier))
+
+    def _lines(self, files: Sequence[FileReport], more: dict[str, bool], end: int) -> bytes:
+        """Return the lines of dumps, to stand from byte ``end`` on: brief past half of what is read of a journal."""
+        lines = b"".join(line({**file_record(file), **more}) for file in files)
+        if end + len(lines) > LARGEST:
+            lines = b"".join(line({**file_record(brief(file)), **more}) for file in files)
+        if end + len(lines) > 2 * LARGEST:
+            raise DumpError(f"{self.path} has {2 * LARGEST >> 20} MiB, more than is read", path=self.path)
+        return lines
 
     def _write(self, lines: bytes) -> None:
         view = memoryview(lines)
@@ -165,10 +175,6 @@ class Journal:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             close_quietly(fd)
-
-
-def _line_of(file: FileReport) -> bytes:
-    return line(file_record(file))
 
 
 def line(content: Any) -> bytes:

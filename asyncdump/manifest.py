@@ -16,6 +16,7 @@ from msgspec import Meta
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import ManifestError, Problem
+from asyncdump.given import shown
 from asyncdump.salvage import OnReadError
 from asyncdump.size import KIB, parse_size
 from asyncdump.stages.zstd import BUDGET, FRAMES, LEVELS, WINDOWS, ZstdOptions
@@ -35,6 +36,10 @@ DurableField = Annotated[bool, Meta(description="wait until the dump would survi
 SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
 
 
+SIZES = frozenset({"offset", "length", "frame"})
+"""The fields that hold a size."""
+
+_LONG_WORD = 64
 _LONGEST_DELAY = 3600
 _LONGEST_WAIT = 60.0
 OnReadErrorField = Annotated[
@@ -245,26 +250,26 @@ def complaint(model: type[_Model], name: str, value: Any) -> str:
         model = Dump if name == "dumps" else Defaults
         values = value if name == "dumps" and isinstance(value, tuple | list) else (value,)
         if any(not isinstance(each, model) for each in values):
-            return f"{value!r} is not made of {model.__name__}(...)"
+            return f"{shown(value)} is not made of {model.__name__}(...)"
         return "" if values else "names no dump"
     if (name == "compress" and isinstance(value, Zstd)) or isinstance(value, Retries):
-        return "" if name in {"compress", "retries"} else f"{value!r} is not {_expected(kind)}"
+        return "" if name in {"compress", "retries"} else f"{shown(value)} is not {_expected(kind)}"
     try:
         msgspec.convert(value, kind, strict=True)
-        if name in {"offset", "length"} and value is not None:
+        if name in SIZES and value is not None:
             parse_size(value)
         if name == "delay" and not 0 < value <= _LONGEST_DELAY:
-            return f"{value!r} is not a number of seconds, from 0 to {_LONGEST_DELAY}"
+            return f"{shown(value)} is not a number of seconds, from 0 to {_LONGEST_DELAY}"
         if name == "frame" and not FRAMES[0] <= parse_size(value) <= FRAMES[1]:
-            return f"{value} is not from {FRAMES[0] // KIB} KiB to {FRAMES[1] // KIB**2} MiB"
+            return f"{shown(value)} is not from {FRAMES[0] // KIB} KiB to {FRAMES[1] // KIB**2} MiB"
     except msgspec.ValidationError:
         if name == "errors":
-            return f"{value!r} is not a list of {', '.join(get_args(Passing))}"
+            return f"{shown(value)} is not a list of {', '.join(get_args(Passing))}"
         if name == "filter":
             return "is a list of argument lists: [[age, -r, KEY], [gzip]]"
         if name == "timeout":
-            return f"{value!r} is not a number of seconds, from 0 to 86400"
-        return f"{value!r} is not {_expected(kind)}{_near(value, _choices(kind))}"
+            return f"{shown(value)} is not a number of seconds, from 0 to 86400"
+        return f"{shown(value)} is not {_expected(kind)}{_near(value, _choices(kind))}"
     except ValueError as error:
         return str(error)
     return ""
@@ -279,7 +284,7 @@ def unknown_key(model: type[_Model], key: str) -> str:
 def _near(word: object, choices: list[str]) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(str(word), choices, n=1)
+    near = get_close_matches(word, choices, n=1) if isinstance(word, str) and len(word) < _LONG_WORD else []
     return f"; did you mean {near[0]}?" if near else ""
 
 

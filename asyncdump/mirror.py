@@ -11,6 +11,7 @@ from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.lane import BUFFER, Buffers
 from asyncdump.linux import read_at, same
 from asyncdump.sink import Sink, Synced
+from asyncdump.source import open_regular
 
 
 class Void(Sink):
@@ -70,8 +71,7 @@ class Mirrored(Void):
     def __init__(self, path: str, buffers: Buffers, *, compressed: bool) -> None:
         super().__init__(path)
         self._buffers = buffers
-        with explain("open", path):
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.fd = open_regular(path)
         self._frames: Frames | None = None
         if compressed:
             try:

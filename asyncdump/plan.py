@@ -18,13 +18,13 @@ import msgspec
 from asyncdump.digest import Checksum
 from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
+from asyncdump.given import as_path
 from asyncdump.globbing import Found, find, is_glob
 from asyncdump.journal import JOURNAL
 from asyncdump.linux import TRUE_ERRORS
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
-from asyncdump.printable import is_encodable
 from asyncdump.receipt import read_receipt
-from asyncdump.record import RECEIPT, name_complaint
+from asyncdump.record import LARGEST, RECEIPT, name_complaint, room
 from asyncdump.report import FileReport
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
@@ -36,6 +36,8 @@ from asyncdump.yamlfile import Marks
 STANDARD_OUTPUT: Final = "-"
 
 _SHOWN: Final = 3
+_HEAD_OF_RECEIPT: Final = 64 << 10
+"""Bytes of a receipt at the most before its records: two paths of 4 KiB, if need be with each byte escaped."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,10 +169,7 @@ class _Planner:
         self._folder = os.path.abspath(folder)
         self._options = options
         self._problems: list[Problem] = []
-        given = options.output
-        output = os.path.join(self._folder, manifest.output) if given is None else os.fsdecode(given)
-        streamed = (manifest.output if given is None else output) == STANDARD_OUTPUT
-        self._output = STANDARD_OUTPUT if streamed else os.path.abspath(output)
+        self._output = self._place(manifest.output if options.output is None else os.fsdecode(options.output))
         self._earlier: dict[str, FileReport] = {}
         self._lost = False
 
@@ -183,11 +182,12 @@ class _Planner:
         dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
         if self._output == STANDARD_OUTPUT:
             free = 0
-            if len(dumps) > 1:
+            if len(dumps) > 1 and not self._misplaced:
                 self._complain("output", f"- is standard output, which takes one dump, not {len(dumps)}")
         else:
             free = self._check_output([dump for _, dump in dumps])
             self._check_names(dumps)
+            self._check_records([dump for _, dump in dumps])
         if self._problems:
             raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
         manifest, options = self._manifest, self._options
@@ -208,7 +208,8 @@ class _Planner:
     def _find_earlier(self) -> dict[str, FileReport]:
         """Return what an earlier run has done in the output folder, by name."""
         if self._output == STANDARD_OUTPUT:
-            self._complain("output", "- is standard output, where no run can be resumed")
+            if not self._misplaced:
+                self._complain("output", "- is standard output, where no run can be resumed")
             return {}
         if not os.path.isdir(self._output):
             return {}
@@ -286,10 +287,10 @@ class _Planner:
 
         What is named must be there; what is only matched, and can't be opened, fails by itself.
         """
-        if not self._is_path(f"{key}.source", pattern):
+        given = self._path(f"{key}.source", pattern)
+        if given is None:
             return
-        pattern = os.path.expanduser(pattern)
-        path = os.path.join(self._folder, pattern)
+        pattern, path = given, os.path.join(self._folder, given)
         try:
             if not is_glob(pattern):
                 yield look_at(path), None, ""
@@ -311,15 +312,25 @@ class _Planner:
         if finds.failures:
             yield unseen(path), _together(finds.failures), key
 
-    def _is_path(self, key: str, given: str) -> bool:
-        """Tell whether a text can be a path, or complain."""
-        if "\0" in given:
-            self._complain(key, "holds a NUL character, which no path can")
-            return False
-        if not is_encodable(given):
-            self._complain(key, f"{given!r} holds a character that no path can")
-            return False
-        return True
+    @property
+    def _misplaced(self) -> bool:
+        """Whether the output is no path at all."""
+        return any(problem.key == "output" for problem in self._problems)
+
+    def _place(self, output: str) -> str:
+        """Return where the dumps go: in a manifest relative to its folder, else to the working directory."""
+        path = self._path("output", output)
+        if path is None or path == STANDARD_OUTPUT:
+            return STANDARD_OUTPUT
+        return os.path.abspath(path if self._options.output is not None else os.path.join(self._folder, path))
+
+    def _path(self, key: str, given: str) -> str | None:
+        """Return a path that was given, or complain and return None."""
+        try:
+            return as_path(given)
+        except ValueError as error:
+            self._complain(key, str(error))
+            return None
 
     def _name(self, key: str, template: str, path: str, index: int) -> str | None:
         try:
@@ -331,6 +342,16 @@ class _Planner:
             self._complain(key, complaint)
             return None
         return name
+
+    def _check_records(self, dumps: list[PlannedDump]) -> None:
+        """Complain where the receipt would be larger than what is read of one."""
+        names = {dump.name for dump in dumps}
+        # Of each dump that fails there may be an older one to be told of as well: in this run, or one that resumes it.
+        size = _HEAD_OF_RECEIPT + 2 * sum(room(dump.source.path, dump.name, dump.stages) for dump in dumps)
+        size += sum(room(file.source, name, file.stages) for name, file in self._earlier.items() if name not in names)
+        if size > LARGEST:
+            message = f"is too long for one run: its receipt may have {format_size(size)}, {format_size(LARGEST)} are"
+            self._complain("dumps", f"{message} the most; make several of it, with an output folder each")
 
     def _check_names(self, dumps: list[tuple[str, PlannedDump]]) -> None:
         taken: dict[str, str] = {}
@@ -390,8 +411,6 @@ class _Planner:
     def _check_output(self, dumps: list[PlannedDump]) -> int:
         """Check that the folder can be written to and has room; return the bytes free."""
         place = self._output
-        if not self._is_path("output", place):
-            return 0
         while not os.path.lexists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place):
@@ -432,16 +451,15 @@ def look_at(path: str, found: Found | None = None) -> Source:
     Raises:
         DumpError: it can't be opened, or isn't a file that can be dumped.
     """
-    fd = open_source(path, follow=found is None)
+    follow = found is None or found.open
+    fd = open_source(path, follow=follow)
     try:
         source = describe(fd, path)
     finally:
         os.close(fd)
-    if found is not None:
-        if source.sized and (source.device, source.inode) != (found.device, found.inode):
-            raise replaced(path)
-        source = msgspec.structs.replace(source, found=True)
-    return source
+    if found is not None and source.sized and (source.device, source.inode) != (found.device, found.inode):
+        raise replaced(path)
+    return msgspec.structs.replace(source, found=not follow)
 
 
 def unseen(path: str, found: Found | None = None) -> Source:

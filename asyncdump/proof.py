@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
 from asyncdump.content import damaged, decompress, listed_frames, stored_frame
-from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.digest import BLOCK, Marked, first_damage, new_digest
 from asyncdump.engines import Engine, Route
 from asyncdump.engines.read import Read, fill
 from asyncdump.errors import DamagedError, DumpError, SourceChangedError, explain
@@ -20,7 +20,7 @@ from asyncdump.report import FileReport
 from asyncdump.seekable import SeekTable
 from asyncdump.sink import ALIGNMENT, NOT_DIRECT, Draft, MappedDraft, Place
 from asyncdump.size import format_size
-from asyncdump.source import Source, Span, describe
+from asyncdump.source import Source, Span, describe, open_file, open_regular
 from asyncdump.stages.zstd import FRAMES
 from asyncdump.transfer import Stop, Transfer
 
@@ -84,7 +84,7 @@ class Proof(Transfer):
     def _compare(self) -> None:
         expected = self._expected
         if expected.digest is not None and self.digest != expected.digest.partition(":")[2]:
-            block = first_difference(self.marks, expected.marks) * BLOCK
+            block = first_damage(self.marks, expected.marks, expected.size)
             raise self._corrupt(f"its digest is another one, from the block at byte {block} on", block)
         content = expected.content_digest
         if content is not None and _holds_source(expected) and self.content_digest != content.partition(":")[2]:
@@ -118,7 +118,7 @@ class DirectRead(Read):
 
     def __init__(self, fd: int) -> None:
         try:
-            self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            self._fd = open_file(f"/proc/self/fd/{fd}", flags=os.O_DIRECT)
         except OSError:
             self._fd = -1
         self._refused = self._fd < 0
@@ -242,7 +242,7 @@ def look_at(file: FileReport) -> tuple[Source, int]:
     """
     try:
         with explain("open", file.path):
-            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_file(file.path, follow=False)
     except DumpError as error:
         if error.errno == errnos.ENOENT:
             raise DamagedError(f"{file.path} is missing", verdict="missing", path=file.path) from error
@@ -288,8 +288,7 @@ def has_checksums(file: FileReport) -> bool:
     """
     if not is_compressed(file):
         return False
-    with explain("open", file.path):
-        fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_regular(file.path)
     try:
         return _listed(fd, file.path).checksums
     finally:

@@ -15,7 +15,7 @@ from asyncdump.proof import is_compressed, went_through
 from asyncdump.receipt import read_receipt
 from asyncdump.report import FileReport
 from asyncdump.sink import Folder
-from asyncdump.source import describe, open_source
+from asyncdump.source import describe, open_source, path_of
 
 _STEP: Final = 1 << 20
 
@@ -97,7 +97,7 @@ def describe_dump(
     Raises:
         DumpError: it can't be read, its seek table is broken, or it is to be a .zst and doesn't look like one.
     """
-    name = os.fsdecode(path)
+    name = path_of(path)
     fd = open_source(name)
     try:
         source = describe(fd, name)
@@ -135,7 +135,7 @@ def open_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -
             raise it too, with the frame and its place, where the content is damaged; of what a failed ``read`` had
             gathered nothing is returned, ``read1`` returns all that is good first.
     """
-    name = os.fsdecode(path)
+    name = path_of(path)
     fd = open_source(name)
     try:
         size = describe(fd, name).size

@@ -15,20 +15,25 @@ from asyncdump.digest import LISTS
 from asyncdump.errors import DumpError, explain
 from asyncdump.journal import JOURNAL, read_journal
 from asyncdump.printable import text, utf8
-from asyncdump.record import RECEIPT, SHORTEST, SLACK, Record, file_of, file_record
+from asyncdump.record import LARGEST, RECEIPT, SHORTEST, SLACK, Record, brief, file_of, file_record
 from asyncdump.report import FileReport, Report
 from asyncdump.sink import Folder
+from asyncdump.source import open_file
 
 RECEIPT_VERSION: Final = 1
 
-_LARGEST: Final = 256 << 20
-
 
 def receipt(report: Report, version: str) -> bytes:
-    """Return the receipt of a run as JSON.
+    """Return the receipt of a run as JSON; records are brief where it would be larger than what is read."""
+    content = _encoded(report, version)
+    if len(content) > LARGEST:
+        files, earlier = (tuple(map(brief, files)) for files in (report.files, report.earlier))
+        content = _encoded(msgspec.structs.replace(report, files=files, earlier=earlier), version)
+    return content
 
-    It is made record by record: an encoder that was given all would keep every other thread waiting meanwhile.
-    """
+
+def _encoded(report: Report, version: str) -> bytes:
+    # Record by record: an encoder that was given all would keep every other thread waiting meanwhile.
     head = {
         "receipt": RECEIPT_VERSION,
         "ok": report.ok,
@@ -117,29 +122,29 @@ def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
     Raises:
         DumpError: it can't be read, or isn't a receipt.
     """
-    content = _read(folder, JOURNAL) if name == RECEIPT else None
+    content = _read(folder, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
     journal = None if content is None else read_journal(content, folder.path)
     if journal is not None:
         path = os.path.join(folder.path, JOURNAL)
         missing = max(0, journal.head.files - len(journal.files))
         return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
-    content = _read(folder, name)
+    content = _read(folder, name, LARGEST)
     return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
 
 
-def _read(folder: Folder, name: str) -> bytes | None:
+def _read(folder: Folder, name: str, largest: int) -> bytes | None:
     path = os.path.join(folder.path, name)
     with explain("open", path):
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder.fd)
+            fd = open_file(name, follow=False, folder=folder.fd)
         except FileNotFoundError:
             return None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise _wrong(path, "it is no regular file")
-        if status.st_size > _LARGEST:
-            raise _wrong(path, f"it has more than {_LARGEST} bytes")
+        if status.st_size > largest:
+            raise _wrong(path, f"it has more than {largest} bytes")
         with explain("read", path), open(fd, "rb", closefd=False) as file:
             return file.read(status.st_size)
     finally:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import errno as errnos
 import os
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -34,6 +35,36 @@ SLACK: Final = 1 << 20
 """Bytes within which that isn't looked at."""
 
 
+LARGEST: Final = 256 << 20
+"""Bytes of the largest receipt that is read, and so written. A journal has twice that: it tells of some dumps twice."""
+
+_FIXED: Final = 1320
+"""Bytes that a brief record takes at most beside its names."""
+
+_BRIEF: Final = 100
+"""Bytes of the message, and of the hint, of an error in a brief record."""
+
+
+def room(source: str, name: str, stages: Iterable[str]) -> int:
+    """Return the bytes that the brief record of a dump takes at most, in a receipt."""
+    names = [source, name]
+    encoded = sum(4 * len(os.fsencode(each)) // 3 + 8 for each in names) if names != [*map(text, names)] else 0
+    return _FIXED + encoded + sum(len(msgspec.json.encode(text(each))) + 10 for each in (*names, *stages))
+
+
+def brief(file: FileReport) -> FileReport:
+    """Return the outcome of a dump without what grows with it: what places damage, and lists memory that was bad."""
+    error = file.error
+    if error is not None:
+        number = error.errno if isinstance(error, DumpError) else None
+        error = DumpError(_cut(str(error)), errno=number, hint=_cut(error.hint))
+    return msgspec.structs.replace(file, marks="", bad=(), bad_left_out=file.bad_bytes, error=error)
+
+
+def _cut(message: str) -> str:
+    return text(message).encode()[:_BRIEF].decode(errors="ignore")
+
+
 def file_record(file: FileReport) -> dict[str, Any]:
     """Return the outcome of one dump as JSON can hold it."""
     record = {
@@ -49,6 +80,7 @@ def file_record(file: FileReport) -> dict[str, Any]:
         "content_digest": file.content_digest,
         "stages": [text(stage) for stage in file.stages],
         "bad": [{"offset": b.offset, "length": b.length, "errno": describe_errno(b.errno)} for b in file.bad],
+        "bad_left_out": file.bad_left_out,
         "stage": file.stage,
         "kept": file.kept,
         "error": error_record(file.error) if file.error else None,
@@ -113,6 +145,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     content_digest: _Digest | None = None
     stages: msgspec.Raw = msgspec.Raw(b"[]")
     bad: tuple[_Bad, ...] = ()
+    bad_left_out: _Size = 0
     stage: str = "done"
     error: _Error | None = None
     identity: Identity | None = None
@@ -153,6 +186,7 @@ def file_of(read: Record, folder: str) -> FileReport:
         content_digest=read.content_digest,
         stages=stages,
         bad=tuple(BadRange(offset=bad.offset, length=bad.length, errno=_number(bad.errno) or 0) for bad in read.bad),
+        bad_left_out=read.bad_left_out,
         stage=read.stage,
         error=_error(read.error) if read.error else None,
         identity=read.identity,

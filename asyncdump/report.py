@@ -25,7 +25,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         content_digest: of the bytes of the source: the same, unless they were compressed.
         stages: what the bytes went through: ``zstd:3``.
         error: why there is no dump, or None if there is one.
-        bad: what of the source could not be read, in its order: zeros in the dump.
+        bad: what of the source could not be read, in its order: zeros in the dump. At most some thousand ranges;
+            ``bad_left_out`` is how many bytes of it there are in others.
         stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
         kept: whether it was made by an earlier run, and found whole by this one.
         durable: whether it was made to survive a power cut; manifest_sha256: of the manifest that asked for it.
@@ -55,6 +56,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = True
     manifest_sha256: str = ""
     bad: tuple[BadRange, ...] = ()
+    bad_left_out: int = 0
 
     @property
     def ok(self) -> bool:
@@ -63,7 +65,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def bad_bytes(self) -> int:
         """The bytes of the source that could not be read."""
-        return sum(bad.length for bad in self.bad)
+        return sum(bad.length for bad in self.bad) + self.bad_left_out
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

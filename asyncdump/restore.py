@@ -14,6 +14,7 @@ import msgspec
 from asyncdump.clash import clashes
 from asyncdump.content import listed_frames
 from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
+from asyncdump.given import as_path
 from asyncdump.linux import filesystem
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
@@ -23,7 +24,7 @@ from asyncdump.report import FileReport, Report
 from asyncdump.run import Handler, Run, listen, running
 from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, Synced
 from asyncdump.size import format_size
-from asyncdump.source import describe, find_spans
+from asyncdump.source import describe, find_spans, open_regular
 from asyncdump.threads import in_thread
 from asyncdump.verify import Concurrency, open_receipt, planned
 
@@ -212,10 +213,8 @@ async def open_restore(
             raise
 
     def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
-        if not os.fsdecode(to):
-            raise ReceiptError("the folder to restore to is an empty name")
         with explain_working_folder():
-            target = os.path.realpath(os.fsdecode(to))
+            target = os.path.realpath(_given("the folder to restore to", to))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
@@ -230,8 +229,9 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     names = set(receipt.known)
     if unknown := [name for name in mapped if name not in names]:
         raise ReceiptError(*(f"{receipt.path} names no dump {name!r}, which is to be mapped" for name in unknown))
+    chosen = {name: _given(f"the target of {name}", path) for name, path in mapped.items()}
     paths = {
-        file.name: _resolved(os.path.join(to, os.fsdecode(mapped.get(file.name, default_target(file)))))
+        file.name: _resolved(os.path.join(to, chosen.get(file.name, default_target(file))))
         for file in receipt.known.values()
     }
     own = os.path.realpath(os.path.dirname(receipt.path))
@@ -259,6 +259,13 @@ def _above(path: str) -> set[str]:
         folders.add(folder)
         path = folder
     return folders
+
+
+def _given(what: str, path: str | os.PathLike[str]) -> str:
+    try:
+        return as_path(path)
+    except ValueError as error:
+        raise ReceiptError(f"{what} {error}") from error
 
 
 def _resolved(path: str) -> str:
@@ -341,7 +348,7 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
 def _pages(dump: PlannedDump, page: int) -> int:
     """Return how many huge pages the content of a dump takes, as far as that's seen without reading it."""
     assert dump.expected is not None
-    fd = os.open(dump.source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_regular(dump.source.path)
     try:
         if is_compressed(dump.expected):
             frames = listed_frames(fd, dump.source.path) or ()

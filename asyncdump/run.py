@@ -22,6 +22,7 @@ from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, as_failure, explain_working_folder
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
+from asyncdump.given import as_path
 from asyncdump.journal import JOURNAL, Head, Journal
 from asyncdump.log import logger
 from asyncdump.manifest import Dump, Manifest, OnError, Retries, Zstd
@@ -286,8 +287,11 @@ def _prepare(what: What, options: Options, check: Callable[[], None]) -> Plan:
 
 def _planned(what: What, options: Options, check: Callable[[], None]) -> Plan:
     if isinstance(what, str | os.PathLike):
-        path = os.fsdecode(what)
-        manifest, marks = read_manifest(path)
+        try:
+            path = as_path(what)
+        except ValueError as error:
+            raise ManifestError(Problem(key="manifest", message=str(error))) from error
+        manifest, marks = read_manifest(path, check)
         return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options, check)
     if not isinstance(what, Manifest):
         if options.output is None:

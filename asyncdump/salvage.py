@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
@@ -12,6 +13,9 @@ from asyncdump.engines import Route
 from asyncdump.engines.read import read_some
 from asyncdump.errors import EHWPOISON
 from asyncdump.source import SMALL_PAGE, Span, truncated
+
+MOST_BAD: Final = 4096
+"""Ranges that are listed of one file; of more there are only the bytes."""
 
 OnReadError = Literal["fail", "zero"]
 
@@ -70,6 +74,32 @@ def read_around(route: Route, span: Span, view: memoryview, check: Callable[[], 
         if got == 0:
             raise truncated(route.source.path, offset, span.end)
         done += got
+
+
+class BadRanges:
+    """What of one source can't be read, from several threads: the first `MOST_BAD` ranges, and how much more."""
+
+    def __init__(self) -> None:
+        self._ranges: list[BadRange] = []
+        self._more = 0
+        self._lock = threading.Lock()
+
+    def add(self, ranges: Iterable[BadRange]) -> None:
+        with self._lock:
+            self._ranges += ranges
+            if len(self._ranges) > 2 * MOST_BAD:
+                self._shorten()
+
+    def _shorten(self) -> None:
+        self._ranges = merged(self._ranges)
+        self._more += sum(each.length for each in self._ranges[MOST_BAD:])
+        del self._ranges[MOST_BAD:]
+
+    def told(self) -> tuple[tuple[BadRange, ...], int]:
+        """Return the ranges, in the order of the source, and the bytes of those that are not among them."""
+        with self._lock:
+            self._shorten()
+            return tuple(self._ranges), self._more
 
 
 def merged(ranges: Iterable[BadRange]) -> list[BadRange]:

@@ -44,6 +44,7 @@ from asyncdump.linux import (
     syncfs,
 )
 from asyncdump.lock import Lock
+from asyncdump.source import open_file
 
 ALIGNMENT: Final = 4096
 """O_DIRECT wants offsets, lengths and addresses in multiples of the logical block; 4096 serves every disk."""
@@ -350,7 +351,7 @@ def sync_file(path: str) -> None:
         DumpError: it can't be opened, or written back.
     """
     with explain("fsync", path):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = open_file(path, follow=False)
         try:
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

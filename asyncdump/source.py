@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from asyncdump.errors import DumpError, SourceChangedError, explain
+from asyncdump.given import as_path
 from asyncdump.linux import filesystem
 
 MEMORY: Final = frozenset({"hugetlbfs", "tmpfs", "ramfs"})
@@ -119,6 +120,18 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.allocated < self.size
 
 
+def path_of(given: str | os.PathLike[str]) -> str:
+    """Return a path that somebody gave.
+
+    Raises:
+        DumpError: no file can be called so.
+    """
+    try:
+        return as_path(given)
+    except ValueError as error:
+        raise DumpError(f"the path {error}", operation="open") from error
+
+
 def open_file(path: str, *, flags: int = 0, follow: bool = True, folder: int | None = None) -> int:
     """Open a file for reading and return its descriptor; the caller closes it. All that is read is opened here.
 
@@ -136,6 +149,21 @@ def open_file(path: str, *, flags: int = 0, follow: bool = True, folder: int | N
     """
     flags |= os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(path, flags if follow else flags | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def open_regular(path: str) -> int:
+    """Open a regular file of ours for reading, no link, and return its descriptor; the caller closes it.
+
+    Raises:
+        DumpError: it can't be opened, or something else is in its place.
+    """
+    with explain("open", path):
+        fd = open_file(path, follow=False)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise DumpError(f"{path} is a {_type_name(mode)}, not a regular file", path=path, operation="open")
+    return fd
 
 
 def open_source(path: str, *, follow: bool = True) -> int:

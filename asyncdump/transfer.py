@@ -40,7 +40,7 @@ from asyncdump.errors import (
 )
 from asyncdump.lane import Lane
 from asyncdump.linux import close_quietly
-from asyncdump.salvage import UNREADABLE, BadRange, OnReadError, merged, read_around
+from asyncdump.salvage import UNREADABLE, BadRange, BadRanges, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, check_kept, find_spans, reopen, truncated
 
@@ -137,7 +137,7 @@ class Transfer:
         self._stop: Final = stop
         self._on_read_error: Final[OnReadError] = on_read_error
         self._most: Final = most
-        self._bad: list[BadRange] = []
+        self._bad = BadRanges()
         self._fd: int | None = None
         self._route: Route
         self._failed = False
@@ -152,8 +152,12 @@ class Transfer:
     @property
     def bad(self) -> tuple[BadRange, ...]:
         """What could not be read so far, in the order of the source: it is zeros in the sink."""
-        with self._counting:
-            return tuple(merged(self._bad))
+        return self._bad.told()[0]
+
+    @property
+    def bad_left_out(self) -> int:
+        """The bytes that could not be read either, and are not in ``bad``, which has an end."""
+        return self._bad.told()[1]
 
     @property
     def remaining(self) -> int:
@@ -306,8 +310,7 @@ class Transfer:
         view = lane.buffer.view[: span.length]
         with explain("read", self.source.path):
             bad = merged(read_around(self._route, span, view, self._stop.check))
-        with self._counting:
-            self._bad += bad
+        self._bad.add(bad)
         return view
 
     def _forgives(self, error: OSError) -> bool:

@@ -18,6 +18,7 @@ from asyncdump.errors import (
     Verdict,
     explain_working_folder,
 )
+from asyncdump.given import as_path
 from asyncdump.mirror import Mirror, Nowhere
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import has_checksums, is_compressed, look_at, went_through
@@ -207,10 +208,11 @@ def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
         ReceiptError: there is none, or it can't be read.
         DumpError: the folder can't be opened, or a run is at work in it.
     """
-    if not os.fsdecode(what):
-        raise ReceiptError("the folder of the run is an empty name")
-    with explain_working_folder():
-        path = os.path.abspath(os.fsdecode(what))
+    try:
+        with explain_working_folder():
+            path = os.path.abspath(as_path(what))
+    except ValueError as error:
+        raise ReceiptError(f"the folder of the run {error}") from error
     whole = os.path.isdir(path)
     place, name = (path, RECEIPT) if whole else os.path.split(path)
     folder = Folder(place, make=False)

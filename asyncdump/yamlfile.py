@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import select
+from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final
 
@@ -9,19 +14,54 @@ import msgspec
 import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
-from asyncdump.manifest import Defaults, Dump, Manifest, Retries, Zstd, complaint, required, unknown_key
+from asyncdump.given import shown
+from asyncdump.manifest import SIZES, Defaults, Dump, Manifest, Retries, Zstd, complaint, required, unknown_key
 from asyncdump.printable import text
+from asyncdump.source import open_file
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
 _MOST: Final = 1_000_000
 """Values that a manifest may hold, what an alias stands for counted again: some 200,000 dumps."""
 
+_LONGEST_NUMBER: Final = 400
+
 _LONG: Final = 64
 """Characters of a text that count as one value more."""
 
+_PATIENCE: Final = 100
+"""Milliseconds after which somebody who waits for a manifest to come through a pipe looks whether to go on."""
+
+_VERSION: Final = (1, 2)
+_TAG: Final = "tag:yaml.org,2002:"
+
+_CORE: Final = {
+    "null": "~|null|Null|NULL|",
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}
+"""What a scalar without quotes is, by YAML 1.2's core schema (section 10.3.2); anything else is text."""
+
+_KINDS: Final = {f"{_TAG}{name}": re.compile(f"(?:{pattern})\\Z") for name, pattern in _CORE.items()}
+_TAGS: Final = frozenset({None, f"{_TAG}str", f"{_TAG}map", f"{_TAG}seq", *_KINDS})
+
+
+def core_loader(base: Any) -> Any:
+    """Return a loader of PyYAML's that takes scalars by the core schema, where its own know YAML 1.1 alone.
+
+    There ``010`` is 8, ``1:30`` is 90, ``yes`` is true, and ``0o10`` is text.
+    """
+    starts = {"null": "~nN", "bool": "tTfF", "int": "-+0123456789", "float": "-+.0123456789"}
+    resolvers: dict[str, list[tuple[str, Any]]] = {"": [(f"{_TAG}null", _KINDS[f"{_TAG}null"])]}
+    for name, letters in starts.items():
+        for letter in letters:
+            resolvers.setdefault(letter, []).append((f"{_TAG}{name}", _KINDS[f"{_TAG}{name}"]))
+    return type("Loader", (base,), {"yaml_implicit_resolvers": resolvers})
+
+
 # libyaml where PyYAML was built with it: an order of magnitude faster on a manifest of thousands of dumps.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Loader: Any = core_loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,8 +79,8 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
         return Problem(message=text(message), key=text(key), file=self.file, line=self.lines.get(place, 0))
 
 
-def read_manifest(path: str) -> tuple[Manifest, Marks]:
-    """Read and validate a manifest.
+def read_manifest(path: str, check: Callable[[], None] = lambda: None) -> tuple[Manifest, Marks]:
+    """Read and validate a manifest; ``check`` is called while a pipe is waited for, and may raise to end that.
 
     Returns:
         The manifest, and where its keys stand in the file.
@@ -49,14 +89,33 @@ def read_manifest(path: str) -> tuple[Manifest, Marks]:
         ManifestError: the file can't be read, isn't YAML, or isn't a manifest. It holds all that is wrong.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
+        fd = open_file(path)
+        try:
+            content = _content(fd, check)
+        finally:
+            os.close(fd)
     except OSError as error:
         reason = describe_errno(error.errno) if error.errno else str(error)
         raise ManifestError(Problem(file=path, message=f"the manifest can't be read: {reason}")) from error
     if len(content) > _LARGEST:
         raise ManifestError(Problem(file=path, message=f"a manifest has at most {_LARGEST} bytes"))
     return parse_manifest(content, path)
+
+
+def _content(fd: int, check: Callable[[], None]) -> bytes:
+    """Return what a file or a pipe holds, as far as it's wanted."""
+    content = bytearray()
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
+    while len(content) <= _LARGEST:
+        check()
+        if not ready.poll(_PATIENCE):
+            continue
+        with suppress(BlockingIOError):  # Another reader was faster.
+            if not (piece := os.read(fd, _LARGEST + 1 - len(content))):
+                break
+            content += piece
+    return bytes(content)
 
 
 def parse_manifest(content: bytes, path: str) -> tuple[Manifest, Marks]:
@@ -98,6 +157,10 @@ def _check_size(content: bytes, path: str) -> None:
     total = 0
     opened: list[tuple[str | None, int]] = []
     for event in yaml.parse(content, Loader=_Loader):
+        if isinstance(event, yaml.DocumentStartEvent) and (event.tags or event.version not in {None, _VERSION}):
+            raise _refusal(event, path, "a manifest has no directives but %YAML 1.2")
+        if (tag := getattr(event, "tag", None)) not in _TAGS:
+            raise _refusal(event, path, f"the tag {tag} means nothing in a manifest")
         if isinstance(event, yaml.ScalarEvent):
             size = 1 + len(event.value) // _LONG
             total += size
@@ -153,7 +216,10 @@ class _Reader:
         values: dict[str, Any] = {}
         seen: set[str] = set()
         for key_node, value_node in node.value:
-            name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._complain(prefix.rstrip("."), "a key is text, not a list or a mapping", key_node)
+                continue
+            name = str(key_node.value)
             key = f"{prefix}{name}"
             if name in seen:
                 self._complain(key, f"stands twice, first in line {self.marks.lines[key]}", key_node)
@@ -191,7 +257,11 @@ class _Reader:
         if not isinstance(node, yaml.ScalarNode):
             self._complain(key, "is a single value, not a list or a mapping", node)
             return _WRONG
-        value = _plain(node)
+        try:
+            value = _plain(node, size=name in SIZES)
+        except ValueError as error:
+            self._complain(key, str(error))
+            return _WRONG
         if message := complaint(model, name, value):
             self._complain(key, message)
             return _WRONG
@@ -260,21 +330,31 @@ class _Reader:
         return tuple(dumps)
 
 
-def _plain(node: yaml.ScalarNode) -> Any:
-    """Return a scalar as Python has it; text where YAML 1.1 would make a date of it."""
-    convert = _SCALARS.get(node.tag)
-    try:
-        return convert(node) if convert else node.value
-    except (ValueError, KeyError, IndexError):  # An explicit tag on what isn't of its kind: !!int x.
-        return node.value
+def _plain(node: yaml.ScalarNode, *, size: bool) -> Any:
+    """Return a scalar as Python has it.
+
+    A size with a plus stays text, for it is one nowhere else.
+
+    Raises:
+        ValueError: a tag says that it is what it isn't, or it's a number that nobody means.
+    """
+    name = node.tag.removeprefix(_TAG)
+    value = str(node.value)
+    if name not in _CORE or (size and value[:1] == "+"):
+        return value
+    if not _KINDS[node.tag].match(value):
+        raise ValueError(f"{shown(value)} is not what its tag !!{name} says")
+    if len(value) > _LONGEST_NUMBER:
+        raise ValueError(f"{shown(value)} has more digits than any number here")
+    match name:
+        case "null":
+            return None
+        case "bool":
+            return value[0] in "tT"
+        case "int":
+            return int(value, 0 if value[1:2] in {"o", "x"} else 10)
+    return float(value.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _STAGES: Final = ("compress", "filter")
 _WRONG: Final = object()
-_constructor: Final = yaml.constructor.SafeConstructor()
-_SCALARS: Final[dict[str, Any]] = {
-    "tag:yaml.org,2002:int": _constructor.construct_yaml_int,
-    "tag:yaml.org,2002:float": _constructor.construct_yaml_float,
-    "tag:yaml.org,2002:bool": _constructor.construct_yaml_bool,
-    "tag:yaml.org,2002:null": _constructor.construct_yaml_null,
-}

@@ -13,6 +13,7 @@ from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse
 from asyncdump.salvage import OnReadError
+from asyncdump.yamlfile import core_loader
 
 FUZZ = int(os.environ.get("ASYNCDUMP_FUZZ", "1"))
 """How many times as many examples as usual are drawn: ASYNCDUMP_FUZZ=100 makes a long run of every property."""
@@ -28,7 +29,13 @@ UNITS |= {"GB": 10**9, "T": 1 << 40, "TiB": 1 << 40, "TB": 10**12, "P": 1 << 50,
 
 KEYS = sorted({*Manifest.__struct_fields__, *Defaults.__struct_fields__, *Dump.__struct_fields__})
 
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+LOADER: Any = core_loader(yaml.SafeLoader)
+_Dumper: Any = type(
+    "Dumper",
+    (getattr(yaml, "CSafeDumper", yaml.SafeDumper),),
+    {"yaml_implicit_resolvers": LOADER.yaml_implicit_resolvers},
+)
+"""What needs quotes by the same rules as it is read by."""
 
 # --- names and sizes --------------------------------------------------------------------------------------------------
 
@@ -55,7 +62,7 @@ def sizes(draw: st.DrawFn) -> int | str:
     """Draw a size as a manifest may hold it; all are smaller than the largest file."""
     number = draw(st.integers(0, 2**12))
     unit = draw(st.sampled_from(["", *UNITS]))
-    factor = draw(st.sampled_from(["", "2x", "0x", "3x512x"])) if UNITS[unit] < 1 << 40 else ""
+    factor = draw(st.sampled_from(["", "2x", "00x", "3x512x"])) if UNITS[unit] < 1 << 40 else ""
     return draw(st.sampled_from([number, f"{factor}{number}{unit}"]))
 
 

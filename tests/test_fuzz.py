@@ -42,7 +42,7 @@ PAGE = 4096
 FILES = ["rtemap_1", "rtemap_2", "ring.bin", "größe", "a b", "{brace}", "line\nend", "*star", "receipt.json", "-"]
 PROGRAMS = [["cat"], ["no-such-program"], ["sh", "-c", "touch ran"], ["\0"], [""], []]
 
-LOADERS = [yaml.SafeLoader, *filter(None, [getattr(yaml, "CSafeLoader", None)])]
+LOADERS = [yamlfile.core_loader(base) for base in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", None)) if base]
 """PyYAML's own parser takes some texts that libyaml doesn't, and is what there is where libyaml isn't."""
 
 
@@ -236,7 +236,7 @@ def test_half_a_surrogate_pair_is_no_path(place: Path, changes: dict[str, str]) 
     (key,) = changes
     content = json_like({"version": 1, "output": "out", "dumps": [{"source": "ring.bin", **changes}]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yamlfile, "_Loader", yaml.SafeLoader)
+        patch.setattr(yamlfile, "_Loader", LOADERS[0])
         manifest, marks = parse_manifest(content, "m.yaml")
     with pytest.raises(ManifestError) as refused:
         make_plan(manifest, marks, os.fspath(place), Options())

@@ -21,6 +21,7 @@ import asyncdump.globbing
 from asyncdump import Dump
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.globbing import find, is_glob
+from asyncdump.plan import look_at
 
 NAMES = st.sampled_from(["a", "b", "ab", ".a", ".hidden", "a1", "a10", "a2", "[a]", "*", "é", "x y"])
 PARTS = st.sampled_from(
@@ -201,6 +202,36 @@ def test_a_folder_that_is_exchanged_for_a_link(tmp_path: Path, monkeypatch) -> N
 
     monkeypatch.setattr(asyncdump.globbing._Walk, "_look_into", exchange)
     assert found(tmp_path, "f*/passwd") == []
+
+
+def test_files_that_a_process_has_open(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    memfd = os.memfd_create("ring")
+    again = os.dup(memfd)
+    reading = os.open(tmp_path / "file", os.O_RDONLY)
+    (tmp_path / "other").touch()
+    (tmp_path / "secret").touch()
+    writing = os.open(tmp_path / "other", os.O_WRONLY)
+    passing = os.open(tmp_path / "secret", os.O_PATH)
+    try:
+        finds = find("/", f"/proc/{os.getpid()}/fd/*", nothing)
+        inodes = [each.inode for each in finds.files]
+        assert inodes.count(os.fstat(memfd).st_ino) == 1
+        assert (tmp_path / "file").stat().st_ino in inodes
+        assert not {os.fstat(fd).st_ino for fd in (writing, passing)} & set(inodes)
+        assert finds.failures == ()
+        os.write(memfd, b"memory")
+        (source,) = [look_at(each.path, each) for each in finds.files if each.inode == os.fstat(memfd).st_ino]
+        assert (source.memfd, source.size) == (True, 6)
+    finally:
+        for fd in (memfd, again, reading, writing, passing):
+            os.close(fd)
+
+
+def test_a_folder_called_fd_is_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "fd").mkdir()
+    (tmp_path / "fd/1").symlink_to("/etc/passwd")
+    assert found(tmp_path, "fd/*") == []
 
 
 async def test_a_match_that_is_exchanged_fails_by_itself(tmp_path: Path, monkeypatch) -> None:

@@ -22,7 +22,7 @@ from asyncdump.engines import Choice
 from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.printable import text
 from asyncdump.sink import Sink
-from asyncdump.size import MAXIMUM, parse_size
+from asyncdump.size import MAXIMUM, parse_size, refuse_zero_times
 from asyncdump.source import Source, describe, open_source
 from asyncdump.stages.zstd import LEVELS, ZstdOptions
 from asyncdump.stream import StreamMethod, Tally, compress_stream, copy_in_blocks, copy_in_place, copy_stream
@@ -32,6 +32,7 @@ _STATUSES: Final = ("default", "none", "noxfer", "progress")
 _METHODS: Final = tuple(dict.fromkeys(get_args(Choice) + get_args(StreamMethod)))
 _ALIASES: Final = {"iseek": "skip", "oseek": "seek"}
 _FLAGGED: Final = {"count_bytes": "count", "skip_bytes": "skip", "seek_bytes": "seek"}
+_NUMBERS: Final = frozenset({"bs", "ibs", "obs", "count", "skip", "seek", "iseek", "oseek"})
 _USAGE: Final = 2
 _STDIN: Final = 0
 _STDOUT: Final = 1
@@ -97,6 +98,8 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
         try:
             if not equals:
                 raise ValueError("dd's operands have the form name=value")
+            if name in _NUMBERS:
+                refuse_zero_times(value)
             match name:
                 case "if":
                     operands.source = value

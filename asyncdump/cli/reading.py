@@ -14,7 +14,7 @@ from asyncdump.printable import text
 from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
 from asyncdump.relay import write_all
 from asyncdump.size import format_size
-from asyncdump.source import describe, gather, open_source
+from asyncdump.source import describe, gather, open_source, path_of
 from asyncdump.stream import Tally, copy_stream
 
 _STDOUT = 1
@@ -23,6 +23,7 @@ _STEP = 1 << 20
 
 def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) -> int:
     """Write a part of a dump's content to standard output, and return the exit code."""
+    path = path_of(path)
     try:
         fd = open_source(path)
         try:
