@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,6 +68,8 @@ _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
 _PARTIAL: Final = ".partial"
+_NOOK: Final = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{8}}-[0-9]+{re.escape(_PARTIAL)}")
+"""What `Folder.nook` calls a folder: of one that is called otherwise, what it holds is somebody else's."""
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
 
@@ -149,7 +152,8 @@ class Folder:
                     try:
                         os.unlink(name, dir_fd=self.fd)
                     except IsADirectoryError:
-                        self._clear(name)
+                        if _NOOK.fullmatch(name):
+                            self._clear(name)
 
     @contextmanager
     def nook(self) -> Iterator[int]:

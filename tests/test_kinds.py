@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import zstandard
 from files import KiB, MiB, content, noise
@@ -62,11 +63,11 @@ def test_by_the_journal_of_a_run_that_never_ended(run: Path) -> None:
     receipt = json.loads((run / "out" / "receipt.json").read_bytes())
     (run / "out" / "receipt.json").unlink()
     from asyncdump.journal import JOURNAL, Head, Journal
-    from asyncdump.record import file_of
+    from asyncdump.record import Record, file_of
     from asyncdump.sink import Folder
 
     folder = Folder(str(run / "out"))
-    files = [file_of(record, str(run / "out")) for record in receipt["files"]]
+    files = [file_of(msgspec.convert(record, Record), str(run / "out")) for record in receipt["files"]]
     Journal(folder, Head(files=3, started="", manifest_sha256=""), files).close()
     folder.close()
     assert (run / "out" / JOURNAL).exists()

@@ -16,7 +16,7 @@ import asyncdump
 from asyncdump import Dump, digest, journal, plan, receipt, record
 from asyncdump.digest import first_damage, grain, new_digest
 from asyncdump.errors import DumpError, ManifestError
-from asyncdump.record import brief, file_of, file_record, room
+from asyncdump.record import Record, brief, file_of, file_record, room
 from asyncdump.report import FileReport
 from asyncdump.salvage import MOST_BAD, BadRange, BadRanges
 from asyncdump.source import Identity
@@ -65,7 +65,7 @@ def test_a_brief_record_says_how_much_it_leaves_out() -> None:
     file = report_of(
         "s", "n", bad=(BadRange(offset=0, length=8192, errno=5), BadRange(offset=16384, length=4096, errno=5))
     )
-    again = file_of(msgspec.json.decode(msgspec.json.encode(file_record(brief(file)))), "/x")
+    again = file_of(msgspec.json.decode(msgspec.json.encode(file_record(brief(file))), type=Record), "/x")
     assert (again.bad, again.bad_left_out, again.bad_bytes) == ((), 12288, 12288)
 
 
