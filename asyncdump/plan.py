@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from asyncdump.digest import Checksum
+from asyncdump.digest import LISTS, Checksum
 from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.given import as_path
@@ -385,7 +385,9 @@ class _Planner:
             existing = [name for name in existing if name not in self._earlier]
             instead = "which no run here has made: move them away, or allow --overwrite too"
         else:
-            existing += filter(self._stands, [RECEIPT])
+            # Without a receipt it isn't ours what a digest list would replace.
+            lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
+            existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, sorted(lists))
             instead = "choose another folder, or --overwrite"
             if self._stands(JOURNAL):
                 existing += [] if existing else ["the journal of a run that never ended"]

@@ -91,3 +91,20 @@ async def test_two_dumps_with_one_target_are_refused_and_mapped_apart(tmp_path: 
     report = await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back", map={"a.zst": "b"})
     report.raise_for_failures()
     assert sorted(os.listdir(tmp_path / "back")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("checksum", "name"), [("xxh128", "XXH128SUMS"), ("sha256", "SHA256SUMS"), ("blake3", "B3SUMS")]
+)
+async def test_a_digest_list_of_somebody_else_is_not_replaced(checksum, name, tmp_path: Path) -> None:
+    write_pages(tmp_path / "source", noise(9000))
+    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps" / name).write_text("mine")
+    dumps = [asyncdump.Dump(source=str(tmp_path / "source"))]
+    with pytest.raises(asyncdump.ManifestError) as caught:
+        await asyncdump.dump_all(dumps, output=tmp_path / "dumps", checksum=checksum)
+    assert name in str(caught.value)
+    assert (tmp_path / "dumps" / name).read_text() == "mine"
+    other = "sha256" if checksum == "xxh128" else "xxh128"
+    (await asyncdump.dump_all(dumps, output=tmp_path / "dumps", checksum=other)).raise_for_failures()
+    assert (tmp_path / "dumps" / name).read_text() == "mine"
