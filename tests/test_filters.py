@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from files import KiB, MiB, digest_of, leftovers, noise, read
 
 import asyncdump
 from asyncdump import Dump, FilterError, Zstd
+from asyncdump.stages.filters import Filters
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 FILES = int(os.environ.get("ASYNCDUMP_FAILING_FILTERS", "200"))
@@ -354,22 +357,52 @@ async def test_a_run_that_is_cancelled_under_a_flood_of_stderr(source, output: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "errno"),
-    [([], "ENOEXEC"), (["x" * (4 << 20)], "E2BIG"), (["a\0b"], None), (["\ud800"], None)],
+    ("arguments", "number"),
+    [([], errno.ENOEXEC), (["x" * (4 << 20)], errno.E2BIG), (["a\0b"], None), (["\ud800"], None)],
 )
-async def test_a_filter_that_cannot_be_started(arguments, errno, source, output: Path, tmp_path: Path) -> None:
+async def test_a_filter_that_cannot_be_started(arguments, number, source, output: Path, tmp_path: Path) -> None:
     program = tmp_path / "odd"
     program.write_text("neither a script nor a program\n")
     program.chmod(0o700)
-    command = [str(program) if errno == "ENOEXEC" else "cat", *arguments]
+    command = [str(program) if number == errno.ENOEXEC else "cat", *arguments]
     report = await dump(
         output, Dump(source=source, name="bad", filter=[["cat"], command]), Dump(source=source, name="good")
     )
     bad, good = report.files
     assert good.ok
     assert isinstance(bad.error, FilterError)
-    assert bad.error.errno == (getattr(__import__("errno"), errno) if errno else None)
+    assert bad.error.errno == number
     assert psutil.Process().children() == []
+
+
+def open_files() -> dict[int, int]:
+    found = {}
+    for fd in range(300):
+        with contextlib.suppress(OSError):
+            found[fd] = os.fstat(fd).st_ino
+    return found
+
+
+def test_too_few_open_files() -> None:
+    """Wherever they run out, it's told, and nothing is left or closed twice."""
+    before = open_files()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = next(fd for fd in range(1000) if fd not in before)
+    outcomes = []
+    for more in range(30):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, limits[1]))
+        try:
+            filters = Filters((("cat",), ("cat",), ("cat",)), lambda: None)
+        except FilterError as error:
+            outcomes.append(error.errno)
+        else:
+            outcomes.append(0)
+            filters.kill()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert open_files() == before
+        assert psutil.Process().children() == []
+    assert set(outcomes) == {0, errno.EMFILE}
 
 
 async def test_a_thousand_arguments(source, output: Path) -> None:
