@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -10,6 +11,7 @@ import mmap
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from typing import Any
 import anyio
 import psutil
 import pytest
+import uvloop
 from files import KiB, MiB, digest_of, leftovers, noise, read
 
 import asyncdump
@@ -165,6 +168,36 @@ async def test_a_host_with_a_reaper(source, output: Path) -> None:
     assert leftovers(output) == []
 
 
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_beside_the_processes_of_a_host(runner, source, output: Path) -> None:
+    """Whoever else starts processes in this one has their exit statuses, and we have ours."""
+
+    async def start(statuses: list[int | None], ended: anyio.Event) -> None:
+        while not ended.is_set():
+            process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+            statuses.append(await process.wait())
+
+    async def main() -> tuple[asyncdump.Report, list[int | None]]:
+        statuses: list[int | None] = []
+        scripts = ["cat", SHORT] * 20
+        ended = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(start, statuses, ended)
+            dumps = [Dump(source=source, name=str(n), filter=[["sh", "-c", each]]) for n, each in enumerate(scripts)]
+            report = await dump(output, *dumps)
+            ended.set()
+        return report, statuses
+
+    report, statuses = runner(main())
+    assert set(statuses) == {7}
+    for file in report.files:
+        if int(file.name) % 2:
+            assert isinstance(file.error, FilterError)
+            assert file.error.status == 3
+        else:
+            assert file.error is None
+
+
 # --- what a failure holds -----------------------------------------------------------------------------------------------
 
 FAILING = {
@@ -298,6 +331,24 @@ COPIES: dict[str, Callable[[Path, str], list[str]]] = {
         "--allow-filters",
     ],
 }
+
+
+def test_a_socket_holds_a_copy(tmpfs: Path) -> None:
+    source = tmpfs / "changed-later"
+    data = noise(48 * KiB)
+    source.write_bytes(data)
+    try:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                command = [*COMMAND, *COPIES["dd"](tmpfs, str(source))]
+                subprocess.run(command, stdout=theirs, timeout=30, check=True)
+            with source.open("r+b") as file:
+                file.write(bytes(len(data)))
+            with ours.makefile("rb") as stream:
+                assert stream.read() == data
+    finally:
+        source.unlink()
 
 
 @pytest.mark.parametrize("how", COPIES)
