@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,10 +24,12 @@ from typing import Any
 import anyio
 import psutil
 import pytest
+import uvloop
 from files import KiB, MiB, digest_of, leftovers, noise, read
 
 import asyncdump
 from asyncdump import Dump, FilterError, Zstd
+from asyncdump.stages.filters import Filters
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 FILES = int(os.environ.get("ASYNCDUMP_FAILING_FILTERS", "200"))
@@ -162,6 +168,36 @@ async def test_a_host_with_a_reaper(source, output: Path) -> None:
     assert leftovers(output) == []
 
 
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+def test_beside_the_processes_of_a_host(runner, source, output: Path) -> None:
+    """Whoever else starts processes in this one has their exit statuses, and we have ours."""
+
+    async def start(statuses: list[int | None], ended: anyio.Event) -> None:
+        while not ended.is_set():
+            process = await asyncio.create_subprocess_exec("sh", "-c", "exit 7")
+            statuses.append(await process.wait())
+
+    async def main() -> tuple[asyncdump.Report, list[int | None]]:
+        statuses: list[int | None] = []
+        scripts = ["cat", SHORT] * 20
+        ended = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(start, statuses, ended)
+            dumps = [Dump(source=source, name=str(n), filter=[["sh", "-c", each]]) for n, each in enumerate(scripts)]
+            report = await dump(output, *dumps)
+            ended.set()
+        return report, statuses
+
+    report, statuses = runner(main())
+    assert set(statuses) == {7}
+    for file in report.files:
+        if int(file.name) % 2:
+            assert isinstance(file.error, FilterError)
+            assert file.error.status == 3
+        else:
+            assert file.error is None
+
+
 # --- what a failure holds -----------------------------------------------------------------------------------------------
 
 FAILING = {
@@ -297,6 +333,24 @@ COPIES: dict[str, Callable[[Path, str], list[str]]] = {
 }
 
 
+def test_a_socket_holds_a_copy(tmpfs: Path) -> None:
+    source = tmpfs / "changed-later"
+    data = noise(48 * KiB)
+    source.write_bytes(data)
+    try:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                command = [*COMMAND, *COPIES["dd"](tmpfs, str(source))]
+                subprocess.run(command, stdout=theirs, timeout=30, check=True)
+            with source.open("r+b") as file:
+                file.write(bytes(len(data)))
+            with ours.makefile("rb") as stream:
+                assert stream.read() == data
+    finally:
+        source.unlink()
+
+
 @pytest.mark.parametrize("how", COPIES)
 def test_a_pipe_holds_a_copy(how, tmpfs: Path, tmp_path: Path) -> None:
     """What is read from it when the writer has gone, and its source has changed, is what was written."""
@@ -354,22 +408,52 @@ async def test_a_run_that_is_cancelled_under_a_flood_of_stderr(source, output: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "errno"),
-    [([], "ENOEXEC"), (["x" * (4 << 20)], "E2BIG"), (["a\0b"], None), (["\ud800"], None)],
+    ("arguments", "number"),
+    [([], errno.ENOEXEC), (["x" * (4 << 20)], errno.E2BIG), (["a\0b"], None), (["\ud800"], None)],
 )
-async def test_a_filter_that_cannot_be_started(arguments, errno, source, output: Path, tmp_path: Path) -> None:
+async def test_a_filter_that_cannot_be_started(arguments, number, source, output: Path, tmp_path: Path) -> None:
     program = tmp_path / "odd"
     program.write_text("neither a script nor a program\n")
     program.chmod(0o700)
-    command = [str(program) if errno == "ENOEXEC" else "cat", *arguments]
+    command = [str(program) if number == errno.ENOEXEC else "cat", *arguments]
     report = await dump(
         output, Dump(source=source, name="bad", filter=[["cat"], command]), Dump(source=source, name="good")
     )
     bad, good = report.files
     assert good.ok
     assert isinstance(bad.error, FilterError)
-    assert bad.error.errno == (getattr(__import__("errno"), errno) if errno else None)
+    assert bad.error.errno == number
     assert psutil.Process().children() == []
+
+
+def open_files() -> dict[int, int]:
+    found = {}
+    for fd in range(300):
+        with contextlib.suppress(OSError):
+            found[fd] = os.fstat(fd).st_ino
+    return found
+
+
+def test_too_few_open_files() -> None:
+    """Wherever they run out, it's told, and nothing is left or closed twice."""
+    before = open_files()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = next(fd for fd in range(1000) if fd not in before)
+    outcomes = []
+    for more in range(30):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, limits[1]))
+        try:
+            filters = Filters((("cat",), ("cat",), ("cat",)), lambda: None)
+        except FilterError as error:
+            outcomes.append(error.errno)
+        else:
+            outcomes.append(0)
+            filters.kill()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert open_files() == before
+        assert psutil.Process().children() == []
+    assert set(outcomes) == {0, errno.EMFILE}
 
 
 async def test_a_thousand_arguments(source, output: Path) -> None:

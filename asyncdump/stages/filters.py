@@ -201,24 +201,31 @@ class Filters:
                 command=commands[0][0],
                 hint="before the dump, call signal.signal(signal.SIGCHLD, signal.SIG_DFL)",
             )
-        reading, self.stdin = _new_pipe()
         for command in commands:
             try:
-                self.stdout, writing = _new_pipe()
-                try:
-                    self._children.append(_Child(command, reading, writing))
-                finally:
-                    os.close(writing)
+                self._add(command)
             except (OSError, ValueError) as error:  # ValueError: an argument that no system call takes.
                 number = error.errno if isinstance(error, OSError) else None
                 reason = describe_errno(number) if number else str(error)
                 message = f"{command[0]} can't be started: {reason}"
                 raise FilterError(message, command=command[0], errno=number) from error
-            finally:
-                os.close(reading)
-            reading = self.stdout
         os.set_blocking(self.stdin, False)
         os.set_blocking(self.stdout, False)
+
+    def _add(self, command: tuple[str, ...]) -> None:
+        """Start one more program, which is given what those before it give."""
+        if self._children:
+            reading, self.stdout = self.stdout, -1
+        else:
+            reading, self.stdin = _new_pipe()
+        try:
+            self.stdout, writing = _new_pipe()
+            try:
+                self._children.append(_Child(command, reading, writing))
+            finally:
+                os.close(writing)
+        finally:
+            os.close(reading)
 
     @property
     def names(self) -> str:

@@ -69,7 +69,7 @@ def _parameters(options: ZstdOptions) -> zstandard.ZstdCompressionParameters:
 
 
 class Press:
-    """What one thread needs to compress frames of one kind: a context, and a buffer where a lane's own doesn't do."""
+    """The right to compress frames of one kind, and to a context for that; a buffer where a lane's own doesn't do."""
 
     def __init__(self, options: ZstdOptions) -> None:
         self.options: Final = options
@@ -77,12 +77,6 @@ class Press:
     @cached_property
     def buffer(self) -> Buffer:
         return Buffer(self.options.frame)
-
-    @cached_property
-    def compressor(self) -> zstandard.ZstdCompressor:
-        import zstandard
-
-        return zstandard.ZstdCompressor(compression_params=_parameters(self.options))
 
 
 class Compressors:
@@ -94,10 +88,13 @@ class Compressors:
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self._check = check
         self._cores = threading.BoundedSemaphore(cores())
-        # The costs of the presses that are lent and of those that are idle never exceed the budget together.
+        # The costs of the presses that are lent and of those that are idle never exceed the budget together; of each
+        # kind there are never more contexts than presses. Contexts go from press to press: as many as are at work at
+        # once stay in the caches of the cores.
         self._budget = threading.Condition()
         self._lent = 0
         self._idle: list[Press] = []
+        self._contexts: dict[ZstdOptions, list[zstandard.ZstdCompressor]] = {}
         self._zeros: dict[tuple[ZstdOptions, int], bytes] = {}
 
     @contextmanager
@@ -133,24 +130,40 @@ class Compressors:
                 self._budget.wait(_PATIENCE)
                 self._check()
             self._lent += cost
-            # The one used last: its memory is the likeliest to be in the cache of a core.
             press = next((kept for kept in reversed(self._idle) if kept.options == options), None)
             if press is not None:
                 self._idle.remove(press)
-            idle = sum(kept.options.cost for kept in self._idle)
-            while self._idle and self._lent + idle > BUDGET:
-                idle -= self._idle.pop(0).options.cost
+            while self._idle and self._lent + sum(kept.options.cost for kept in self._idle) > BUDGET:
+                self._drop(self._idle.pop(0).options)
         return press or Press(options)
+
+    def _drop(self, kind: ZstdOptions) -> None:
+        """Drop the contexts that a press of some kind leaves behind, those used last first kept."""
+        left = sum(kept.options == kind for kept in self._idle)
+        contexts = self._contexts.get(kind, [])
+        del contexts[: max(0, len(contexts) - left)]
 
     def compress(self, press: Press, data: memoryview) -> bytes:
         """Return one frame of ``data``; other threads go on meanwhile, the interpreter's lock is not held."""
         while not self._cores.acquire(timeout=_PATIENCE):
             self._check()
         try:
+            context = self._context(press.options)
             with giving_way():
-                return press.compressor.compress(data)
+                frame = context.compress(data)
+            with self._budget:
+                self._contexts.setdefault(press.options, []).append(context)
+            return frame
         finally:
             self._cores.release()
+
+    def _context(self, kind: ZstdOptions) -> zstandard.ZstdCompressor:
+        import zstandard
+
+        with self._budget:
+            if kept := self._contexts.get(kind):
+                return kept.pop()
+        return zstandard.ZstdCompressor(compression_params=_parameters(kind))
 
     def frame(self, press: Press, buffer: Buffer, length: int) -> bytes:
         """Return the frame of the first ``length`` bytes of a buffer."""
