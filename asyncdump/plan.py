@@ -11,6 +11,7 @@ import shutil
 import stat
 import string
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import msgspec
@@ -389,7 +390,7 @@ class _Planner:
             lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
             existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, sorted(lists))
             instead = "choose another folder, or --overwrite"
-            if self._stands(JOURNAL):
+            if self._stands(JOURNAL) and not self._is_empty_journal():
                 existing += [] if existing else ["the journal of a run that never ended"]
                 instead = "go on with that run by --resume, choose another folder, or --overwrite"
         for name in (RECEIPT, JOURNAL):
@@ -406,6 +407,17 @@ class _Planner:
             if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
                 what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
                 self._complain(f"{key}.name", f"{what}: give it another name, or allow --overwrite too")
+
+    def _is_empty_journal(self) -> bool:
+        """Tell whether the journal that stands there is that of a run which ended before it made a first dump."""
+        with suppress(DumpError):
+            folder = Folder(self._output, make=False)
+            try:
+                found = read_receipt(folder)
+            finally:
+                folder.close()
+            return found is not None and not found.known
+        return False
 
     def _stands(self, name: str) -> bool:
         return os.path.lexists(os.path.join(self._output, name))

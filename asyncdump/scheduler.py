@@ -377,6 +377,8 @@ class Scheduler:
             with self._turn:
                 job.open_to_join = job.kept is None
                 self._work.notify_all()
+                if job.transfer.moved:
+                    self._announce(job)
         if job.kept is None:
             work(job, lane)
         with self._turn:

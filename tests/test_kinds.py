@@ -67,7 +67,9 @@ def test_by_the_journal_of_a_run_that_never_ended(run: Path) -> None:
     from asyncdump.sink import Folder
 
     folder = Folder(str(run / "out"))
-    files = [file_of(msgspec.json.decode(json.dumps(record), type=Record), str(run / "out")) for record in receipt["files"]]
+    files = [
+        file_of(msgspec.json.decode(json.dumps(record), type=Record), str(run / "out")) for record in receipt["files"]
+    ]
     Journal(folder, Head(files=3, started="", manifest_sha256=""), files).close()
     folder.close()
     assert (run / "out" / JOURNAL).exists()
