@@ -21,7 +21,7 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.to_thread import run_sync
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError
 from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
 from asyncdump.job import Job, abort, failure_of, fits, guarded, has_room, note, report_of, seal, share, work
 from asyncdump.journal import Journal
@@ -499,5 +499,8 @@ class Scheduler:
             for job, failure in zip(jobs, errors, strict=True):
                 if failure is None:
                     job.published = True
-                else:
-                    note(job, failure)
+                    continue
+                note(job, failure)
+                if self.journal is not None and isinstance(failure, NotDurableError):
+                    with suppress(DumpError):  # It says then that the dump is done: a run that goes on proves that.
+                        self.journal.append([failure_of(job, failure, self._folder.path, self._plan.manifest_sha256)])
