@@ -12,6 +12,7 @@ import shutil
 import stat
 import string
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,14 +21,16 @@ from asyncdump.digest import Checksum
 from asyncdump.engines import FEEDS, Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.journal import JOURNAL
+from asyncdump.linux import filesystem
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.receipt import read_receipt
 from asyncdump.record import RECEIPT, is_encodable, name_complaint
 from asyncdump.report import FileReport
+from asyncdump.room import COMPRESSING, MOST, data_of, exceed
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
 from asyncdump.size import format_size, parse_size
-from asyncdump.source import Source, describe, open_source
+from asyncdump.source import SMALL_PAGE, Source, describe, open_source
 from asyncdump.stages.zstd import ZstdOptions
 from asyncdump.yamlfile import Marks
 
@@ -382,10 +385,9 @@ class _Planner:
         elif not os.access(place, os.W_OK | os.X_OK):
             self._complain("output", f"{place} can't be written to by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
-        needed = sum(
-            _needed(dump, place) for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok
-        )
-        if needed > free:
+        new = [dump for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok]
+        needed = sum(_needed(dump, place) for dump in new)
+        if needed > free and _needs_more(new, place, free):
             self._complain(
                 "output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(needed)}"
             )
@@ -398,6 +400,33 @@ def _needed(dump: PlannedDump, place: str) -> int:
     if dump.source.filesystem in {"xfs", "btrfs"} and os.stat(place).st_dev == dump.source.device:
         return 0  # A clone shares the source's blocks.
     return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
+
+
+def _needs_more(dumps: list[PlannedDump], place: str, free: int) -> bool:
+    """Tell whether dumps certainly don't fit: zeros that are left out take no room, and are looked for here."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if filesystem(fd)[0] in COMPRESSING:
+            return False
+    finally:
+        os.close(fd)
+    return exceed(_amounts(dumps, place), free)
+
+
+def _amounts(dumps: list[PlannedDump], place: str) -> Iterator[int]:
+    looked = 0
+    for dump in sorted(dumps, key=_leaves_zeros_out):
+        needed = _needed(dump, place)
+        if not needed or not _leaves_zeros_out(dump):
+            yield needed
+        elif (looked := looked + needed) <= MOST:
+            with suppress(DumpError):  # What can't be read now may be by then.
+                for _, length in data_of(dump.source, dump.offset, dump.offset + dump.length, SMALL_PAGE):
+                    yield length
+
+
+def _leaves_zeros_out(dump: PlannedDump) -> bool:
+    return dump.sparse and dump.method in {"auto", "read"}
 
 
 def _is_file(path: str) -> bool:
