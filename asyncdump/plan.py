@@ -323,6 +323,7 @@ class _Planner:
                 )
         sources = {(dump.source.device, dump.source.inode): dump.source.path for _, dump in dumps}
         existing = []
+        comparable = set()
         for key, dump in dumps:
             try:
                 status = os.lstat(os.path.join(self._output, dump.name))
@@ -334,12 +335,15 @@ class _Planner:
                 self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
             else:
                 existing.append(dump.name)
+                if _may_be(dump, status):
+                    comparable.add(dump.name)
         if self._options.resume:
             if any(name not in self._earlier for name in existing):
                 # A run may be at work, that has given them their names since: it had recorded them before.
                 self._earlier = self._find_earlier()
             self._check_earlier(dumps)
-            existing = [name for name in existing if name not in self._earlier]
+            # What may be a dump that no record tells of is compared with its source when its turn comes.
+            existing = [name for name in existing if name not in self._earlier and name not in comparable]
             instead = "which no run here has made: move them away, or allow --overwrite too"
         else:
             existing += filter(self._stands, [RECEIPT])
@@ -423,6 +427,12 @@ def _amounts(dumps: list[PlannedDump], place: str) -> Iterator[int]:
             with suppress(DumpError):  # What can't be read now may be by then.
                 for _, length in data_of(dump.source, dump.offset, dump.offset + dump.length, SMALL_PAGE):
                     yield length
+
+
+def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
+    """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
+    fits = dump.zstd is not None or status.st_size == dump.length
+    return stat.S_ISREG(status.st_mode) and not dump.filters and fits
 
 
 def _leaves_zeros_out(dump: PlannedDump) -> bool:

@@ -36,6 +36,7 @@ from asyncdump.report import FileReport
 from asyncdump.sink import Draft, Folder, Place, sync_file
 from asyncdump.source import MEMORY
 from asyncdump.stages.zstd import Compressors
+from asyncdump.stranger import recognise
 from asyncdump.transfer import Stop, Transfer
 
 Args = TypeVarTuple("Args")
@@ -450,13 +451,36 @@ class Scheduler:
         if job.earlier is not None and self._is_whole(job, job.earlier, lane):
             durable = job.earlier.durable or job.planned.durable
             job.kept = msgspec.structs.replace(job.earlier, kept=True, durable=durable)
-            if self.journal is not None:
-                with suppress(DumpError):  # It was taken over already; what is lost is that this run has proved it.
-                    self.journal.append([job.kept])
+            self._record_kept(job.kept)
+            return
+        if job.earlier is None and self._is_in_the_way(job):
+            guarded(job, lambda: self._recognise(job, lane))
             return
         guarded(job, lambda: job.transfer.begin(self._folder, lane))
         if job.earlier is not None and isinstance(job.transfer.sink, Draft):
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path
+
+    def _record_kept(self, kept: FileReport) -> None:
+        if self.journal is not None:
+            with suppress(DumpError):  # What is lost is that this run has proved it.
+                self.journal.append([kept])
+
+    def _is_in_the_way(self, job: Job) -> bool:
+        """Tell whether something stands under a name that no record tells of, and none of this run has it."""
+        folder, name = self._folder, job.planned.name
+        if not self._plan.resume or self._plan.overwrite or not isinstance(folder, Folder):
+            return False
+        return folder.exists(name) and folder.holder(name) is None
+
+    def _recognise(self, job: Job, lane: Lane) -> None:
+        try:
+            found = recognise(job.planned, self._folder.path, lane, self._stop, job.watch)
+        finally:
+            job.proof = None
+        assert isinstance(self._folder, Folder)
+        self._folder.hold(found.name)
+        job.kept = msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256)
+        self._record_kept(job.kept)
 
     def _is_whole(self, job: Job, earlier: FileReport, lane: Lane) -> bool:
         """Tell whether an earlier run has done this very thing, and what it wrote is whole still."""
