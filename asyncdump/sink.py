@@ -64,6 +64,7 @@ _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 
 _NO_LOCKS: Final = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _PARTIAL: Final = ".partial"
+_NOOK: Final = ".names"
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
 
@@ -118,8 +119,12 @@ class Folder:
                 _make_folders(path)
         with explain("open", path):
             self.fd: Final = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.filesystem, _ = filesystem(self.fd)
-        self.device: Final = os.fstat(self.fd).st_dev
+            try:
+                self.filesystem, self.block = filesystem(self.fd)
+                self.device: Final = os.fstat(self.fd).st_dev
+            except OSError:  # A filesystem that has given up opens folders still.
+                close_quietly(self.fd)
+                raise
         self._run: Final = os.urandom(4).hex()
         self._numbers: Final = count(1)
         self._doubtful = False  # Has a syncfs failed? Whatever it told of, a later one is silent about.
@@ -153,12 +158,11 @@ class Folder:
         with explain("readdir", self.path):
             stale = [name for name in os.listdir(self.fd) if name.startswith(TEMPORARY_PREFIX)]
         for name in stale:
-            if name.endswith(_PARTIAL):
-                with suppress(OSError):
-                    try:
-                        os.unlink(name, dir_fd=self.fd)
-                    except IsADirectoryError:
-                        self._clear(name)
+            with suppress(OSError):
+                if name.endswith(_PARTIAL):
+                    os.unlink(name, dir_fd=self.fd)
+                elif name.endswith(_NOOK):
+                    self._clear(name)
 
     @contextmanager
     def nook(self) -> Iterator[int]:
@@ -167,7 +171,7 @@ class Folder:
         Raises:
             OSError: it can't be made.
         """
-        name = f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{_PARTIAL}"
+        name = f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{_NOOK}"
         os.mkdir(name, 0o700, dir_fd=self.fd)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
@@ -212,7 +216,7 @@ class Folder:
         Names are compared by the filesystem, which may fold case or normalise: what a name leads to is told by its
         inode. Returns False where nothing stands there, or what does is held under another name.
         """
-        inode = self._inode(name)
+        inode = self.inode(name)
         return inode is not None and self._held.setdefault(inode, name) == name
 
     def note_published(self, name: str, inode: int) -> None:
@@ -221,9 +225,10 @@ class Folder:
 
     def holder(self, name: str) -> str | None:
         """Return the name by which what stands under ``name`` is held, or None."""
-        return self._held.get(inode) if (inode := self._inode(name)) is not None else None
+        return self._held.get(inode) if (inode := self.inode(name)) is not None else None
 
-    def _inode(self, name: str) -> int | None:
+    def inode(self, name: str) -> int | None:
+        """Return the inode of what stands under a name, or None."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_ino
         except OSError:  # What can't be looked at can't be replaced either: the rename says why.
@@ -384,10 +389,12 @@ class Sink:
         fd: a descriptor through the page cache; the sink closes it.
         direct: one that goes around it (O_DIRECT), or None where the filesystem takes none.
         stored: bytes written; what the holes leave out is not in it.
+        inode: its number, once `status` was asked.
         lost: the first error of write-back that any call was told of: what was written isn't what is there.
     """
 
     lost: DumpError | None = None
+    inode: int = 0
     _cached: bool = False
 
     sequential: ClassVar[bool] = False
@@ -414,6 +421,7 @@ class Sink:
         """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
         with explain("stat", self.path):
             status = os.fstat(self.fd)
+        self.inode = status.st_ino
         return (status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else (0, 0)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
@@ -621,7 +629,6 @@ class Draft(Sink):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with explain("open", path):
             fd = os.open(temporary, flags, 0o600, dir_fd=folder.fd)
-        self._inode: Final = os.fstat(fd).st_ino
         super().__init__(fd, path)
 
     def rename(self, *, overwrite: bool) -> DumpError | None:
@@ -631,6 +638,7 @@ class Draft(Sink):
         """
         assert self._temporary is not None
         folder = self.folder
+        inode = self.inode or folder.inode(self._temporary)
         try:
             if not overwrite:
                 overwrite = not self._rename_new(self._temporary)
@@ -643,7 +651,8 @@ class Draft(Sink):
         except OSError as error:
             return from_oserror(error, "rename", self.path)
         self._temporary = None
-        folder.note_published(self.name, self._inode)
+        if inode is not None:
+            folder.note_published(self.name, inode)
         return None
 
     def _rename_new(self, temporary: str) -> bool:
@@ -694,7 +703,7 @@ class MappedDraft(Draft):
 
     def __init__(self, folder: Folder, name: str, temporary: str) -> None:
         super().__init__(folder, name, temporary)
-        _, self._page = filesystem(folder.fd)
+        self._page = folder.block
 
     def resize(self, size: int) -> None:
         """Set the size, in whole huge pages."""
