@@ -453,9 +453,10 @@ class Scheduler:
             job.kept = msgspec.structs.replace(job.earlier, kept=True, durable=durable)
             self._record_kept(job.kept)
             return
-        if job.earlier is None and self._is_in_the_way(job):
+        if job.earlier is None:
             guarded(job, lambda: self._recognise(job, lane))
-            return
+            if job.kept is not None or job.error is not None:
+                return
         guarded(job, lambda: job.transfer.begin(self._folder, lane))
         if job.earlier is not None and isinstance(job.transfer.sink, Draft):
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path
@@ -473,6 +474,8 @@ class Scheduler:
         return folder.exists(name) and folder.holder(name) is None
 
     def _recognise(self, job: Job, lane: Lane) -> None:
+        if not self._is_in_the_way(job):
+            return
         try:
             found = recognise(job.planned, self._folder.path, lane, self._stop, job.watch)
         finally:

@@ -304,10 +304,12 @@ class Folder:
             raise failures[0]
 
     def exists(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+        """Tell whether something stands under a name; `DumpError` where that can't be told."""
+        with explain("stat", os.path.join(self.path, name)):
+            try:
+                os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
         return True
 
     def close(self) -> None:
@@ -650,6 +652,8 @@ class Draft(Sink):
                 os.rename(self._temporary, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
         except OSError as error:
             return from_oserror(error, "rename", self.path)
+        except DumpError as error:
+            return error
         self._temporary = None
         if inode is not None:
             folder.note_published(self.name, inode)

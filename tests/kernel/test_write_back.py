@@ -264,6 +264,22 @@ def test_what_is_kept_is_what_the_disk_holds(disk: Liar, make, tmp_path) -> None
     assert read(output / "dump") == noise(3 * MiB)
 
 
+@pytest.mark.parametrize("compress", ["none", "zstd"])
+@pytest.mark.parametrize("disk", ["ext4", "xfs"], indirect=True)
+def test_verify_looks_at_the_disk(compress, disk: Liar, make, tmp_path) -> None:
+    output = disk.point / "dumps"
+    source = make("tmpfs", noise(MiB + 3000))
+    dumps = [{"source": source, "name": "dump.zst" if compress == "zstd" else "dump", "compress": compress}]
+    manifest = write_manifest(tmp_path / "m.yaml", output, dumps)
+    # The end of it, less than a block, went through the page cache and is there still.
+    assert asyncdump(manifest, "-q", "--no-durable", "--method", "read").returncode == 0
+    with disk.lying(NONE_FITS, 1):
+        os.sync()
+    verdict = asyncdump("verify", output, "-q").returncode
+    assert disk.mount_again()
+    assert asyncdump("verify", output, "-q").returncode == verdict
+
+
 # --- closes, and dd --------------------------------------------------------------------------------------------------
 
 
