@@ -167,6 +167,7 @@ _NAMES: Final = {EHWPOISON: "EHWPOISON", **errnos.errorcode}
 _HINTS = {
     errnos.ENOSPC: "free space in its filesystem, or choose another folder",
     errnos.EDQUOT: "the disk quota is used up: raise it, or choose another folder",
+    errnos.EFBIG: "the file is larger than this process may write (ulimit -f), or than its filesystem takes",
     errnos.EACCES: "run as the owner of the file, or as root",
     errnos.EPERM: "run as the owner of the file, or as root",
     errnos.EROFS: "the filesystem is read-only: choose another folder",

@@ -22,11 +22,12 @@ from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
 from asyncdump.given import as_path
 from asyncdump.globbing import Found, find, is_glob
 from asyncdump.journal import JOURNAL
-from asyncdump.linux import TRUE_ERRORS
+from asyncdump.linux import TRUE_ERRORS, filesystem
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.receipt import read_receipt
 from asyncdump.record import LARGEST, RECEIPT, name_complaint, room
 from asyncdump.report import FileReport
+from asyncdump.room import COMPRESSING, MOST, data_of, exceed
 from asyncdump.salvage import OnReadError
 from asyncdump.sink import Folder
 from asyncdump.size import MAXIMUM, format_size, parse_size
@@ -367,6 +368,7 @@ class _Planner:
                 )
         sources = {(dump.source.device, dump.source.inode): dump.source.path for _, dump in dumps}
         existing = []
+        comparable = set()
         for key, dump in dumps:
             try:
                 status = os.lstat(os.path.join(self._output, dump.name))
@@ -378,12 +380,15 @@ class _Planner:
                 self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
             else:
                 existing.append(dump.name)
+                if _may_be(dump, status):
+                    comparable.add(dump.name)
         if self._options.resume:
             if any(name not in self._earlier for name in existing):
                 # A run may be at work, that has given them their names since: it had recorded them before.
                 self._earlier = self._find_earlier()
             self._check_earlier(dumps)
-            existing = [name for name in existing if name not in self._earlier]
+            # What may be a dump that no record tells of is compared with its source when its turn comes.
+            existing = [name for name in existing if name not in self._earlier and name not in comparable]
             instead = "which no run here has made: move them away, or allow --overwrite too"
         else:
             # Without a receipt it isn't ours what a digest list would replace.
@@ -441,10 +446,9 @@ class _Planner:
         elif not os.access(place, os.W_OK | os.X_OK):
             self._complain("output", f"{place} can't be written to by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
-        needed = sum(
-            _needed(dump, place) for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok
-        )
-        if needed > free:
+        new = [dump for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok]
+        needed = sum(_needed(dump, place) for dump in new)
+        if needed > free and _needs_more(new, place, free):
             self._complain(
                 "output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(needed)}"
             )
@@ -457,6 +461,39 @@ def _needed(dump: PlannedDump, place: str) -> int:
     if dump.source.filesystem in {"xfs", "btrfs"} and os.stat(place).st_dev == dump.source.device:
         return 0  # A clone shares the source's blocks.
     return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
+
+
+def _needs_more(dumps: list[PlannedDump], place: str, free: int) -> bool:
+    """Tell whether dumps certainly don't fit: zeros that are left out take no room, and are looked for here."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if filesystem(fd)[0] in COMPRESSING:
+            return False
+    finally:
+        os.close(fd)
+    return exceed(_amounts(dumps, place), free)
+
+
+def _amounts(dumps: list[PlannedDump], place: str) -> Iterator[int]:
+    looked = 0
+    for dump in sorted(dumps, key=_leaves_zeros_out):
+        needed = _needed(dump, place)
+        if not needed or not _leaves_zeros_out(dump):
+            yield needed
+        elif (looked := looked + needed) <= MOST:
+            with suppress(DumpError):  # What can't be read now may be by then.
+                for _, length in data_of(dump.source, dump.offset, dump.offset + dump.length, SMALL_PAGE):
+                    yield length
+
+
+def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
+    """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
+    fits = dump.zstd is not None or status.st_size == dump.length
+    return stat.S_ISREG(status.st_mode) and not dump.filters and fits
+
+
+def _leaves_zeros_out(dump: PlannedDump) -> bool:
+    return dump.sparse and dump.method in {"auto", "read"}
 
 
 def look_at(path: str, found: Found | None = None) -> Source:

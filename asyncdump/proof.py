@@ -6,6 +6,7 @@ import errno as errnos
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from asyncdump.content import damaged, decompress, listed_frames, stored_frame
@@ -37,6 +38,8 @@ class Proof(Transfer):
         self._direct: DirectRead | None = None
 
     def _prepare(self, folder: Place) -> list[Engine]:
+        with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
+            os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if not is_compressed(self._expected):
             engines = super()._prepare(folder)
             # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.

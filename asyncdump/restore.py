@@ -6,7 +6,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -21,10 +21,11 @@ from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
 from asyncdump.record import name_complaint
 from asyncdump.report import FileReport, Report
+from asyncdump.room import data_of, exceed
 from asyncdump.run import Handler, Run, listen, running
-from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, Synced
+from asyncdump.sink import TEMPORARY_PREFIX, Draft, Folder, MappedDraft, Synced
 from asyncdump.size import format_size
-from asyncdump.source import describe, find_spans, open_regular
+from asyncdump.source import SMALL_PAGE, describe, find_spans, open_regular
 from asyncdump.threads import in_thread
 from asyncdump.verify import Concurrency, open_receipt, planned
 
@@ -314,10 +315,11 @@ def _planned(file: FileReport, *, durable: bool) -> PlannedDump:
     return planned(file, source=source, length=length, durable=durable, sparse=True)
 
 
-def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:
+def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, *, look: bool = False) -> list[str]:
     """Return the complaints about pools, and limits of mounts, that have too few huge pages.
 
-    What is to be replaced doesn't count as free: it goes when its successor has its name.
+    What is to be replaced doesn't count as free: it goes when its successor has its name. Without ``look`` all that a
+    dump holds counts, with it only what isn't zero.
     """
     pools: dict[int, int] = defaultdict(int)
     mounts: dict[int, int] = defaultdict(int)
@@ -325,11 +327,12 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
     for dump in dumps:
         folder = targets.folder(dump.name)
         if folder.filesystem == "hugetlbfs":
-            page = filesystem(folder.fd)[1]
-            pages = _pages(dump, page)
-            pools[page] += pages
-            mounts[folder.device] += pages
+            mounts[folder.device] += _pages(dump, folder.block, look=look)
             places[folder.device] = folder
+    for device, pages in mounts.items():
+        # What a mount has reserved (min_size=) is taken out of the pool already.
+        reserved = _reserved_by(places[device])
+        pools[places[device].block] += max(0, pages - reserved)
     problems = [
         f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
         f"reserve more in {_pool(page)}/nr_hugepages"
@@ -342,17 +345,20 @@ def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]
         if pages > (free := _free_in_mount(folder)):
             wanted = f"{folder.path} takes {pages} huge pages of {size} for this"
             problems.append(f"{wanted}, {max(0, free)} are left within the limit of its mount (size=)")
-    return problems
+    return problems if look or not problems else _short_of_pages(dumps, targets, look=True)
 
 
-def _pages(dump: PlannedDump, page: int) -> int:
-    """Return how many huge pages the content of a dump takes, as far as that's seen without reading it."""
+def _pages(dump: PlannedDump, page: int, *, look: bool) -> int:
+    """Return how many huge pages the content of a dump takes; only ``look`` reads what is stored raw."""
     assert dump.expected is not None
     fd = open_regular(dump.source.path)
+    data: Iterator[tuple[int, int]]
     try:
         if is_compressed(dump.expected):
             frames = listed_frames(fd, dump.source.path) or ()
             data = ((frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length)
+        elif look:
+            data = _data(dump, MappedDraft.grain)
         else:
             spans = find_spans(fd, describe(fd, dump.source.path), 0, dump.length)
             data = ((span.offset, span.length) for span in spans if not span.hole)
@@ -384,26 +390,53 @@ def _free_in_pool(page: int) -> int:
         return 1 << 62  # Nobody tells: the mapping will.
 
 
+def _reserved_by(folder: Folder) -> int:
+    """Return how many huge pages the mount of a folder may still have reserved for itself (hugetlbfs, min_size=)."""
+    number = f"{os.major(folder.device)}:{os.minor(folder.device)}"
+    status = os.fstatvfs(folder.fd)
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            options = next((line.rsplit(None, 1)[1] for line in mounts if line.split()[2] == number), "")
+    except OSError:
+        return 0
+    named = dict(option.partition("=")[::2] for option in options.split(","))
+    # How much of it is used is only told where the mount has a limit too.
+    used = status.f_blocks - status.f_bfree if "size" in named else 0
+    return max(0, int(named.get("min_size", 0)) // status.f_bsize - used)
+
+
 def _free_in_mount(folder: Folder) -> int:
     status = os.fstatvfs(folder.fd)
     return status.f_bavail if status.f_blocks else 1 << 62  # No blocks: a mount without a limit.
 
 
 def _short_of_space(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:
-    needed: dict[int, int] = defaultdict(int)
+    needed: dict[int, list[PlannedDump]] = defaultdict(list)
     places: dict[int, Folder] = {}
     for dump in dumps:
         folder = targets.folder(dump.name)
         if folder.filesystem != "hugetlbfs" and dump.expected is not None and not is_compressed(dump.expected):
-            needed[folder.device] += min(dump.length, dump.source.allocated)
+            needed[folder.device].append(dump)
             places[folder.device] = folder
     problems = []
-    for device, amount in needed.items():
+    for device, those in needed.items():
         try:
             status = os.fstatvfs(places[device].fd)
         except OSError:
             continue  # Nobody tells: a disk that fills up is told when it does.
         free = status.f_bavail * status.f_frsize
-        if amount > free and places[device].filesystem not in {"xfs", "btrfs"}:
+        amount = sum(min(dump.length, dump.source.allocated) for dump in those)
+        if amount > free and places[device].filesystem not in {"xfs", "btrfs"} and exceed(_amounts(those), free):
             problems.append(f"{places[device].path} has {format_size(free)} free, {format_size(amount)} are needed")
     return problems
+
+
+def _amounts(dumps: Iterable[PlannedDump]) -> Iterator[int]:
+    for dump in dumps:
+        for _, length in _data(dump, SMALL_PAGE):
+            yield length
+
+
+def _data(dump: PlannedDump, grain: int) -> Iterator[tuple[int, int]]:
+    with suppress(DumpError):  # What can't be read is its own failure.
+        yield from data_of(dump.source, 0, dump.length, grain)

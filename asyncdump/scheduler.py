@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, as_failure
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError, as_failure
 from asyncdump.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
 from asyncdump.job import Job, abort, failure_of, fits, guarded, has_room, note, report_of, seal, share, work
 from asyncdump.journal import Journal
@@ -35,6 +35,7 @@ from asyncdump.report import FileReport
 from asyncdump.sink import Draft, Folder, Place, sync_file
 from asyncdump.source import MEMORY, Source
 from asyncdump.stages.zstd import Compressors
+from asyncdump.stranger import recognise
 from asyncdump.threads import start
 from asyncdump.transfer import Stop, Transfer
 
@@ -538,13 +539,39 @@ class Scheduler:
         if job.earlier is not None and self._is_whole(job, job.earlier, lane):
             durable = job.earlier.durable or job.planned.durable
             job.kept = msgspec.structs.replace(job.earlier, kept=True, durable=durable)
-            if self.journal is not None:
-                with suppress(DumpError):  # It was taken over already; what is lost is that this run has proved it.
-                    self.journal.append([job.kept])
+            self._record_kept(job.kept)
             return
+        if job.earlier is None:
+            guarded(job, lambda: self._recognise(job, lane))
+            if job.kept is not None or job.error is not None:
+                return
         guarded(job, lambda: job.transfer.begin(self._folder, lane))
         if job.earlier is not None and isinstance(job.transfer.sink, Draft):
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path
+
+    def _record_kept(self, kept: FileReport) -> None:
+        if self.journal is not None:
+            with suppress(DumpError):  # What is lost is that this run has proved it.
+                self.journal.append([kept])
+
+    def _is_in_the_way(self, job: Job) -> bool:
+        """Tell whether something stands under a name that no record tells of, and none of this run has it."""
+        folder, name = self._folder, job.planned.name
+        if not self._plan.resume or self._plan.overwrite or not isinstance(folder, Folder):
+            return False
+        return folder.exists(name) and folder.holder(name) is None
+
+    def _recognise(self, job: Job, lane: Lane) -> None:
+        if not self._is_in_the_way(job):
+            return
+        try:
+            found = recognise(job.planned, self._folder.path, lane, self._stop, job.watch)
+        finally:
+            job.proof = None
+        assert isinstance(self._folder, Folder)
+        self._folder.hold(found.name)
+        job.kept = msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256)
+        self._record_kept(job.kept)
 
     def _is_whole(self, job: Job, earlier: FileReport, lane: Lane) -> bool:
         """Tell whether an earlier run has done this very thing, and what it wrote is whole still."""
@@ -586,5 +613,8 @@ class Scheduler:
             for job, failure in zip(jobs, errors, strict=True):
                 if failure is None:
                     job.published = True
-                else:
-                    note(job, failure)
+                    continue
+                note(job, failure)
+                if self.journal is not None and isinstance(failure, NotDurableError):
+                    with suppress(DumpError):  # It says then that the dump is done: a run that goes on proves that.
+                        self.journal.append([failure_of(job, failure, self._folder.path, self._plan.manifest_sha256)])

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,8 +67,7 @@ _SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
 """Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
 _PARTIAL: Final = ".partial"
-_NOOK: Final = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{8}}-[0-9]+{re.escape(_PARTIAL)}")
-"""What `Folder.nook` calls a folder: of one that is called otherwise, what it holds is somebody else's."""
+_NOOK: Final = ".names"
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
 
@@ -124,8 +122,12 @@ class Folder:
                 _make_folders(path)
         with explain("open", path):
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.filesystem, _ = filesystem(self.fd)
-        self.device: Final = os.fstat(self.fd).st_dev
+            try:
+                self.filesystem, self.block = filesystem(self.fd)
+                self.device: Final = os.fstat(self.fd).st_dev
+            except OSError:  # A filesystem that has given up opens folders still.
+                close_quietly(self.fd)
+                raise
         self._lock: Lock | None = None
         self._run: Final = os.urandom(4).hex()
         self._numbers: Final = count(1)
@@ -147,13 +149,11 @@ class Folder:
         with explain("readdir", self.path):
             stale = [name for name in os.listdir(self.fd) if name.startswith(TEMPORARY_PREFIX)]
         for name in stale:
-            if name.endswith(_PARTIAL):
-                with suppress(OSError):
-                    try:
-                        os.unlink(name, dir_fd=self.fd)
-                    except IsADirectoryError:
-                        if _NOOK.fullmatch(name):
-                            self._clear(name)
+            with suppress(OSError):
+                if name.endswith(_PARTIAL):
+                    os.unlink(name, dir_fd=self.fd)
+                elif name.endswith(_NOOK):
+                    self._clear(name)
 
     @contextmanager
     def nook(self) -> Iterator[int]:
@@ -162,7 +162,7 @@ class Folder:
         Raises:
             OSError: it can't be made.
         """
-        name = f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{_PARTIAL}"
+        name = f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{_NOOK}"
         os.mkdir(name, 0o700, dir_fd=self.fd)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
@@ -211,7 +211,7 @@ class Folder:
         Names are compared by the filesystem, which may fold case or normalise: what a name leads to is told by its
         inode. Returns False where nothing stands there, or what does is held under another name.
         """
-        inode = self._inode(name)
+        inode = self.inode(name)
         return inode is not None and self._held.setdefault(inode, name) == name
 
     def note_published(self, name: str, inode: int) -> None:
@@ -220,9 +220,10 @@ class Folder:
 
     def holder(self, name: str) -> str | None:
         """Return the name by which what stands under ``name`` is held, or None."""
-        return self._held.get(inode) if (inode := self._inode(name)) is not None else None
+        return self._held.get(inode) if (inode := self.inode(name)) is not None else None
 
-    def _inode(self, name: str) -> int | None:
+    def inode(self, name: str) -> int | None:
+        """Return the inode of what stands under a name, or None."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False).st_ino
         except OSError:  # What can't be looked at can't be replaced either: the rename says why.
@@ -298,10 +299,12 @@ class Folder:
             raise failures[0]
 
     def exists(self, name: str) -> bool:
-        try:
-            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
+        """Tell whether something stands under a name; `DumpError` where that can't be told."""
+        with explain("stat", os.path.join(self.path, name)):
+            try:
+                os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
         return True
 
     def close(self) -> None:
@@ -389,10 +392,12 @@ class Sink:
         fd: a descriptor through the page cache; the sink closes it.
         direct: one that goes around it (O_DIRECT), or None where the filesystem takes none.
         stored: bytes written; what the holes leave out is not in it.
+        inode: its number, once `status` was asked.
         lost: the first error of write-back that any call was told of: what was written isn't what is there.
     """
 
     lost: DumpError | None = None
+    inode: int = 0
     _cached: bool = False
 
     sequential: ClassVar[bool] = False
@@ -421,6 +426,7 @@ class Sink:
         """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
         with explain("stat", self.path):
             status = os.fstat(self.fd)
+        self.inode = status.st_ino
         return (status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else (0, 0)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
@@ -637,7 +643,6 @@ class Draft(Sink):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with explain("open", path):
             fd = os.open(temporary, flags, 0o600, dir_fd=folder.fd)
-        self._inode: Final = os.fstat(fd).st_ino
         super().__init__(fd, path)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
@@ -658,6 +663,7 @@ class Draft(Sink):
         """
         assert self._temporary is not None
         folder = self.folder
+        inode = self.inode or folder.inode(self._temporary)
         try:
             if not overwrite:
                 overwrite = not self._rename_new(self._temporary)
@@ -669,8 +675,11 @@ class Draft(Sink):
                 os.rename(self._temporary, self.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
         except OSError as error:
             return from_oserror(error, "rename", self.path)
+        except DumpError as error:
+            return error
         self._temporary = None
-        folder.note_published(self.name, self._inode)
+        if inode is not None:
+            folder.note_published(self.name, inode)
         return None
 
     def _rename_new(self, temporary: str) -> bool:
@@ -721,7 +730,7 @@ class MappedDraft(Draft):
 
     def __init__(self, folder: Folder, name: str, temporary: str) -> None:
         super().__init__(folder, name, temporary)
-        _, self._page = filesystem(folder.fd)
+        self._page = folder.block
 
     def resize(self, size: int) -> None:
         """Set the size, in whole huge pages."""

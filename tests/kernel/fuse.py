@@ -5,6 +5,7 @@
 Options:
     fold: names are the same that differ in case, in Unicode's normal form, or in dots at their end; they are preserved.
     noreplace: rename(2) takes no flags.
+    close=N: each close(2) of a file fails with errno N, which is how a server tells what it didn't take.
     direct_io: reads and writes go past the page cache; ``size=N`` has every file claim to have N bytes, as in /proc.
 """
 
@@ -71,7 +72,9 @@ class Server:
         self.fold = "fold" in options
         self.noreplace = "noreplace" not in options
         self.direct_io = "direct_io" in options
-        self.size = next((int(option[5:]) for option in options if option.startswith("size=")), None)
+        numbers = dict(option.split("=") for option in options if "=" in option)
+        self.size = int(numbers["size"]) if "size" in numbers else None
+        self.closing = int(numbers.get("close", "0"))
         self.nodes = {_ROOT: Node(_ROOT, stat.S_IFDIR | 0o700)}
         self.last = _ROOT
 
@@ -88,13 +91,14 @@ class Server:
             15: self.read,
             16: self.write,
             17: self.statfs,
+            25: self.flush,
             26: self.init,
             27: self.open,
             28: self.readdir,
             35: self.create,
             45: self.rename2,
         }
-        nothing = {18, 20, 25, 29, 30}  # RELEASE, FSYNC, FLUSH, RELEASEDIR, FSYNCDIR
+        nothing = {18, 20, 29, 30}  # RELEASE, FSYNC, RELEASEDIR, FSYNCDIR
         silent = {2, 36, 42}  # FORGET, INTERRUPT, BATCH_FORGET
         while True:
             try:
@@ -234,6 +238,11 @@ class Server:
         node.data[offset : offset + length] = data
         node.time = time.time_ns()
         return struct.pack("<II", length, 0)
+
+    def flush(self, node: Node, _: bytes) -> bytes:
+        if self.closing and node.data:
+            raise FuseError(self.closing)
+        return b""
 
     def statfs(self, _: Node, __: bytes) -> bytes:
         blocks = 1 << 18

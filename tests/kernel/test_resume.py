@@ -396,13 +396,12 @@ def test_a_journal_that_is_garbage(garbage, case: Case) -> None:
     assert case.resume() == set(NAMES)
     case.be_killed()
     (case.output / JOURNAL).write_bytes(garbage)
-    state = case.state()
+    there = {name for name in NAMES if (case.output / name).exists()}
     verified = tool("verify", case.output)
     assert verified.returncode == 2
-    refused = tool(case.manifest, "--resume")
-    assert refused.returncode == 2
-    assert "no run here has made" in refused.stderr
-    assert case.state() == state
+    assert case.resume() == there  # Their sources tell.
+    case.be_killed()
+    (case.output / JOURNAL).write_bytes(garbage)
     assert case.resume("--overwrite") == set()
 
 
