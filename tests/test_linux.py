@@ -81,9 +81,9 @@ def test_a_filesystem_has_its_name_and_block_size(kind, request) -> None:
 
 
 def test_an_unknown_filesystem_is_named_by_its_number() -> None:
-    fd = os.open("/proc/self", os.O_RDONLY)
+    fd = os.open("/dev/pts", os.O_RDONLY)
     try:
-        assert filesystem(fd)[0] == "0x9fa0"
+        assert filesystem(fd)[0] == "0x1cd1"
     finally:
         os.close(fd)
 

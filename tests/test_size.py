@@ -63,7 +63,7 @@ def test_what_is_a_size(given, expected) -> None:
             "0o",
             "0xg",
             "0x1000K",
-                "2x0x10",
+            "2x0x10",
             "0x10x2",
             "0o17b",
             "-0x10",
