@@ -9,6 +9,7 @@ from typing import Final
 from asyncdump.digest import Marked
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.lane import Buffer, Buffers
+from asyncdump.pace import pace_of
 from asyncdump.seekable import Frame, seek_table
 from asyncdump.sink import Sink
 
@@ -116,9 +117,18 @@ class Packer:
     def _flush(self, blocks: list[tuple[Buffer, int, int]]) -> None:
         for block, length, offset in blocks:
             try:
-                self._sink.write(block.view[:length], offset)
+                self._write(block.view[:length], offset)
             finally:
                 self._buffers.give_back(block)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        """Write a block, on a slow disk in pieces: the run may be stopped between them."""
+        pace, done = pace_of(self._sink.fd), 0
+        while done < len(data):
+            self._check()
+            piece = data[done : done + pace.step(len(data))]
+            self._sink.write(piece, offset + done)
+            done += len(piece)
 
     def finish(self) -> None:
         """Write the seek table and whatever waits for its block to fill, and set the size of the file.

@@ -16,6 +16,7 @@ from asyncdump.errors import describe_errno, explain, from_oserror
 from asyncdump.lane import Buffer, Buffers, Lane, waiting_in
 from asyncdump.linux import SPLICE_F_NONBLOCK, some, tee
 from asyncdump.outlet import PipeSink
+from asyncdump.pace import pace_of
 from asyncdump.packer import Packer, Table
 from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import Place, Sink
@@ -365,6 +366,7 @@ class SplicedDrain(Drain):
         self._sink = sink
         self.hasher = hasher
         self._flushed = 0
+        self._pace = pace_of(sink.fd)
         self._poll = select.poll()
         self._poll.register(pipe, select.POLLIN)
 
@@ -380,7 +382,7 @@ class SplicedDrain(Drain):
             if self._buffer is not None:
                 self._buffers.give_back(self._buffer)
             return False
-        count = min(waiting, _STEP)
+        count = min(waiting, self._pace.step(_STEP))
         if self.hasher is not None and self._buffer is not None:
             count = self._look(self.hasher, self._buffer.view, count, lane)
         while count:
@@ -408,7 +410,7 @@ class SplicedDrain(Drain):
         if isinstance(self._sink, PipeSink):
             return self._sink.splice_from(self._pipe, count)
         moved = some(os.splice(self._pipe, self._sink.fd, count, offset_dst=self._sink.stored))
-        if self._sink.stored + moved - self._flushed >= _BEHIND:
+        if self._sink.stored + moved - self._flushed >= self._pace.step(_BEHIND):
             self._flush(self._sink.stored + moved)
         return moved
 

@@ -11,6 +11,7 @@ import mmap
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, Protocol
@@ -30,6 +31,7 @@ from asyncdump.linux import (
     sync_file_range,
     syncfs,
 )
+from asyncdump.pace import pace_of
 
 ALIGNMENT: Final = 4096
 """O_DIRECT wants offsets, lengths and addresses in multiples of the logical block; 4096 serves every disk."""
@@ -342,7 +344,8 @@ class Sink:
             # Not closed: another thread may be in a call on it. close() finds both.
             self._refused, self.direct = self.direct or self._refused, None
         if done < len(data):
-            self.write_cached(data[done:], offset + done, flags=RWF_DONTCACHE)
+            with pace_of(self.fd).timing(len(data) - done):
+                self.write_cached(data[done:], offset + done, flags=RWF_DONTCACHE)
         self.note_written(done)
 
     def write_direct(self, data: memoryview, offset: int) -> int:
@@ -357,6 +360,7 @@ class Sink:
             return 0
         aligned = len(data) - len(data) % ALIGNMENT
         done = 0
+        began = time.perf_counter()
         while done < aligned:
             wrote = done + os.pwrite(direct, data[done:aligned], offset + done)
             # A short write, as a filling disk makes them: go on from the last whole block. Where that is the same one
@@ -365,6 +369,7 @@ class Sink:
             if wrote == done:
                 break
             done = wrote
+        pace_of(direct).took(done, time.perf_counter() - began)
         return done
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
@@ -408,7 +413,8 @@ class Sink:
             sync_file_range(self.fd, offset, length, SYNC_FILE_RANGE_WRITE)
             if behind < offset:
                 wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
-                sync_file_range(self.fd, behind, offset - behind, wait)
+                with pace_of(self.fd).timing(offset - behind):
+                    sync_file_range(self.fd, behind, offset - behind, wait)
                 os.posix_fadvise(self.fd, behind, offset - behind, os.POSIX_FADV_DONTNEED)
 
     def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
@@ -420,12 +426,14 @@ class Sink:
             DumpError: it can't be read, or is shorter than what was written.
         """
         view = lane.buffer.view
+        pace = pace_of(self.fd)
         offset = 0
         while offset < size:
             check()
             fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self.fd
-            with explain("read back", self.path):
-                got = min(os.preadv(fd, [view], offset), size - offset)
+            wanted = pace.step(len(view))
+            with explain("read back", self.path), pace.timing(wanted):
+                got = min(os.preadv(fd, [view[:wanted]], offset), size - offset)
             if got == 0:
                 message = f"{self.path} ends at byte {offset}, {size} were written"
                 raise DumpError(message, path=self.path, operation="read back")

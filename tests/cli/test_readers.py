@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, ENOUGH, asyncdump, end, environment, receipt, running, write_manifest
+from commands import COMMAND, ENOUGH, asyncdump, environment, receipt, running, write_manifest
 from files import MiB, noise
 
 SOON = 2.0
