@@ -175,6 +175,20 @@ def explain(operation: str, path: str) -> Iterator[None]:
         raise from_oserror(error, operation, path) from error
 
 
+def absolute(path: str) -> str:
+    """Return a path from the root on.
+
+    Raises:
+        DumpError: it isn't one, and the working directory has been removed (getcwd(3)).
+    """
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        failure = from_oserror(error, "getcwd", path)
+        failure.hint = "the working directory was removed: name it from the root on, or work elsewhere"
+        raise failure from error
+
+
 def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
     """Return the `DumpError` that tells of ``error``, met in ``operation`` on ``path``."""
     number = error.errno

@@ -18,7 +18,7 @@ import msgspec
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import FEEDS, Choice
-from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
+from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
 from asyncdump.journal import JOURNAL
 from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
 from asyncdump.receipt import read_receipt
@@ -152,13 +152,13 @@ class _Planner:
     def __init__(self, manifest: Manifest, marks: Marks, folder: str, options: Options) -> None:
         self._manifest = manifest
         self._marks = marks
-        self._folder = os.path.abspath(folder)
+        self._folder = absolute(folder)
         self._options = options
         self._problems: list[Problem] = []
         given = options.output
         output = os.path.join(self._folder, manifest.output) if given is None else os.fsdecode(given)
         streamed = (manifest.output if given is None else output) == STANDARD_OUTPUT
-        self._output = STANDARD_OUTPUT if streamed else os.path.abspath(output)
+        self._output = STANDARD_OUTPUT if streamed else absolute(output)
         self._earlier: dict[str, FileReport] = {}
         self._lost = False
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from asyncdump.content import Frames, Stream, check_zstd, listed_frames
-from asyncdump.errors import AsyncdumpError
+from asyncdump.errors import AsyncdumpError, absolute
 from asyncdump.proof import is_compressed, went_through
 from asyncdump.receipt import read_receipt
 from asyncdump.report import FileReport
@@ -61,7 +61,7 @@ class Kinds:
 
     def compressed(self, path: str, size: int) -> bool:
         """Tell whether the dump of ``size`` bytes at ``path`` is a .zst."""
-        folder, name = os.path.split(os.path.realpath(path))
+        folder, name = os.path.split(os.path.realpath(absolute(path)))
         if folder not in self._records:
             self._records[folder] = _recorded(folder)
         file = self._records[folder].get(name)

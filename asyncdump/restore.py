@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from asyncdump.content import listed_frames
-from asyncdump.errors import DumpError, ReceiptError
+from asyncdump.errors import DumpError, ReceiptError, absolute
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import is_compressed, look_at, went_through
 from asyncdump.receipt import Receipt
@@ -182,7 +182,7 @@ async def open_restore(
     def prepare() -> Restorer:
         if not os.fsdecode(to):
             raise ReceiptError("the folder to restore to is an empty name")
-        target = os.path.realpath(os.fsdecode(to))
+        target = os.path.realpath(absolute(os.fsdecode(to)))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)

@@ -19,7 +19,7 @@ from anyio.to_thread import run_sync
 
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem
+from asyncdump.errors import AsyncdumpError, DumpError, ManifestError, Problem, absolute
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.journal import Head, Journal
 from asyncdump.log import logger
@@ -230,13 +230,13 @@ def _prepare(what: What, options: Options) -> Plan:
     if isinstance(what, str | os.PathLike):
         path = os.fsdecode(what)
         manifest, marks = read_manifest(path)
-        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options)
+        return make_plan(manifest, marks, os.path.dirname(absolute(path)), options)
     if not isinstance(what, Manifest):
         if options.output is None:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
         what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
     marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
-    return make_plan(what, marks, os.getcwd(), options)
+    return make_plan(what, marks, absolute("."), options)
 
 
 def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:

@@ -70,7 +70,7 @@ def _within_open_files(wanted: int) -> tuple[int, int]:
         DumpError: not even one lane.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS
+    taken = _open_files(soft) + _SPARE_DESCRIPTORS
     # For each lane one dump that waits, at least.
     lanes = min(wanted, (soft - taken) // (_DESCRIPTORS_PER_LANE + 1))
     if lanes < 1:
@@ -81,6 +81,18 @@ def _within_open_files(wanted: int) -> tuple[int, int]:
             hint="raise it (ulimit -n)",
         )
     return lanes, soft - taken - _DESCRIPTORS_PER_LANE * lanes
+
+
+def _open_files(limit: int) -> int:
+    """Return how many descriptors are open (proc_pid_fd(5)); where nothing tells, as many as are found below 4096."""
+    with suppress(OSError):
+        return len(os.listdir("/proc/self/fd"))
+    count = 0
+    for fd in range(min(limit, 4096)):
+        with suppress(OSError):
+            os.fstat(fd)
+            count += 1
+    return count
 
 
 class Scheduler:

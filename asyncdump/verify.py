@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError, ReceiptError, Verdict
+from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError, ReceiptError, Verdict, absolute
 from asyncdump.mirror import Mirror, Nowhere
 from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import has_checksums, is_compressed, look_at, went_through
@@ -198,7 +198,7 @@ def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
     """
     if not os.fsdecode(what):
         raise ReceiptError("the folder of the run is an empty name")
-    path = os.path.abspath(os.fsdecode(what))
+    path = absolute(os.fsdecode(what))
     whole = os.path.isdir(path)
     place, name = (path, RECEIPT) if whole else os.path.split(path)
     folder = Folder(place, make=False)
