@@ -193,20 +193,18 @@ def explain(operation: str, path: str) -> Iterator[None]:
         raise from_oserror(error, operation, path) from error
 
 
-@contextmanager
-def explain_working_folder() -> Iterator[None]:
-    """Turn the error of a relative path, where the working directory was removed, into one that says so."""
+def absolute(path: str) -> str:
+    """Return a path from the root on.
+
+    Raises:
+        DumpError: it isn't one, and the working directory has been removed (getcwd(3)).
+    """
     try:
-        yield
-    except FileNotFoundError as error:
-        if error.filename is not None:  # Only getcwd(3) fails without a name.
-            raise
-        raise DumpError(
-            "the working directory was removed",
-            operation="getcwd",
-            errno=error.errno,
-            hint="change to another, or give absolute paths",
-        ) from error
+        return os.path.abspath(path)
+    except OSError as error:
+        failure = from_oserror(error, "getcwd", path)
+        failure.hint = "the working directory was removed: name it from the root on, or work elsewhere"
+        raise failure from error
 
 
 def from_oserror(error: OSError, operation: str, path: str) -> DumpError:

@@ -86,9 +86,18 @@ class Packer:
     def _flush(self, blocks: Iterable[tuple[Buffer, int, int]]) -> None:
         for block, length, offset in blocks:
             try:
-                self._sink.write(block.view[:length], offset)
+                self._write(block.view[:length], offset)
             finally:
                 self._buffers.give_back(block)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        """Write a block, on a slow disk in pieces: the run may be stopped between them."""
+        pace, done = self._sink.pace, 0
+        while done < len(data):
+            self._check()
+            piece = data[done : done + pace.step(len(data))]
+            self._sink.write(piece, offset + done)
+            done += len(piece)
 
     def finish(self) -> None:
         """Write the seek table and whatever waits for its block to fill, and set the size of the file.

@@ -414,10 +414,11 @@ class SplicedDrain(Drain):
         self._flushed = 0
 
     def step(self, lane: Lane) -> bool:
-        moved = os.splice(self._pipe, self._sink.fd, _STEP, offset_dst=self._sink.stored, flags=SPLICE_F_NONBLOCK)
+        sink, step = self._sink, self._sink.pace.step(_STEP)
+        moved = os.splice(self._pipe, sink.fd, step, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
         self.done = moved == 0
-        self._sink.note_copied(moved)
-        if self._sink.stored - self._flushed >= _BEHIND:
+        sink.note_copied(moved)
+        if sink.stored - self._flushed >= sink.pace.step(_BEHIND):
             self._flush()
         return moved > 0
 

@@ -18,7 +18,7 @@ import msgspec
 
 from asyncdump.digest import LISTS, Checksum
 from asyncdump.engines import FEEDS, Choice
-from asyncdump.errors import DumpError, ManifestError, Problem, describe_errno
+from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
 from asyncdump.given import as_path
 from asyncdump.globbing import Found, find, is_glob
 from asyncdump.journal import JOURNAL
@@ -168,7 +168,7 @@ class _Planner:
         self._check = check
         self._manifest = manifest
         self._marks = marks
-        self._folder = os.path.abspath(folder)
+        self._folder = absolute(folder)
         self._options = options
         self._problems: list[Problem] = []
         self._output = self._place(manifest.output if options.output is None else os.fsdecode(options.output))

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from asyncdump.content import Frames, Stream, check_zstd, listed_frames
-from asyncdump.errors import AsyncdumpError
+from asyncdump.errors import AsyncdumpError, absolute, explain
 from asyncdump.proof import is_compressed, went_through
 from asyncdump.receipt import read_receipt
 from asyncdump.report import FileReport
@@ -59,9 +59,15 @@ class Kinds:
     def __init__(self) -> None:
         self._records: dict[str, dict[str, FileReport]] = {}
 
-    def compressed(self, path: str, size: int) -> bool:
-        """Tell whether the dump of ``size`` bytes at ``path`` is a .zst."""
-        folder, name = os.path.split(os.path.realpath(path))
+    def compressed(self, path: str) -> bool:
+        """Tell whether a dump is a .zst.
+
+        Raises:
+            DumpError: it isn't there.
+        """
+        with explain("stat", path):
+            size = os.stat(path).st_size
+        folder, name = os.path.split(os.path.realpath(absolute(path)))
         if folder not in self._records:
             self._records[folder] = _recorded(folder)
         file = self._records[folder].get(name)
@@ -83,16 +89,13 @@ def _recorded(folder: str) -> dict[str, FileReport]:
     return {}
 
 
-def describe_dump(
-    path: str | os.PathLike[str], *, compressed: bool | None = None, kinds: Kinds | None = None
-) -> DumpInfo:
+def describe_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -> DumpInfo:
     """Return what a dump is, without reading more of it than its ends and the headers of frames.
 
     Args:
         path: the dump.
         compressed: whether it is a .zst; None to have its record say so, in the receipt or journal beside it, or
             where there is none its name, which then ends with ``.zst``.
-        kinds: for many dumps of one folder, what was learned of the others.
 
     Raises:
         DumpError: it can't be read, its seek table is broken, or it is to be a .zst and doesn't look like one.
@@ -101,7 +104,7 @@ def describe_dump(
     fd = open_source(name)
     try:
         source = describe(fd, name)
-        zstd = (kinds or Kinds()).compressed(name, source.size) if compressed is None else compressed
+        zstd = Kinds().compressed(name) if compressed is None else compressed
         if zstd:
             check_zstd(fd, name)
         frames = listed_frames(fd, name) if zstd else None
@@ -138,9 +141,7 @@ def open_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -
     name = path_of(path)
     fd = open_source(name)
     try:
-        size = describe(fd, name).size
-        if not (Kinds().compressed(name, size) if compressed is None else compressed):
-            os.lseek(fd, 0, os.SEEK_SET)  # To ask for a size has moved it.
+        if not (Kinds().compressed(name) if compressed is None else compressed):
             return open(fd, "rb")
         check_zstd(fd, name)
         frames = listed_frames(fd, name)

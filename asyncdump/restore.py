@@ -13,7 +13,7 @@ import msgspec
 
 from asyncdump.clash import clashes
 from asyncdump.content import listed_frames
-from asyncdump.errors import DumpError, ReceiptError, explain_working_folder
+from asyncdump.errors import DumpError, ReceiptError, absolute
 from asyncdump.given import as_path
 from asyncdump.linux import filesystem
 from asyncdump.plan import Plan, PlannedDump
@@ -214,8 +214,7 @@ async def open_restore(
             raise
 
     def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
-        with explain_working_folder():
-            target = os.path.realpath(_given("the folder to restore to", to))
+        target = os.path.realpath(absolute(_given("the folder to restore to", to)))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)

@@ -20,7 +20,7 @@ import msgspec
 from asyncdump.clash import clashes
 from asyncdump.digest import Checksum
 from asyncdump.engines import Choice
-from asyncdump.errors import DumpError, ManifestError, Problem, as_failure, explain_working_folder
+from asyncdump.errors import DumpError, ManifestError, Problem, absolute, as_failure
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.given import as_path
 from asyncdump.journal import JOURNAL, Head, Journal
@@ -281,18 +281,13 @@ async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
 
 
 def _prepare(what: What, options: Options, check: Callable[[], None]) -> Plan:
-    with explain_working_folder():
-        return _planned(what, options, check)
-
-
-def _planned(what: What, options: Options, check: Callable[[], None]) -> Plan:
     if isinstance(what, str | os.PathLike):
         try:
             path = as_path(what)
         except ValueError as error:
             raise ManifestError(Problem(key="manifest", message=str(error))) from error
         manifest, marks = read_manifest(path, check)
-        return make_plan(manifest, marks, os.path.dirname(os.path.abspath(path)), options, check)
+        return make_plan(manifest, marks, os.path.dirname(absolute(path)), options, check)
     if not isinstance(what, Manifest):
         if options.output is None:
             raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))

@@ -20,8 +20,10 @@ import mmap
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from itertools import count
 from typing import Any, ClassVar, Final, Protocol
 
@@ -44,6 +46,7 @@ from asyncdump.linux import (
     syncfs,
 )
 from asyncdump.lock import Lock
+from asyncdump.pace import Pace, pace_of
 from asyncdump.source import open_file
 
 ALIGNMENT: Final = 4096
@@ -422,6 +425,11 @@ class Sink:
             with suppress(OSError):
                 self.direct = self.open_again(os.O_RDWR | os.O_DIRECT)
 
+    @cached_property
+    def pace(self) -> Pace:
+        """How much its device takes in one step."""
+        return pace_of(self.fd)
+
     def status(self) -> tuple[int, int]:
         """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
         with explain("stat", self.path):
@@ -455,7 +463,8 @@ class Sink:
             # Not closed: another thread may be in a call on it. close() finds both.
             self._refused, self.direct = self.direct or self._refused, None
         if done < len(data):
-            self.write_cached(data[done:], offset + done, flags=RWF_DONTCACHE)
+            with self.pace.timing(len(data) - done):
+                self.write_cached(data[done:], offset + done, flags=RWF_DONTCACHE)
         self.note_written(done)
 
     def write_direct(self, data: memoryview, offset: int) -> int:
@@ -470,6 +479,7 @@ class Sink:
             return 0
         aligned = len(data) - len(data) % ALIGNMENT
         done = 0
+        began = time.perf_counter()
         while done < aligned:
             wrote = done + os.pwrite(direct, data[done:aligned], offset + done)
             # A short write, as a filling disk makes them: go on from the last whole block. Where that is the same one
@@ -478,6 +488,7 @@ class Sink:
             if wrote == done:
                 break
             done = wrote
+        self.pace.took(done, time.perf_counter() - began)
         return done
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
@@ -536,7 +547,8 @@ class Sink:
         if behind < offset:
             wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
             try:
-                sync_file_range(self.fd, behind, offset - behind, wait)
+                with self.pace.timing(offset - behind):
+                    sync_file_range(self.fd, behind, offset - behind, wait)
             except OSError as error:
                 raise self.lose(error) from error
             self._forget(behind, offset - behind)
@@ -566,12 +578,14 @@ class Sink:
             DumpError: it can't be read, is shorter than what was written, or isn't what was written.
         """
         view = lane.buffer.view
+        pace = self.pace
         offset = 0
         while offset < size:
             check()
             fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self.fd
-            with explain("read back", self.path):
-                got = min(read_at(fd, view, offset), size - offset)
+            wanted = pace.step(len(view))
+            with explain("read back", self.path), pace.timing(wanted):
+                got = min(read_at(fd, view[:wanted], offset), size - offset)
             if got == 0:
                 message = f"{self.path} ends at byte {offset}, {size} were written"
                 raise DumpError(message, path=self.path, operation="read back")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from asyncdump.engines.read import data_runs
 from asyncdump.errors import MethodRefusedError, describe_errno, explain
 from asyncdump.lane import BUFFER, Lane, grow_pipe
 from asyncdump.linux import filesystem, read_at
+from asyncdump.pace import Pace
 from asyncdump.relay import wait_for_bytes, wait_for_room, write_all
 from asyncdump.seekable import Table
 from asyncdump.sink import Sink
@@ -72,10 +73,11 @@ def copy_in_place(
     lane = Lane()
     route = Route(source=source, fd=fd, sink=sink, start=start - seek, sparse=sparse)
     engines = candidates(method, source=source.filesystem, destination=filesystem(sink.fd)[0], hashing=False)
+    pace = sink.pace
     try:
         for extent in find_spans(fd, source, start, start + length):
-            for span in _steps(extent):
-                if not extent.hole:
+            for span in _steps(extent, pace, sparse=sparse):
+                if not span.hole:
                     _store(engines, route, span, lane)
                 elif not sparse:
                     sink.write_zeros(route.target(span), span.length)
@@ -128,12 +130,14 @@ def _readv(fd: int, views: list[memoryview]) -> int:
             wait_for_bytes(fd)
 
 
-def _steps(extent: Span) -> list[Span]:
-    """Cut an extent into pieces that fit a lane's buffer, whichever engine takes them."""
-    step = 16 * BUFFER if extent.hole else BUFFER
-    return [
-        Span(offset=offset, length=min(step, extent.end - offset)) for offset in range(extent.offset, extent.end, step)
-    ]
+def _steps(extent: Span, pace: Pace, *, sparse: bool) -> Iterator[Span]:
+    """Cut an extent into pieces that fit a lane's buffer, whichever engine takes them, and the pace of the disk."""
+    offset = extent.offset
+    while offset < extent.end:
+        step = 16 * BUFFER if extent.hole and sparse else pace.step(BUFFER)
+        length = min(step, extent.end - offset)
+        yield Span(offset=offset, length=length, hole=extent.hole)
+        offset += length
 
 
 def _store(engines: list[Engine], route: Route, span: Span, lane: Lane) -> None:

@@ -40,6 +40,7 @@ from asyncdump.errors import (
 )
 from asyncdump.lane import Lane
 from asyncdump.linux import close_quietly
+from asyncdump.pace import Pace, pace_of
 from asyncdump.salvage import UNREADABLE, BadRange, BadRanges, OnReadError, merged, read_around
 from asyncdump.sink import ZEROS, Place, Sink
 from asyncdump.source import Source, Span, check_kept, find_spans, reopen, truncated
@@ -143,6 +144,7 @@ class Transfer:
         self._failed = False
         self._proved = False  # Has the engine moved anything yet? Only before that may the kernel refuse it.
         self._engines: list[Engine] = []
+        self._pace: Pace | None = None
         self._spans: Iterator[Span] = iter(())
         self._hasher: Marked | None = None
         self._hash_on_the_way = False
@@ -179,6 +181,7 @@ class Transfer:
         self.stage = "move"
         self._route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
         self._hasher = new_digest(self._checksum)
+        self._pace = None if source.in_memory else pace_of(self._fd)
         self._engines = self._prepare(folder)
         self.engine = self._engines[0]
         if (refusal := self.engine.refuses(self._route)) is not None:
@@ -223,10 +226,16 @@ class Transfer:
         while offset < extent.end:
             assert self.engine is not None
             # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
-            step = _LONGEST_HOLE if extent.hole and self._sparse else self.engine.span
+            step = _LONGEST_HOLE if extent.hole and self._sparse else self._pace_of_step(self.engine.span)
             length = min(step - (offset - self._offset) % step, extent.end - offset)
             yield Span(offset=offset, length=length, hole=extent.hole)
             offset += length
+
+    def _pace_of_step(self, span: int) -> int:
+        """Return the bytes of a step: what both ends take in a short time; a source in memory takes none."""
+        if self._pace is not None:
+            span = self._pace.step(span)
+        return self._route.sink.pace.step(span)
 
     def _fall_back(self, refusal: Refusal, lane: Lane) -> Engine:
         """Drop the present engine because of ``refusal`` and return the next one that doesn't refuse at sight."""
@@ -272,6 +281,7 @@ class Transfer:
     def _step(self, lane: Lane) -> bool:
         self._stop.check()
         with self._turn:
+            self._stop.check()  # Others have had their turn meanwhile, one after another.
             span = None if self._failed else next(self._spans, None)
             if span is None:
                 return False
@@ -294,7 +304,10 @@ class Transfer:
         if span.hole:
             return None
         try:
-            return engine.load(self._route, span, lane)
+            if self._pace is None:
+                return engine.load(self._route, span, lane)
+            with self._pace.timing(span.length):
+                return engine.load(self._route, span, lane)
         except OSError as error:
             return self.salvage(error, engine, span, lane)
 

@@ -16,7 +16,7 @@ from asyncdump.errors import (
     InterruptedDumpError,
     ReceiptError,
     Verdict,
-    explain_working_folder,
+    absolute,
 )
 from asyncdump.given import as_path
 from asyncdump.mirror import Mirror, Nowhere
@@ -209,8 +209,7 @@ def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
         DumpError: the folder can't be opened, or a run is at work in it.
     """
     try:
-        with explain_working_folder():
-            path = os.path.abspath(as_path(what))
+        path = absolute(as_path(what))
     except ValueError as error:
         raise ReceiptError(f"the folder of the run {error}") from error
     whole = os.path.isdir(path)

@@ -38,6 +38,7 @@ KEPT = 20
 SHOWN_IN_FLIGHT = 12
 BATCH = 200
 PAUSE = 0.15
+LONGEST = 9
 
 
 class Board:
@@ -202,8 +203,10 @@ async def cancel(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    seen = request.headers.get("last-event-id", "0")
-    stream = watch(find(request), int(seen) if seen.isdecimal() else 0)
+    board, told = find(request), request.headers.get("last-event-id", "0")
+    # Anybody may send any number: one that was never told means nothing.
+    seen = int(told) if told.isdecimal() and len(told) <= LONGEST else 0
+    stream = watch(board, seen if seen <= len(board.ended) else 0)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 

@@ -124,6 +124,39 @@ def test_the_service_dumps_and_tells_every_viewer(client: Any, sources: Path) ->
     assert client.get("/dumps/nothing").status_code == 404
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "told", ["999999", "6", "-1", "9" * 5000, "1e3", " ", "abc", "\u0663", "0x5", "18446744073709551616", "5.0", "nan"]
+)
+def test_the_service_takes_no_odd_id_for_one_of_its_own(told: str, client: Any) -> None:
+    """While the dump is under way too: a viewer that has seen more than there is would be told so for ever."""
+    name = client.post("/dumps").json()["id"]
+    for _ in range(2):
+        answer = client.get(f"/dumps/{name}/events", headers={"Last-Event-ID": told.encode()})
+        found = [json.loads(line[5:]) for line in answer.text.splitlines() if line.startswith("data:")]
+        assert sum(len(message["outcomes"]) for message in found) == 5
+        assert len(found) < 20
+        assert found[-1]["over"]
+
+
+def test_the_service_goes_on_when_viewers_go(client: Any, service: ModuleType) -> None:
+    """Each is a generator that is closed where it stands: nothing waits for it."""
+    import anyio
+
+    name = client.post("/dumps").json()["id"]
+    messages(client, name)
+    board = client.app.state.boards[name]
+
+    async def look_and_go() -> None:
+        for _ in range(200):
+            stream = service.watch(board, 0)
+            await anext(stream)
+            await stream.aclose()
+
+    anyio.run(look_and_go)
+    assert client.get(f"/dumps/{name}").json()["state"] == "finished"
+
+
 def test_the_service_cancels(client: Any, sources: Path) -> None:
     with (sources / "endless").open("wb") as file:
         file.truncate(1 << 42)

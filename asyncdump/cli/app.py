@@ -316,12 +316,28 @@ def run() -> int:
         return _fail(*map(str, error.problems))
     except AsyncdumpError as error:
         return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}")
+    except (OSError, MemoryError, RuntimeError, ExceptionGroup) as error:
+        # The host's state, not a fault of ours: no memory, no thread, no descriptor. What is done stays recorded.
+        return _fail(*map(_described, _told_apart(error)), code=1)
     return 0
 
 
-def _fail(*messages: str) -> int:
+def _told_apart(error: Exception) -> list[Exception]:
+    """Return the errors that a group holds; one that tells of a fault of ours is raised."""
+    found = [each for one in error.exceptions for each in _told_apart(one)] if isinstance(error, ExceptionGroup) else []
+    for each in found:
+        if not isinstance(each, AsyncdumpError | OSError | MemoryError | RuntimeError):
+            raise error
+    return found or [error]
+
+
+def _described(error: Exception) -> str:
+    return str(error) if isinstance(error, AsyncdumpError) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _fail(*messages: str, code: int = 2) -> int:
     from asyncdump.printable import text
 
-    for message in messages:
-        print(f"asyncdump: {text(message)}", file=sys.stderr)
-    return 2
+    for message in dict.fromkeys(messages):
+        sys.stderr.write(f"asyncdump: {text(message)}\n")
+    return code

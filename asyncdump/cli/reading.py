@@ -29,7 +29,7 @@ def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) 
         try:
             source = describe(fd, path)
             if compressed is None:
-                compressed = Kinds().compressed(path, source.size)
+                compressed = Kinds().compressed(path)
             if compressed:
                 _cat_compressed(path, offset, length)
             else:
@@ -74,7 +74,9 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
 def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
     """Print what dumps are."""
     kinds = Kinds()
-    found = [describe_dump(path, compressed=compressed, kinds=kinds) for path in paths]
+    found = [
+        describe_dump(path, compressed=kinds.compressed(path) if compressed is None else compressed) for path in paths
+    ]
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_record(dump) for dump in found]), indent=1).decode())
         return

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
-
 from asyncdump.cli.output import excuse_reader
 from asyncdump.cli.progress import RESTORING, new_listener
-from asyncdump.cli.run import interruption, listen
+from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_failures, print_totals
 from asyncdump.report import Report
@@ -25,7 +23,7 @@ def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> i
         return restorer.report
 
     excuse_reader()
-    report = anyio.run(restore, backend_options={"use_uvloop": True})
+    report = conduct(restore)
     if progress != "json":
         if not quiet:
             print_totals(report, "restored")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from signal import Signals
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
@@ -13,9 +16,15 @@ from asyncdump.cli.output import check_stdout, dumping, excuse_reader
 from asyncdump.cli.progress import Listener, new_listener
 from asyncdump.cli.signals import ending, exit_code
 from asyncdump.cli.tables import print_plan, print_receipt_error, print_summary
+from asyncdump.errors import explain
 from asyncdump.plan import STANDARD_OUTPUT, Options, Plan
 from asyncdump.report import Report
 from asyncdump.run import Run, open_run, plan_all
+
+_DESCRIPTORS: Final = 16
+"""What an event loop and the threads beside it open."""
+
+Outcome = TypeVar("Outcome")
 
 
 def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
@@ -30,7 +39,7 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
         return run.report
 
     excuse_reader()
-    report = anyio.run(dump, backend_options={"use_uvloop": True})
+    report = conduct(dump)
     if progress == "json":
         print_receipt_error(report)
         return _exit_code(report)
@@ -51,9 +60,25 @@ def dry(manifest: str, options: Options) -> int:
     async def make() -> Plan:
         return await plan_all(manifest, **msgspec.structs.asdict(options))
 
-    made = anyio.run(make)
+    made = conduct(make)
     print_plan(made, expected_methods(made.dumps, made.output))
     return 0
+
+
+def conduct(function: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
+    """Run an async function to its end and return what it returns.
+
+    Raises:
+        DumpError: too few files may be open: an event loop that finds so when it begins leaves more than a message.
+    """
+    taken: list[int] = []
+    try:
+        with explain("open", "an event loop"):
+            taken += (os.dup(0) for _ in range(_DESCRIPTORS))
+    finally:
+        for fd in taken:
+            os.close(fd)
+    return anyio.run(function, backend_options={"use_uvloop": True})
 
 
 def _exit_code(report: Report) -> int:

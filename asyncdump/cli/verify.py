@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio
 import msgspec
 
 from asyncdump.cli.columns import fill, seconds
 from asyncdump.cli.output import excuse_reader
 from asyncdump.cli.progress import VERIFYING, new_listener
-from asyncdump.cli.run import interruption, listen
+from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_lines
 from asyncdump.printable import text
@@ -32,7 +31,7 @@ def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any
 
     if not as_json:
         excuse_reader()
-    outcome = anyio.run(verify, backend_options={"use_uvloop": True})
+    outcome = conduct(verify)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(_record(outcome)), indent=1).decode())
     elif progress != "json":

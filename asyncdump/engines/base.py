@@ -61,7 +61,7 @@ class Engine(Protocol):
 
     Attributes:
         method: its name in manifests and reports.
-        span: the bytes of one step. A run can be cancelled between two steps, so that a step takes well under 100 ms.
+        span: the most bytes of one step. A run can be cancelled between two steps: on a slow disk they are fewer.
         sees_bytes: whether bytes pass through user space: there a digest can be taken, zeros found, a short hole read.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import Method, Route, Unseen
+from asyncdump.engines.base import Method, Refusal, Refused, Route, Unseen
 from asyncdump.lane import Lane
 from asyncdump.source import Span, truncated
 
@@ -19,7 +19,10 @@ class Sendfile(Unseen):
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Send the span through a descriptor of its own: sendfile writes at the descriptor's file offset."""
         target = route.target(span)
-        out = route.sink.open_again()
+        try:
+            out = route.sink.open_again()
+        except FileNotFoundError as error:
+            raise Refused(Refusal(reason="it takes /proc, which isn't mounted", errno=error.errno)) from error
         try:
             os.lseek(out, target, os.SEEK_SET)
             done = 0
