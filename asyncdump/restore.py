@@ -406,7 +406,7 @@ def _reserved_by(folder: Folder) -> int:
 
 def _free_in_mount(folder: Folder) -> int:
     status = os.fstatvfs(folder.fd)
-    return status.f_bavail if status.f_blocks else 1 << 62  # No blocks: a mount without a limit.
+    return status.f_bavail if status.f_blocks > 0 else 1 << 62  # None, or -1: a mount without a limit.
 
 
 def _short_of_space(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:

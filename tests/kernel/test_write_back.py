@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from asyncdump.digest import new_digest
 from asyncdump.errors import DumpError
 from asyncdump.journal import JOURNAL, Head, Journal, read_journal
 from asyncdump.lane import Lane
+from asyncdump.linux import sync_file_range
 from asyncdump.report import FileReport
 from asyncdump.sink import Draft, Folder
 
@@ -64,8 +65,21 @@ def lost_behind(disk: Liar, folder: Folder, name: str = "dump") -> Draft:
         with pytest.raises(DumpError, match="write-back") as told:
             draft.flush_behind(4 * MiB, 4 * MiB)
     assert told.value.errno == errno.EIO
-    os.fdatasync(draft.fd)  # The kernel has nothing more to tell.
+    with suppress(OSError):  # Most often the kernel has nothing more to tell.
+        os.fdatasync(draft.fd)
     return draft
+
+
+def rewrite_and_lose(disk: Liar, path: Path) -> None:
+    """Have a file hold what it held in the page cache alone; whoever opens it from now on isn't told."""
+    data = read(path)
+    path.unlink()
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDWR)
+    with disk.lying(0, 1), pytest.raises(OSError, match="Input/output"):
+        sync_file_range(fd, 0, 0, 7)  # The data alone: metadata would have the filesystem give up.
+    os.close(fd)
+    assert read(path) == data
 
 
 # --- a sink ----------------------------------------------------------------------------------------------------------
@@ -249,35 +263,29 @@ def test_a_folder_whose_name_can_not_be_synced_is_not_left_to_the_next_run(make,
 # --- what was kept ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("disk", ["ext4", "xfs"], indirect=True)  # A Btrfs gives up.
 def test_what_is_kept_is_what_the_disk_holds(disk: Liar, make, tmp_path) -> None:
     """A dump that nobody waited for was lost after its run had ended: to make it durable is to dump it again."""
     output = disk.point / "dumps"
     source = make("tmpfs", noise(3 * MiB))
     manifest = write_manifest(tmp_path / "m.yaml", output, [{"source": source, "name": "dump"}])
-    assert asyncdump(manifest, "-q", "--no-durable", "--method", "mmap").returncode == 0
-    with disk.lying(0, 1):
-        os.sync()
-    kept = resume(Dumps(manifest, output, {"dump": noise(3 * MiB)}))
-    assert kept == {"dump": not disk.refused}
+    assert asyncdump(manifest, "-q", "--no-durable").returncode == 0
+    rewrite_and_lose(disk, output / "dump")
+    assert resume(Dumps(manifest, output, {"dump": noise(3 * MiB)})) == {"dump": False}
     assert disk.mount_again()
     assert read(output / "dump") == noise(3 * MiB)
 
 
 @pytest.mark.parametrize("compress", ["none", "zstd"])
-@pytest.mark.parametrize("disk", ["ext4", "xfs"], indirect=True)
 def test_verify_looks_at_the_disk(compress, disk: Liar, make, tmp_path) -> None:
     output = disk.point / "dumps"
     source = make("tmpfs", noise(MiB + 3000))
     dumps = [{"source": source, "name": "dump.zst" if compress == "zstd" else "dump", "compress": compress}]
     manifest = write_manifest(tmp_path / "m.yaml", output, dumps)
-    # The end of it, less than a block, went through the page cache and is there still.
-    assert asyncdump(manifest, "-q", "--no-durable", "--method", "read").returncode == 0
-    with disk.lying(NONE_FITS, 1):
-        os.sync()
-    verdict = asyncdump("verify", output, "-q").returncode
+    assert asyncdump(manifest, "-q").returncode == 0
+    rewrite_and_lose(disk, output / str(dumps[0]["name"]))
+    assert asyncdump("verify", output, "-q").returncode == 1
     assert disk.mount_again()
-    assert asyncdump("verify", output, "-q").returncode == verdict
+    assert asyncdump("verify", output, "-q").returncode == 1
 
 
 # --- closes, and dd --------------------------------------------------------------------------------------------------
