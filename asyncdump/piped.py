@@ -177,7 +177,7 @@ class Piped(Transfer):
         why = "" if error is None else f"{error}; "
         return FilterError(
             f"{why}{', '.join(left)} can't be killed: it waits for a device or a filesystem that doesn't answer",
-            command=self._commands[0][0],
+            command=left[0].partition(" ")[0],
             path=self.source.path,
             operation="kill",
             errno=error.errno if isinstance(error, DumpError) else None,
