@@ -260,7 +260,7 @@ async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output
             await anyio.sleep(0.001)
         began = time.monotonic()
         run.cancel()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
     assert run.report.interrupted == "cancelled"
     assert psutil.Process().children() == []
 
@@ -400,7 +400,7 @@ async def test_a_run_that_is_cancelled_under_a_flood_of_stderr(source, output: P
         await anyio.sleep(0.1)
         began = time.monotonic()
         run.cancel()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
     assert psutil.Process().children() == []
 
 
