@@ -167,9 +167,7 @@ class Piped(Transfer):
         Raises:
             FilterError: a program can't be killed.
         """
-        drain, self._feed, self._drain = self._drain, None, None
-        if drain is not None:
-            drain.give_back()
+        self._feed = self._drain = None  # With the buffers that they have.
         self._borrowed.close()
         filters, self._filters = self._filters, None
         if filters is not None and (left := filters.kill()):
@@ -179,7 +177,7 @@ class Piped(Transfer):
         why = "" if error is None else f"{error}; "
         return FilterError(
             f"{why}{', '.join(left)} can't be killed: it waits for a device or a filesystem that doesn't answer",
-            command=self._commands[0][0],
+            command=left[0].partition(" ")[0],
             path=self.source.path,
             operation="kill",
             errno=error.errno if isinstance(error, DumpError) else None,
@@ -361,9 +359,6 @@ class Drain:
     def finish(self, lane: Lane) -> None:
         """Write what is still held."""
 
-    def give_back(self) -> None:
-        """Give back what others may use."""
-
 
 class CopiedDrain(Drain):
     """Read into the lane's second buffer, hashed there, and written from there.
@@ -461,6 +456,3 @@ class FramesDrain(Drain):
 
     def finish(self, lane: Lane) -> None:
         self._packer.finish()
-
-    def give_back(self) -> None:
-        self._packer.discard()

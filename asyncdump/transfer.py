@@ -188,7 +188,7 @@ class Transfer:
             self._fall_back(refusal, lane)
         self._hash_on_the_way = self._hasher is not None and self.engine.sees_bytes
         self._spans = self._cut_spans(self._route)
-        self.step(lane)
+        self._step(lane)
 
     def _measure(self, size: int) -> None:
         """Take the length from what a source has given that didn't tell its size."""
@@ -267,18 +267,11 @@ class Transfer:
         Raises:
             AsyncdumpError: a call failed, the source changed, or the run was stopped. Other lanes then stop too.
         """
-        while self.step(lane):
+        while self._step(lane):
             pass
 
-    def step(self, lane: Lane) -> bool:
-        """Move one span; return False when none is left."""
-        try:
-            return self._step(lane)
-        except BaseException:
-            self._failed = True
-            raise
-
     def _step(self, lane: Lane) -> bool:
+        """Move one span; return False when none is left."""
         self._stop.check()
         with self._turn:
             self._stop.check()  # Others have had their turn meanwhile, one after another.

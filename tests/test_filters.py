@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,7 +204,7 @@ def test_beside_the_processes_of_a_host(runner, source, output: Path) -> None:
 FAILING = {
     "begin": {"filter": [["./odd"]]},
     "feed": {"filter": [["false"]]},
-    "drain": {"filter": [["sh", "-c", "head -c 3000000 /dev/zero; exit 1"]]},
+    "drain": {"filter": [["sh", "-c", "head -c 3000000 /dev/urandom; exit 1"]]},
     "end": {"filter": [["sh", "-c", "cat; exit 1"]]},
     "second": {"filter": [["cat"], ["false"]]},
 }
@@ -232,12 +233,12 @@ async def main():
     ("how", "stages", "files"),
     [
         *((how, stages, 1024) for how in ("feed", "drain") for stages in STAGES),
-        *((how, stages, 130) for how in FAILING for stages in ("plain", "zstd last")),
+        *((how, stages, 90) for how in FAILING for stages in ("plain", "zstd last")),
     ],
 )
 def test_many_that_fail(how, stages, files, tmp_path: Path) -> None:
     """All end, in a few open files and little memory, and the good ones are dumped."""
-    names = [str(number) for number in range(FILES if files > 130 else FILES // 5)]
+    names = [str(number) for number in range(FILES if files > 90 else FILES // 5)]
     (tmp_path / "source").write_bytes(noise(2 * MiB))
     (tmp_path / "odd").write_text("neither a script nor a program\n")
     (tmp_path / "odd").chmod(0o700)
@@ -251,6 +252,43 @@ def test_many_that_fail(how, stages, files, tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "out")) == 22  # With the receipt and the list of digests.
 
 
+@pytest.mark.parametrize("files", [50, 60, 80])
+def test_pipelines_keep_within_the_limit_of_open_files(files, tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(noise(2 * MiB))
+    code = f"names, options, files = [], {{}}, {files}\n{CHILD}\nasyncio.run(main())"
+    code = code.replace("names[:20]", "map(str, range(20))").replace('[["cat"]]', '[["cat"]] * 3')
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+async def test_the_traceback_of_a_failure_holds_no_frame(source, output: Path) -> None:
+    """It lives as long as the report, and what a function has in its hands may be large."""
+    report = await dump(
+        output,
+        Dump(source=source, name="ended", filter=[["false"]]),
+        Dump(source=source, name="stuck", filter=[["sleep", "9"]], timeout=0.1, compress="zstd"),
+    )
+    for file in report.files:
+        error: BaseException | None = file.error
+        assert error is not None
+        while error is not None:
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                if os.path.basename(frame.f_code.co_filename) in {"transfer.py", "piped.py", "filters.py"}:
+                    assert frame.f_locals == {}
+            error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("script", ["exit 0", "head -c 10", "echo hi", "exec <&-; echo hi"])
+async def test_input_that_nobody_took_is_an_error_however_little(script, output: Path, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(noise(20_000))
+    report = await dump(output, Dump(source=str(tmp_path / "small"), filter=[["sh", "-c", script]]))
+    error = report.files[0].error
+    assert isinstance(error, FilterError)
+    assert error.errno == errno.EPIPE
+
+
 async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output: Path, monkeypatch) -> None:
     monkeypatch.setattr("asyncdump.stages.zstd.BUDGET", 1)
     stuck = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
@@ -260,7 +298,7 @@ async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output
             await anyio.sleep(0.001)
         began = time.monotonic()
         run.cancel()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
     assert run.report.interrupted == "cancelled"
     assert psutil.Process().children() == []
 
@@ -400,7 +438,7 @@ async def test_a_run_that_is_cancelled_under_a_flood_of_stderr(source, output: P
         await anyio.sleep(0.1)
         began = time.monotonic()
         run.cancel()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
     assert psutil.Process().children() == []
 
 

@@ -325,6 +325,23 @@ def test_the_budget_is_kept_with_several_kinds_of_frames(more, tmpfs: Path, tmp_
             (tmpfs / f"kinds-{number}").unlink()
 
 
+def test_what_costly_kinds_leave_behind_counts(tmpfs: Path, tmp_path: Path) -> None:
+    """One after another, the largest first: two that take half of the budget each, and one that takes most of it."""
+    kinds = [(22, 8, 13), (21, 8, 12), (1, 90, 1)]
+    sources = [tmpfs / f"costly-{level}" for level, _, _ in kinds]
+    for source, (_, frame, count) in zip(sources, kinds, strict=True):
+        source.write_bytes(b"\1" * (frame * count * MiB))
+    dumps = ", ".join(
+        f"Dump(source='{source}', compress=Zstd(level={level}, frame={frame << 20}))"
+        for source, (level, frame, _) in zip(sources, kinds, strict=True)
+    )
+    try:
+        assert peak(f"[{dumps}]", tmp_path / "out") < (256 + 64) * MiB
+    finally:
+        for source in sources:
+            source.unlink()
+
+
 @pytest.mark.parametrize("more", ["", ", filter=[['cat']]", ", filter=[['cat']], first='filter'"])
 def test_small_frames_take_little_memory(more, tmpfs: Path, tmp_path: Path) -> None:
     source = tmpfs / "small-frames"
