@@ -102,6 +102,16 @@ async def test_positions_that_are_addresses(path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to open a device")
+async def test_a_drive_with_nothing_in_it(tmp_path: Path) -> None:
+    empty = [f"/dev/{path.name}" for path in Path("/sys/block").iterdir() if (path / "size").read_text() == "0\n"]
+    if not empty:
+        pytest.skip("every block device holds something")
+    with pytest.raises(asyncdump.ManifestError) as refusal:
+        await asyncdump.plan_all([Dump(source=empty[0])], output=tmp_path / "out")
+    assert refusal.value.problems[0].key == "dumps[0].source"
+
+
 async def test_a_link_to_such_a_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(f"/proc/{os.getpid()}/mem")
     with pytest.raises(asyncdump.ManifestError, match="addresses"):

@@ -21,7 +21,7 @@ import asyncdump.globbing
 from asyncdump import Dump
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.globbing import find, is_glob
-from asyncdump.plan import look_at
+from asyncdump.plan import look_at, make_plan
 
 NAMES = st.sampled_from(["a", "b", "ab", ".a", ".hidden", "a1", "a10", "a2", "[a]", "*", "é", "x y"])
 PARTS = st.sampled_from(
@@ -202,6 +202,40 @@ def test_a_folder_that_is_exchanged_for_a_link(tmp_path: Path, monkeypatch) -> N
 
     monkeypatch.setattr(asyncdump.globbing._Walk, "_look_into", exchange)
     assert found(tmp_path, "f*/passwd") == []
+
+
+def test_a_folder_that_is_exchanged_for_another(tmp_path: Path, monkeypatch) -> None:
+    for name in ("folder", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "passwd").touch()
+    real = asyncdump.globbing._Walk._look_into
+
+    def exchange(walk, folder) -> None:
+        if folder.path.endswith("/folder"):
+            (tmp_path / "folder").rename(tmp_path / "away")
+            (tmp_path / "elsewhere").rename(tmp_path / "folder")
+        real(walk, folder)
+
+    monkeypatch.setattr(asyncdump.globbing._Walk, "_look_into", exchange)
+    assert found(tmp_path, "f*/passwd") == []
+
+
+@pytest.mark.parametrize("when", ["found", "planned"])
+async def test_a_link_to_the_very_match_is_no_match(when, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).write_text(name)
+    module, step = {"found": ("asyncdump.plan", find), "planned": ("asyncdump.run", make_plan)}[when]
+
+    def exchange(*given):
+        answer = step(*given)
+        (tmp_path / "in/a").rename(tmp_path / "moved")
+        (tmp_path / "in/a").symlink_to(tmp_path / "moved")
+        return answer
+
+    monkeypatch.setattr(module + "." + step.__name__, exchange)
+    report = await asyncdump.dump_all([Dump(source=tmp_path / "in/?")], output=tmp_path / "out")
+    assert {file.name: file.ok for file in report.files} == {"a": False, "b": True}
 
 
 def test_files_that_a_process_has_open(tmp_path: Path) -> None:
