@@ -43,7 +43,15 @@ def within(script: str, cwd: Path, **options: object) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize(
     "arguments",
-    ["{}/m.yaml --output x", "m.yaml", "verify out", "restore {}/out --to back", "cat ring", "info ring", "probe ring ."],
+    [
+        "{}/m.yaml --output x",
+        "m.yaml",
+        "verify out",
+        "restore {}/out --to back",
+        "cat ring",
+        "info ring",
+        "probe ring .",
+    ],
 )
 def test_a_working_directory_that_was_removed(arguments: str, place: Path) -> None:
     (place / "gone").mkdir()
@@ -81,7 +89,9 @@ def test_hardly_any_memory(megabytes: int, place: Path) -> None:
     assert done.returncode in {0, 1, 2}
 
 
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}])
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}]
+)
 def test_odd_names_where_only_ascii_is_known(locale: dict[str, str], tmp_path: Path) -> None:
     names = [b"gr\xc3\xb6\xc3\x9fe", b"\xff\xfe", b"a b"]
     for name in names:
@@ -89,7 +99,12 @@ def test_odd_names_where_only_ascii_is_known(locale: dict[str, str], tmp_path: P
             file.write(noise(5000))
     (tmp_path / "m.yaml").write_text('version: 1\noutput: out\ndumps: [{source: "[!m]*"}]\n')
     env = environment(**locale)
-    for arguments in (["m.yaml"], ["verify", "out"], ["restore", "out", "--to", "back"], ["m.yaml", "--progress", "json"]):
+    for arguments in (
+        ["m.yaml"],
+        ["verify", "out"],
+        ["restore", "out", "--to", "back"],
+        ["m.yaml", "--progress", "json"],
+    ):
         done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, env=env, capture_output=True, check=False)
         assert b"Traceback" not in done.stderr
         assert done.returncode == (2 if arguments[-1] == "json" else 0), done.stderr
@@ -100,7 +115,7 @@ def test_odd_names_where_only_ascii_is_known(locale: dict[str, str], tmp_path: P
 @pytest.mark.parametrize("options", [[], ["--compress", "zstd"], ["--allow-filters"]])
 def test_a_dump_to_standard_output_among_thousands_of_descriptors(options: list[str], place: Path) -> None:
     """Numbers beyond what select(2) knows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 3000:
         unavailable("too few files may be open")
     entry: dict[str, object] = {"source": str(place / "ring")}
