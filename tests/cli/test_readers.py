@@ -357,6 +357,22 @@ def test_a_reader_that_goes_away_is_a_failure(kind, endless: Path, tmp_path: Pat
         assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_signal_ends_a_dump_whose_reader_has_begun_and_stopped(kind, endless: Path, tmp_path: Path) -> None:
+    """There is room for a part of what is to be written: no write may wait for the rest of it."""
+    write_manifest(tmp_path, endless)
+    with stopped(kind) as reader, running("m.yaml", "--output", "-", cwd=tmp_path, stdout=reader.writing) as process:
+        wait_until_idle(process)
+        os.read(reader.reading, 3 << 10)
+        wait_until_idle(process)
+        os.read(reader.reading, 100 << 10)
+        wait_until_idle(process)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(ENOUGH) == 143
+        assert time.monotonic() - began < SOON
+
+
 HEADERS = ("> out", ">> out", "1<> out")
 
 
