@@ -145,6 +145,7 @@ class Transfer:
         self._proved = False  # Has the engine moved anything yet? Only before that may the kernel refuse it.
         self._engines: list[Engine] = []
         self._pace: Pace | None = None
+        self._sink_pace: Pace | None = None
         self._spans: Iterator[Span] = iter(())
         self._hasher: Marked | None = None
         self._hash_on_the_way = False
@@ -181,7 +182,8 @@ class Transfer:
         self.stage = "move"
         self._route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
         self._hasher = new_digest(self._checksum)
-        self._pace = None if source.in_memory else pace_of(self._fd)
+        self._pace = None if source.in_memory else pace_of(self._fd)  # Memory is as fast as can be.
+        self._sink_pace = pace_of(self.sink.fd)
         self._engines = self._prepare(folder)
         self.engine = self._engines[0]
         if (refusal := self.engine.refuses(self._route)) is not None:
@@ -232,10 +234,10 @@ class Transfer:
             offset += length
 
     def _pace_of_step(self, span: int) -> int:
-        """Return the bytes of a step: what both ends take in a short time; a source in memory takes none."""
-        if self._pace is not None:
-            span = self._pace.step(span)
-        return self._route.sink.pace.step(span)
+        """Return the bytes of a step: no more than both ends take in a short time."""
+        for pace in (self._pace, self._sink_pace):
+            span = span if pace is None else pace.step(span)
+        return span
 
     def _fall_back(self, refusal: Refusal, lane: Lane) -> Engine:
         """Drop the present engine because of ``refusal`` and return the next one that doesn't refuse at sight."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -127,17 +129,16 @@ def test_all_that_can_be_had_comes_before_the_damage(data: bytes, at: float, tmp
     place = int(len(stored) * at)
     stored[place : place + 40] = bytes(byte ^ 0x5A for byte in stored[place : place + 40])
     (tmp_path / "x.zst").write_bytes(stored)
-    decompressor, pieces = zstandard.ZstdDecompressor().decompressobj(), []
-    with pytest.raises(zstandard.ZstdError):
+    decompressor, good = zstandard.ZstdDecompressor().decompressobj(), io.BytesIO()
+    with contextlib.suppress(zstandard.ZstdError):
         for place in range(len(stored)):
-            pieces.append(decompressor.decompress(stored[place : place + 1]))
-    good = b"".join(pieces)
+            good.write(decompressor.decompress(stored[place : place + 1]))
     done = cat("x.zst", cwd=tmp_path)
     assert done.returncode == 2
     assert b"damaged" in done.stderr
-    assert done.stdout == good
+    assert done.stdout == good.getvalue()
     if at == 0.5:
-        assert good
+        assert done.stdout
 
 
 def test_each_block_before_a_bad_one_is_written(tmp_path: Path) -> None:

@@ -254,7 +254,8 @@ def dd(operands: tuple[str, ...]) -> None:
 
     \b
     Operands: if= of= bs= count= skip= seek= status=none|noxfer|progress
-              conv=fsync,fdatasync,notrunc,sparse  oflag=direct
+              conv=fsync,fdatasync,notrunc,sparse
+              iflag=count_bytes,skip_bytes  oflag=direct,seek_bytes
               method=auto|reflink|direct|sendfile|splice|mmap|read
               compress=zstd|zstd:LEVEL|none
     Without if= it reads standard input, without of= it writes standard output.

@@ -111,10 +111,16 @@ class Way(io.RawIOBase):
         with self._turn:
             try:
                 while self._kept:
-                    done = os.write(self._open(), self._kept[:_PIECE])
-                    del self._kept[:done]
-            except BlockingIOError:
-                return True
+                    # Taken out before: a signal's handler may print, too, or raise.
+                    piece = bytes(self._kept[:_PIECE])
+                    del self._kept[:_PIECE]
+                    try:
+                        done = os.write(self._open(), piece)
+                    except BlockingIOError:
+                        done = 0
+                    self._kept[:0] = piece[done:]
+                    if done == 0:
+                        return True
             except OSError as error:
                 self.error = (self._relay and self._relay.error) or error
                 self._kept.clear()

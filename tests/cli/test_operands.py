@@ -82,10 +82,11 @@ def test_what_is_left_of_a_copy_that_fails(operands, before, seek, method, ext4:
     out = ext4 / "failed"
     (ext4 / "in").write_bytes(data)
     out.write_bytes(old)
-    done = limited(5 * MiB, "if=in", "of=failed", f"method={method}", "status=none", *operands.split(), cwd=ext4)
+    done = limited(5 * MiB, "if=in", "of=failed", f"method={method}", *operands.split(), cwd=ext4)
     assert done.returncode == 1
     assert b"EFBIG" in done.stderr
     left = out.read_bytes()
+    assert int(done.stderr.splitlines()[-1].split()[0]) == len(left) - seek  # As many as it says.
     assert seek + 2 * MiB <= len(left) <= 5 * MiB
     assert left[seek:] == data[: len(left) - seek]
     assert left[:seek] == old[:seek]

@@ -115,7 +115,7 @@ def test_odd_names_where_only_ascii_is_known(locale: dict[str, str], tmp_path: P
 @pytest.mark.parametrize("options", [[], ["--compress", "zstd"], ["--allow-filters"]])
 def test_a_dump_to_standard_output_among_thousands_of_descriptors(options: list[str], place: Path) -> None:
     """Numbers beyond what select(2) knows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 3000:
         unavailable("too few files may be open")
     entry: dict[str, object] = {"source": str(place / "ring")}

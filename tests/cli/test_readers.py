@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -279,18 +280,41 @@ def test_what_is_left_out_is_counted(run: Path) -> None:
     assert len(logged) < 1500
 
 
-def test_a_second_signal_ends_a_run_at_once(endless: Path, tmp_path: Path) -> None:
-    write_manifest(tmp_path, endless)
-    with running("m.yaml", "--progress", "json", cwd=tmp_path) as process:
+STUBBORN = """
+import time
+from asyncdump.cli.output import take_over
+from asyncdump.cli.signals import ending
+take_over()
+with ending(lambda name: print(name, flush=True)):
+    print("ready", flush=True)
+    while True:
+        time.sleep(1)
+"""
+
+
+class Killing:
+    """Leaves no process behind a test that failed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.close = process.kill
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_what_takes_long_to_end(second) -> None:
+    command = [sys.executable, "-c", STUBBORN]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **options) as process, contextlib.closing(Killing(process)):
         assert process.stdout is not None
-        while "progress" not in process.stdout.readline():
-            pass
-        process.send_signal(signal.SIGSTOP)  # Both are there before it can act on either.
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=ENOUGH)
-        assert process.returncode in {130, 143}
+        process.send_signal(signal.SIGINT)  # The same again, as a wrapper passes it on.
+        assert process.stdout.readline() in {"SIGTERM\n", "SIGINT\n"}
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.4)
+        process.send_signal(second)
+        assert process.wait(ENOUGH) == 128 + second
+        assert process.stderr.read() == f"asyncdump: ended by {second.name}\n"
 
 
 # --- the dump itself --------------------------------------------------------------------------------------------------
@@ -331,6 +355,22 @@ def test_a_reader_that_goes_away_is_a_failure(kind, endless: Path, tmp_path: Pat
         _, stderr = process.communicate(timeout=ENOUGH)
         assert process.returncode == 1 if kind != "terminal" else process.returncode in {1, 129}
         assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_signal_ends_a_dump_whose_reader_has_begun_and_stopped(kind, endless: Path, tmp_path: Path) -> None:
+    """There is room for a part of what is to be written: no write may wait for the rest of it."""
+    write_manifest(tmp_path, endless)
+    with stopped(kind) as reader, running("m.yaml", "--output", "-", cwd=tmp_path, stdout=reader.writing) as process:
+        wait_until_idle(process)
+        os.read(reader.reading, 3 << 10)
+        wait_until_idle(process)
+        os.read(reader.reading, 100 << 10)
+        wait_until_idle(process)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(ENOUGH) == 143
+        assert time.monotonic() - began < SOON
 
 
 HEADERS = ("> out", ">> out", "1<> out")
