@@ -270,6 +270,12 @@ def look_at(file: FileReport) -> tuple[Source, int]:
         length = _listed(fd, file.path).content if is_compressed(file) else source.size
     finally:
         os.close(fd)
+    if _holds_source(file) and length != file.bytes:
+        raise DamagedError(
+            f"{file.path} is corrupt: it holds {length} bytes of its source, {file.bytes} were dumped",
+            verdict="corrupt",
+            path=file.path,
+        )
     return source, length
 
 

@@ -22,6 +22,9 @@ from asyncdump.source import open_file
 
 RECEIPT_VERSION: Final = 1
 
+_REPLACEMENT: Final = "\ufffd"
+"""What decoders put in the place of bytes that aren't UTF-8."""
+
 
 def receipt(report: Report, version: str) -> bytes:
     """Return the receipt of a run as JSON; records are brief where it would be larger than what is read."""
@@ -70,8 +73,8 @@ def digest_lists(report: Report) -> dict[str, bytes]:
     for file in sorted(report.files, key=lambda file: file.name):
         if file.ok and file.digest is not None:
             checksum, _, digest = file.digest.partition(":")
-            if checksum == "blake3" and utf8(file.name) != file.name:
-                continue  # b3sum takes no list with a name in it that isn't UTF-8; the receipt has the digest.
+            if checksum == "blake3" and (utf8(file.name) != file.name or _REPLACEMENT in file.name):
+                continue  # b3sum takes no list with a name that isn't UTF-8, or may be; the receipt has the digest.
             lists[LISTS[checksum]].append(os.fsencode(f"{digest}  {file.name}\n"))
     return {name: b"".join(lines) for name, lines in lists.items()}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from files import noise, write_pages
+from files import noise, unavailable, write_pages
 
 import asyncdump
 from asyncdump.errors import ReceiptError
@@ -108,3 +110,45 @@ async def test_a_digest_list_of_somebody_else_is_not_replaced(checksum, name, tm
     other = "sha256" if checksum == "xxh128" else "xxh128"
     (await asyncdump.dump_all(dumps, output=tmp_path / "dumps", checksum=other)).raise_for_failures()
     assert (tmp_path / "dumps" / name).read_text() == "mine"
+
+
+NAMES = [
+    *(
+        "a\\b",
+        "\\a",
+        "a\\nb",
+        " a",
+        "a ",
+        "*a",
+        " *a",
+        "-a",
+        "--help",
+        "a'b",
+        '"',
+        "#a",
+        "(a) = b",
+        "SHA256 (x) = y",
+        "a:b",
+    ),
+    *("a\u2028b", "\u202ea", "\ufffd", "\x85", os.fsdecode(b"caf\xe9"), "e\u0301", "\ufeffa", "d" * 255, "%s"),
+]
+
+
+@pytest.mark.parametrize(
+    ("checksum", "command"),
+    [
+        ("sha256", ["sha256sum", "--strict", "-c", "SHA256SUMS"]),
+        ("xxh128", ["xxhsum", "-c", "XXH128SUMS"]),
+        ("blake3", ["b3sum", "-c", "B3SUMS"]),
+    ],
+)
+async def test_digest_tools_take_a_list_of_odd_names(checksum, command, tmp_path: Path) -> None:
+    if shutil.which(command[0]) is None:
+        unavailable(f"{command[0]} is not installed")
+    write_pages(tmp_path / "source", noise(900))
+    dumps = [asyncdump.Dump(source=str(tmp_path / "source"), name=name) for name in NAMES]
+    (await asyncdump.dump_all(dumps, output=tmp_path / "dumps", checksum=checksum)).raise_for_failures()
+    done = subprocess.run(command, cwd=tmp_path / "dumps", capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    left_out = 2 if checksum == "blake3" else 0  # Its tool takes no names that aren't UTF-8, or may be.
+    assert done.stdout.count(b": OK\n") == len(NAMES) - left_out

@@ -308,3 +308,18 @@ async def test_one_large_file_is_read_by_several_lanes(output, tmp_path) -> None
     assert all(event.done <= 80 * MiB for event in events if isinstance(event, Progress))
     spoil(output / "large", 77 * MiB)
     assert (await verify_all(output)).failures[0].offset == 76 * MiB
+
+
+@pytest.mark.parametrize("compress", ["none", Zstd(checksum=True)])
+async def test_what_holds_more_or_less_than_was_dumped_is_corrupt_without_a_digest_too(
+    compress, output, sources, tmp_path
+) -> None:
+    await dump(output, sources, compress=compress, checksum="none")
+    content = json.loads((output / "receipt.json").read_text())
+    for record in content["files"]:
+        record["bytes"] += 1
+    (output / "receipt.json").write_text(json.dumps(content))
+    outcome = await verify_all(output)
+    assert {file.verdict for file in outcome.files} == {"corrupt"}
+    report = await asyncdump.restore_all(output, tmp_path / "back")
+    assert len(report.failures) == len(report.files)
