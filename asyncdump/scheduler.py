@@ -141,7 +141,7 @@ class Scheduler:
     def _job(self, index: int, planned: PlannedDump) -> Job:
         earlier = self._earlier.get(planned.name)
         told = not isinstance(self._folder, Folder | Outlet)
-        return Job(index, planned, self._transfer(planned), earlier=earlier, told_elsewhere=told)
+        return Job(index, planned, earlier=earlier, told_elsewhere=told)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
         options: dict[str, Any] = {
@@ -271,7 +271,6 @@ class Scheduler:
             time.sleep(min(left, _TICK))
             self._watch()
         for job in jobs:
-            job.transfer = self._transfer(job.planned)
             job.error, job.sealed = None, False
             self._waiting.append(job)
 
@@ -327,6 +326,7 @@ class Scheduler:
         self._in_flight += 1
         for job in jobs:
             job.lanes = 1
+            job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs
 
@@ -465,10 +465,12 @@ class Scheduler:
                     bad_bytes=report.bad_bytes,
                 )
             )
+            job.under_way = None
 
     def _keep(self, job: Job, report: FileReport) -> None:
         with self._turn:
             self._outcomes[job.index] = report
+            job.under_way = None
             self._emit(
                 FileKept(
                     at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest
@@ -480,6 +482,7 @@ class Scheduler:
         with self._turn:
             if self._may_pass(job, error):
                 job.attempts += 1
+                job.under_way = None
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._emit(
@@ -487,13 +490,14 @@ class Scheduler:
                 )
                 return
             self._outcomes[job.index] = failure_of(job, error, self._folder.path)
-            if job.transfer.moved:
+            if job.under_way is not None and job.under_way.moved:
                 self._announce(job)
             self._emit(
                 FileFailed(
                     at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage
                 )
             )
+            job.under_way = None
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
