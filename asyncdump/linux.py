@@ -286,8 +286,8 @@ def copy_by_kernel(data: memoryview, target: memoryview) -> None:
             while done < ready:
                 done += os.readv(reading, [target[done:ready]])
     finally:
-        os.close(reading)
-        os.close(writing)
+        close(reading)
+        close(writing)
 
 
 def address_of(data: memoryview) -> int:
