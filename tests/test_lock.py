@@ -45,6 +45,16 @@ def test_readers_keep_writers_out_and_the_last_of_them_cleans_up(folder: int, tm
     assert os.listdir(tmp_path) == []
 
 
+def test_a_child_that_has_the_same_open_file_keeps_no_lock(folder: int, tmp_path: Path) -> None:
+    first, second = (Lock(folder, str(tmp_path), shared=True) for _ in range(2))
+    child = os.dup(first._fd)  # What fork(2) leaves with a child.
+    first.release()
+    second.release()
+    assert os.listdir(tmp_path) == []
+    Lock(folder, str(tmp_path)).release()
+    os.close(child)
+
+
 def test_what_a_killed_run_left_locks_nothing(folder: int, tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
     Lock(folder, str(tmp_path)).release()
