@@ -17,6 +17,7 @@ from asyncdump.salvage import UNREADABLE
 from asyncdump.sink import ALIGNMENT, Folder, Sink
 from asyncdump.source import Source, Span, describe, find_spans, gather, open_source, path_of
 from asyncdump.threads import in_thread
+from asyncdump.transfer import Stop
 
 _LONGEST: Final = 1.0
 """Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
@@ -52,11 +53,14 @@ async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) 
     Raises:
         DumpError: the source can't be opened, or the folder can't be written to.
     """
-    return await in_thread(lambda: probe_all(source, folder))
+    stop = Stop()
+    return await in_thread(lambda: probe_all(source, folder, stop), give_up=stop.request)
 
 
-def probe_all(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Finding]:
-    """Do as `probe` does, blocking."""
+def probe_all(
+    source: str | os.PathLike[str], folder: str | os.PathLike[str], stop: Stop | None = None
+) -> list[Finding]:
+    """Do as `probe` does, blocking; what is found after a stop is nothing."""
     source, folder = path_of(source), path_of(folder)
     if not os.path.isdir(folder):
         raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
@@ -68,7 +72,7 @@ def probe_all(source: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
         if not described.sized:
             fd, described = gather(fd, described)
         picks = {hashing: _pick(described, fd, place, lane, hashing=hashing) for hashing in (True, False)}
-        return [_try(method, described, fd, place, lane, _chosen(method, picks)) for method in ENGINES]
+        return [_try(method, described, fd, place, lane, _chosen(method, picks), stop or Stop()) for method in ENGINES]
     finally:
         lane.close()
         place.close()
@@ -111,14 +115,15 @@ def _refusal(method: Method, source: Source, fd: int, folder: Folder, lane: Lane
         sink.close()
 
 
-def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, chosen: str) -> Finding:
+def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, chosen: str, stop: Stop) -> Finding:
+    stop.check()
     if (refusal := _refusal(method, source, fd, folder, lane, 0)) is not None:
         return Finding(method=method, refusal=refusal)
     sink = folder.scratch()
     try:
         began, cpu = time.perf_counter(), time.thread_time()
         with explain(method, source.path):
-            moved = _measure(method, source, fd, sink, lane, began)
+            moved = _measure(method, source, fd, sink, lane, began, stop)
             if (failure := sink.sync()) is not None:
                 raise failure
         seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
@@ -127,7 +132,7 @@ def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, ch
     return Finding(method=method, refusal=None, bytes=moved, seconds=seconds, cpu_seconds=cpu, chosen=chosen)
 
 
-def _measure(method: Method, source: Source, fd: int, sink: Sink, lane: Lane, began: float) -> int:
+def _measure(method: Method, source: Source, fd: int, sink: Sink, lane: Lane, began: float, stop: Stop) -> int:
     engine = ENGINES[method]
     route = Route(source=source, fd=fd, sink=sink, sparse=False)
     sink.resize(source.size)
@@ -138,6 +143,7 @@ def _measure(method: Method, source: Source, fd: int, sink: Sink, lane: Lane, be
             if not extent.hole:
                 engine.store(route, span, lane, engine.load(route, span, lane))
                 moved += span.length
+            stop.check()
             if time.perf_counter() - began > _LONGEST:
                 return moved
     return moved

@@ -19,11 +19,15 @@ from asyncdump.transfer import Transfer
 
 
 class Job(msgspec.Struct, eq=False):
-    """One planned dump and what has become of it; changed by the event loop, and by one thread while a hop lasts."""
+    """One planned dump and what has become of it; changed by the lane that has it, then by the committer.
+
+    ``under_way`` is there only while it is: of 80,000 dumps hardly any are, and what is kept of all of them would cost
+    each full collection of garbage a part of a second, in which no thread goes on.
+    """
 
     index: int
     planned: PlannedDump
-    transfer: Transfer
+    under_way: Transfer | None = None
     lanes: int = 0
     open_to_join: bool = False
     started: float = 0.0
@@ -39,9 +43,14 @@ class Job(msgspec.Struct, eq=False):
     told: tuple[int, str] = (0, "")
 
     @property
+    def transfer(self) -> Transfer:
+        assert self.under_way is not None
+        return self.under_way
+
+    @property
     def stage(self) -> str:
         """What is being done, or ``plan`` before anything was."""
-        return self.transfer.stage if self.started else "plan"
+        return self.under_way.stage if self.under_way is not None and self.started else "plan"
 
     def watch(self, proof: Transfer) -> None:
         """Have the progress of a proof told."""
@@ -85,7 +94,7 @@ def failure_of(job: Job, error: AsyncdumpError, folder: str, manifest_sha256: st
     """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
     if isinstance(error, NotDurableError):
         return msgspec.structs.replace(report_of(job, manifest_sha256), error=error, stage="sync", bytes=0, stored=0)
-    engine = job.transfer.engine
+    engine = job.under_way.engine if job.under_way is not None else None
     return FileReport(
         source=job.planned.source.path,
         name=job.planned.name,
@@ -148,7 +157,8 @@ def abort(jobs: list[Job]) -> None:
     """Remove what was written of dumps; what goes wrong with one keeps none of the others."""
     for job in jobs:
         try:
-            job.transfer.abort()
+            if job.under_way is not None:
+                job.under_way.abort()
         except Exception as error:  # noqa: BLE001 (there is nothing left to be done about it)
             logger().error("not_removed", dump=job.planned.name, error=str(error))
 

@@ -306,8 +306,8 @@ def copy_by_kernel(data: memoryview, target: memoryview) -> None:
             while done < ready:
                 done += some(os.readv(reading, [target[done:ready]]))
     finally:
-        os.close(reading)
-        os.close(writing)
+        close_quietly(reading)
+        close_quietly(writing)
 
 
 def address_of(data: memoryview) -> int:

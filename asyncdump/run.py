@@ -52,7 +52,11 @@ Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 
 
 class Run:
-    """A run under way: an asynchronous iterator of its events, for one listener."""
+    """A run under way: an asynchronous iterator of its events, for one listener at a time.
+
+    Whoever iterates goes on where another has left off. A second iteration while one waits, and one that was left when
+    another began, raise `RuntimeError`: each event is told once. After the last event iterations end at once.
+    """
 
     def __init__(
         self,
@@ -390,8 +394,9 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
                 print(event)
         run.report.raise_for_failures()
 
-    Leaving the block waits for the run to end; leaving it by an exception ends the run first. A listener may be slow,
-    or not listen at all: that neither slows the dumps nor lets memory grow.
+    Leaving the block waits for the run to end; leaving it by an exception ends the run first. After the block no thread
+    of the run is left, nothing of it is open or locked, and there is a report, whoever has cancelled this task and how
+    often. A listener may be slow, or not listen at all: that neither slows the dumps nor lets memory grow.
 
     Args:
         what: the path of a manifest, a `Manifest`, or an iterable of `Dump`, which needs ``output``.
@@ -399,7 +404,8 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created, another run is at work in it, or too few files may be open.
+        DumpError: the output folder can't be created, another run is at work in it, too few files may be open, or no
+            thread can be started.
     """
     made = await plan_all(what, **overrides)
     stop = Stop()
@@ -437,12 +443,13 @@ async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: 
     Args:
         what: the path of a manifest, a `Manifest`, or an iterable of `Dump`, which needs ``output``.
         on_event: called with each event, sync or async. An exception that it raises is logged, and it isn't called
-            again: a dump outlives its listener.
+            again: a dump outlives its listener. When the run has ended it has 10 seconds for each event that is left,
+            then it is cancelled, which is logged too.
         overrides: see `Overrides`.
 
     Raises:
         ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created, or another run is at work in it.
+        DumpError: the output folder can't be created, another run is at work in it, or no thread can be started.
     """
     async with open_run(what, **overrides) as run:
         if on_event is not None:

@@ -33,7 +33,7 @@ from asyncdump.plan import Plan, PlannedDump
 from asyncdump.proof import Proof, prove
 from asyncdump.report import FileReport
 from asyncdump.sink import Draft, Folder, Place, sync_file
-from asyncdump.source import MEMORY, Source
+from asyncdump.source import MEMORY
 from asyncdump.stages.zstd import Compressors
 from asyncdump.stranger import recognise
 from asyncdump.threads import start
@@ -49,7 +49,6 @@ _BATCH_FILES: Final = 16
 _GROUP: Final = 64
 _TICK: Final = 0.1
 _SPARE_DESCRIPTORS: Final = 16
-_NOTHING: Final = Source(path="", filesystem="", page=1, size=0, allocated=0, device=0, inode=0, mtime_ns=0)
 _DESCRIPTORS_PER_LANE: Final = 6  # The source, the sink twice and once more, the two ends of the pipe.
 _DESCRIPTORS_PER_PIPELINE: Final = 7  # Its two ends, and five that the start of a program takes.
 _DESCRIPTORS_PER_PROGRAM: Final = 2  # What it says, and its process.
@@ -142,11 +141,6 @@ class Scheduler:
         self._again: list[Job] = []
         self._compressors = Compressors(stop.check)
         self._buffers = Buffers()
-        # Stands for the transfer of each dump that isn't under way: what each of 100,000 files has, the garbage
-        # collector looks at while nothing else in the process goes on.
-        self._idle: Final = Transfer(
-            _NOTHING, "", offset=0, length=0, method="auto", checksum="none", sparse=True, stop=stop
-        )
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
@@ -156,7 +150,7 @@ class Scheduler:
     def _job(self, index: int, planned: PlannedDump) -> Job:
         earlier = self._earlier.get(planned.name)
         told = not isinstance(self._folder, Folder | Outlet)
-        return Job(index, planned, self._idle, earlier=earlier, told_elsewhere=told)
+        return Job(index, planned, earlier=earlier, told_elsewhere=told)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
         options: dict[str, Any] = {
@@ -339,11 +333,10 @@ class Scheduler:
             while len(jobs) < most and room > 0:
                 jobs.append(self._waiting.popleft())
                 room -= jobs[-1].planned.length
-        for job in jobs:
-            job.transfer = self._transfer(job.planned)
         self._in_flight += 1
         for job in jobs:
             job.lanes = 1
+            job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs
 
@@ -482,23 +475,24 @@ class Scheduler:
                     bad_bytes=report.bad_bytes,
                 )
             )
-            job.transfer = self._idle
+            job.under_way = None
 
     def _keep(self, job: Job, report: FileReport) -> None:
         with self._turn:
             self._outcomes[job.index] = report
+            job.under_way = None
             self._emit(
                 FileKept(
                     at=self._clock(), name=report.name, source=report.source, bytes=report.bytes, digest=report.digest
                 )
             )
-            job.transfer = self._idle
 
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
         planned = job.planned
         with self._turn:
             if self._may_pass(job, error):
                 job.attempts += 1
+                job.under_way = None
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._emit(
@@ -506,14 +500,14 @@ class Scheduler:
                 )
                 return
             self._outcomes[job.index] = failure_of(job, error, self._folder.path, self._plan.manifest_sha256)
-            if job.transfer.moved:
+            if job.under_way is not None and job.under_way.moved:
                 self._announce(job)
             self._emit(
                 FileFailed(
                     at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage
                 )
             )
-            job.transfer = self._idle
+            job.under_way = None
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:

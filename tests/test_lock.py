@@ -45,6 +45,23 @@ def test_readers_keep_writers_out_and_the_last_of_them_cleans_up(folder: int, tm
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_child_that_has_the_same_open_file_keeps_no_lock(removable, folder: int, tmp_path: Path, monkeypatch) -> None:
+    def refuse(name: str, *, dir_fd: int) -> None:
+        raise PermissionError(1, "EPERM")
+
+    if not removable:
+        monkeypatch.setattr(os, "unlink", refuse)
+    for shared in (True, False):
+        first = Lock(folder, str(tmp_path), shared=shared)
+        child = os.dup(first._fd)  # What fork(2) leaves with a child.
+        first.release()
+        Lock(folder, str(tmp_path)).release()
+        os.close(child)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ([] if removable else [LOCK])
+
+
 def test_what_a_killed_run_left_locks_nothing(folder: int, tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
     Lock(folder, str(tmp_path)).release()

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 import asyncdump
 from asyncdump.sink import Folder
 
@@ -30,6 +32,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "zstd": {"compress": "zstd"},
     "filter": {"allow_filters": True},
     "standard output": {"output": "-", "allow_filters": True},
+    "verify": {},
+    "restore": {},
 }
 
 
@@ -90,6 +94,9 @@ async def shut_down(dumps: list[asyncdump.Dump], options: dict[str, Any], delay:
     listening = random.random() < 0.5
 
     async def serve() -> None:
+        if "what" in options:
+            await (asyncdump.restore_all if "to" in options else asyncdump.verify_all)(**options)
+            return
         async with asyncdump.open_run(dumps, **options) as run:
             if listening:
                 async for _ in run:
@@ -123,7 +130,7 @@ def look_around(output: Path, content: bytes, way: str) -> Iterator[str]:
     """Yield what isn't as it must be after a run."""
     if busy_threads():
         yield "threads go on"
-    if way == "standard output" or not output.exists():
+    if not output.exists():
         return
     left = {name for name in os.listdir(output) if name.startswith(".asyncdump")}
     if left:
@@ -137,6 +144,10 @@ def look_around(output: Path, content: bytes, way: str) -> Iterator[str]:
     except asyncdump.DumpError:
         yield "the folder is locked"
     names = {name for name in os.listdir(output) if name.startswith("dump")}
+    if way == "restore":
+        if any((output / name).read_bytes() != content for name in names):
+            yield "other bytes"
+        return
     try:
         files = json.loads((output / "receipt.json").read_text())["files"]
     except FileNotFoundError:
@@ -154,16 +165,25 @@ def main(base: Path, count: int) -> Counter[str]:
     source = base / "source"
     source.write_bytes(content)
     seen: Counter[str] = Counter()
+    made = base / "made"
+    dumps = [asyncdump.Dump(source=str(source), name=f"dump-{n}") for n in range(FILES)]
+    asyncio.run(asyncdump.dump_all(dumps, output=made)).raise_for_failures()
     chat = Chat()
     with emptied_standard_output():
         for number in range(count):
             way = list(WAYS)[number % len(WAYS)]
-            options = {"output": base / f"dumps-{number}", **WAYS[way]}
+            output = base / f"dumps-{number}"
+            options = {"output": output, **WAYS[way]}
+            if way in {"verify", "restore"}:
+                options = {"what": made, **({"to": output} if way == "restore" else {})}
             through = {"filter": [["cat"]]} if way in {"filter", "standard output"} else {}
             files = 1 if way == "standard output" else FILES
             dumps = [asyncdump.Dump(source=str(source), name=f"dump-{n}", **through) for n in range(files)]
-            asyncio.run(shut_down(dumps, options, random.random() * 0.06, again=random.randrange(3)))
-            seen.update(f"{way}: {sight}" for sight in look_around(Path(options["output"]), content, way))
+            loop = random.choice([asyncio.new_event_loop, uvloop.new_event_loop])
+            with asyncio.Runner(loop_factory=loop) as runner:
+                runner.run(shut_down(dumps, options, random.random() * 0.06, again=random.randrange(3)))
+            seen.update(f"{way}: {sight}" for sight in look_around(output, content, way))
+            seen.update(f"{way}: {sight}" for sight in look_around(made, content, way) if way == "verify")
     chat.end()
     if chat.wrong:
         seen["messages lost or others"] = chat.wrong
@@ -173,6 +193,7 @@ def main(base: Path, count: int) -> Counter[str]:
 
 
 if __name__ == "__main__":
+    uvloop.run(asyncio.sleep(0))  # It keeps a pipe for good.
     before = descriptors()
     seen = main(Path(sys.argv[1]), int(sys.argv[2]))
     after = descriptors()

@@ -162,7 +162,10 @@ def test_a_loop_that_is_left_or_closed_under_a_run(end: str, source: Path, outpu
         import gc, logging
         logging.disable()  # asyncio tells of a task that was destroyed.
         async def main():
-            async with asyncdump.open_run(dumps, output=output) as run:
+            with open(output + "-endless", "wb") as endless:
+                endless.truncate(1 << 40)  # To take its digest would take far longer than the test may.
+            dumps.append(asyncdump.Dump(source=output + "-endless", name="endless"))
+            async with asyncdump.open_run(dumps, output=output, checksum="sha256") as run:
                 loop.stop()
                 await asyncio.sleep(60)
 
