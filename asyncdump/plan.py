@@ -324,7 +324,7 @@ class _Planner:
         path = self._path("output", output)
         if path is None or path == STANDARD_OUTPUT:
             return STANDARD_OUTPUT
-        return os.path.abspath(path if self._options.output is not None else os.path.join(self._folder, path))
+        return absolute(path if self._options.output is not None else os.path.join(self._folder, path))
 
     def _path(self, key: str, given: str) -> str | None:
         """Return a path that was given, or complain and return None."""

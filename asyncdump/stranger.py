@@ -15,7 +15,7 @@ from asyncdump.mirror import Mirror, Nowhere
 from asyncdump.plan import PlannedDump
 from asyncdump.report import FileReport
 from asyncdump.sink import sync_file
-from asyncdump.source import Source, describe, refuse_special
+from asyncdump.source import Source, describe, open_regular, refuse_special
 from asyncdump.transfer import Stop, Transfer
 
 
@@ -69,8 +69,7 @@ def recognise(
 
 
 def _look_at(path: str, planned: PlannedDump) -> Source:
-    with explain("open", path):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = open_regular(path)
     try:
         stored = describe(fd, path)
         length = stored.size

@@ -125,7 +125,7 @@ def planned_of(path: str) -> PlannedDump:
         lambda path: look_at(report_of(path)),
         lambda path: Mirrored(path, Buffers(), compressed=True),
         lambda path: Mirrored(path, Buffers(), compressed=False),
-        lambda path: _pages(planned_of(path), 2 << 20),
+        lambda path: _pages(planned_of(path), 2 << 20, look=False),
         open_regular,
         lambda path: open_source(path, follow=False),
     ],

@@ -73,7 +73,7 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
 
 def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
     """Print what dumps are."""
-    kinds = Kinds()
+    kinds, paths = Kinds(), [path_of(path) for path in paths]
     found = [
         describe_dump(path, compressed=kinds.compressed(path) if compressed is None else compressed) for path in paths
     ]
