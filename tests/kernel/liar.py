@@ -5,11 +5,13 @@ Its errors come below the page cache: to those who wait for a write-back, and to
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Self
 
 from files import MiB, unavailable
 
+_PATIENCE = 20.0
 _CONTROL = Path("/sys/class/zram-control")
 _MKFS = {
     "ext4": ("mkfs.ext4", "-q", "-m", "0"),
@@ -53,7 +56,16 @@ class Liar:
                 if os.readlink(f"/proc/self/fd/{fd}").startswith(f"{self.point}/"):
                     os.close(int(fd))
         subprocess.run(["umount", self.point], check=False, capture_output=True)
-        (self._knobs / "reset").write_text("1")
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                (self._knobs / "reset").write_text("1")
+                return
+            except OSError as error:
+                # A mount namespace that somebody made meanwhile has a copy of the mount, as long as it lasts.
+                if error.errno != errno.EBUSY or time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
 
     @contextmanager
     def formatted(self, kind: str, size: int = 512 * MiB) -> Iterator[Path]:
