@@ -22,7 +22,7 @@ from asyncdump.yamlfile import parse_manifest
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), *EXAMPLES.rglob("*.md")])
-OTHERS = {"--app-dir", "--pipe", "--wait"}
+OTHERS = {"--app-dir", "--key", "--long", "--pipe", "--wait"}
 """Options of other programs that the documentation mentions."""
 
 
