@@ -24,6 +24,7 @@ from asyncdump.errors import DumpError, ManifestError, Problem, absolute, as_fai
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
 from asyncdump.given import as_path
 from asyncdump.journal import JOURNAL, Head, Journal
+from asyncdump.lock import LOCK
 from asyncdump.log import logger
 from asyncdump.manifest import Dump, Manifest, OnError, Retries, Zstd
 from asyncdump.outlet import Outlet
@@ -342,7 +343,7 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
 
 
 def _check_names(plan: Plan, folder: Folder) -> None:
-    own = (*sorted(RESERVED), JOURNAL)
+    own = (*sorted(RESERVED), JOURNAL, LOCK)
     same = clashes(folder, [*own, *(dump.name for dump in plan.dumps)])
     if same:
         raise ManifestError(

@@ -45,7 +45,7 @@ from asyncdump.linux import (
     sync_file_range,
     syncfs,
 )
-from asyncdump.lock import Lock
+from asyncdump.lock import LOCK, Lock
 from asyncdump.pace import Pace, pace_of
 from asyncdump.source import open_file
 
@@ -146,6 +146,7 @@ class Folder:
             DumpError: another run has the folder, or it can't be locked.
         """
         self._lock = Lock(self.fd, self.path, shared=shared)
+        self.hold(LOCK)
 
     def sweep(self) -> None:
         """Remove the temporary files of runs that were killed; for whoever has the lock."""
