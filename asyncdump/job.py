@@ -182,8 +182,9 @@ def _forget_frames(error: BaseException | None) -> None:
 
 def note(job: Job, error: AsyncdumpError) -> None:
     """Take down why a job has failed, and log it. That one thread gave up is no reason where another has a better."""
-    if job.error is None or isinstance(job.error, InterruptedDumpError):
-        job.error = error
     _forget_frames(error)
+    if job.error is not None and not isinstance(job.error, InterruptedDumpError):
+        return
+    job.error = error
     if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
         logger().warning("dump_failed", source=job.planned.source.path, stage=job.stage, error=str(error))

@@ -18,7 +18,7 @@ import anyio
 import msgspec
 
 from asyncdump.clash import clashes
-from asyncdump.digest import Checksum
+from asyncdump.digest import LISTS, Checksum
 from asyncdump.engines import Choice
 from asyncdump.errors import DumpError, ManifestError, Problem, absolute, as_failure
 from asyncdump.events import Event, Mailbox, RunFinished, RunStarted
@@ -234,7 +234,9 @@ class Run:
 
     def _write_records(self, report: Report) -> None:
         if self._receipt:
-            self._folder.write_small({**digest_lists(report), RECEIPT: receipt(report, __version__)})
+            # What an earlier list says of dumps that were replaced would find fault with those that replaced them.
+            earlier = {LISTS[file.digest.partition(":")[0]]: b"" for file in self._earlier.values() if file.digest}
+            self._folder.write_small({**earlier, **digest_lists(report), RECEIPT: receipt(report, __version__)})
         if self._journal is not None:
             self._journal.remove()
 

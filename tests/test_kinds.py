@@ -50,6 +50,16 @@ def test_a_raw_dump_that_begins_as_a_zst_does(name, run: Path) -> None:
     assert cat(f"out/{name}", "--offset", "4", "--length", "9", cwd=run).stdout == HOSTILE[4:13]
 
 
+async def test_a_filtered_dump_that_was_compressed_last(tmp_path: Path) -> None:
+    (tmp_path / "ring").write_bytes(noise(MiB))
+    dump = asyncdump.Dump(
+        source=str(tmp_path / "ring"), name="ring", filter=(("cat",),), compress="zstd", first="filter"
+    )
+    (await asyncdump.dump_all([dump], output=tmp_path / "out", allow_filters=True)).raise_for_failures()
+    with asyncdump.open_dump(tmp_path / "out" / "ring") as opened:
+        assert opened.read() == noise(MiB)
+
+
 def test_a_link_to_a_dump_is_that_dump(run: Path) -> None:
     (run / "link.zst").symlink_to("out/hostile")
     assert cat("link.zst", cwd=run).stdout == HOSTILE

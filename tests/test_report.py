@@ -21,6 +21,7 @@ from files import unavailable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import asyncdump
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
 from asyncdump.receipt import digest_lists, receipt
 from asyncdump.record import file_record, name_complaint
@@ -283,3 +284,16 @@ def test_sha256sum_takes_any_names(names) -> None:
         done = sha256sum(folder, names)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(b": OK\n") == len(names)
+
+
+async def test_a_list_says_nothing_of_dumps_that_were_replaced(tmp_path: Path) -> None:
+    source, output = tmp_path / "ring", tmp_path / "out"
+    source.write_bytes(b"old")
+    (await asyncdump.dump_all([asyncdump.Dump(source=str(source))], output=output)).raise_for_failures()
+    source.write_bytes(b"new")
+    again = await asyncdump.dump_all(
+        [asyncdump.Dump(source=str(source))], output=output, checksum="sha256", overwrite=True
+    )
+    again.raise_for_failures()
+    assert (output / "XXH128SUMS").read_bytes() == b""
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=output, check=True, capture_output=True)
