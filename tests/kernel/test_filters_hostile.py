@@ -122,6 +122,7 @@ def test_a_signal_ends_a_run_whose_program_cannot_be_killed(number, tiny: Path, 
         assert time.monotonic() - began < LAST_WAIT + 2
         assert process.returncode == 128 + number
         assert leftovers(tmp_path / "out") == []
+    wait_until(lambda: not running(f"of={tiny}/stuck"))
 
 
 # --- whose number is whose ------------------------------------------------------------------------------------------------
