@@ -373,7 +373,8 @@ def check_kept(fd: int, source: Source, end: int) -> None:
     status = os.fstat(fd)
     if status.st_size < end:
         raise truncated(source.path, status.st_size, end)
-    lost = status.st_blocks * 512 < min(source.allocated, source.size)
+    shorter = max(0, source.size - status.st_size)  # Behind ``end``: not what was asked for.
+    lost = status.st_blocks * 512 < min(source.allocated, source.size) - shorter
     if source.filesystem == "hugetlbfs":
         lost = lost or (status.st_size == source.size and status.st_mtime_ns != source.mtime_ns)
     elif not source.in_memory:
