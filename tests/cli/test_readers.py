@@ -97,7 +97,8 @@ def wait_until_idle(process: subprocess.Popen[str]) -> None:
         assert time.monotonic() < deadline, "it never rests"
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         spent = " ".join(fields[11:13])
-        if spent != last or not Path(f"/proc/{process.pid}/status").read_text().count("SigCgt:"):
+        caught = Path(f"/proc/{process.pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+        if spent != last or not int(caught, 16) & 1 << signal.SIGTERM - 1:
             last, since = spent, time.monotonic()
         time.sleep(0.02)
 
