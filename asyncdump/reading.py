@@ -71,10 +71,9 @@ class Kinds:
         if folder not in self._records:
             self._records[folder] = _recorded(folder)
         file = self._records[folder].get(name)
-        # Through which programs a dump went is recorded, not what the last of them made of it.
-        told = file is not None and (is_compressed(file) or not went_through(file))
-        if file is not None and told and file.ok and file.size == size:
-            return is_compressed(file)
+        if file is not None and file.ok and file.size == size:
+            # Through which programs a dump went last is recorded, not what they made of it: there its name decides.
+            return is_compressed(file) or (bool(went_through(file)) and path.endswith(".zst"))
         return path.endswith(".zst")
 
 
