@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, explain
 from asyncdump.lane import grow_pipe
-from asyncdump.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS, some
+from asyncdump.linux import some
 from asyncdump.relay import Relay, not_waiting, wait_for_room
 from asyncdump.sink import Sink, Synced
 
@@ -33,7 +33,6 @@ class PipeSink(Sink):
         if stat.S_ISFIFO(os.fstat(own).st_mode):
             grow_pipe(own)
         self._check = check
-        self._may_splice = True
 
     def resize(self, size: int) -> None:
         """Nothing: it has no size."""
@@ -53,23 +52,6 @@ class PipeSink(Sink):
                 continue
             data = data[done:]
             self._count(done)
-
-    def splice_from(self, pipe: int, count: int) -> int:
-        """Take up to ``count`` bytes from a pipe that holds as many, and return how many."""
-        while self._may_splice:
-            try:
-                return some(os.splice(pipe, self.fd, count, flags=SPLICE_F_NONBLOCK))
-            except BlockingIOError:
-                self.wait()
-            except OSError as error:
-                if error.errno in TRUE_ERRORS:
-                    raise
-                self._may_splice = False  # A terminal, or a file that is appended to.
-        data = os.read(pipe, count)
-        stored = self.stored
-        self.write(memoryview(data), stored)
-        self.stored = stored
-        return len(data)
 
     def wait(self) -> None:
         """Wait until it takes more, and look whether the run goes on."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from typing import Any, Final
 
 from asyncdump.digest import new_digest
 from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
-from asyncdump.errors import DumpError, describe_errno, explain
+from asyncdump.errors import describe_errno, explain
 from asyncdump.lane import Buffers, Lane
 from asyncdump.packer import Packer
 from asyncdump.sink import Place
 from asyncdump.source import Source, Span, find_spans
 from asyncdump.stages.zstd import Compressors, ZstdOptions
 from asyncdump.transfer import Transfer
-
-_MAY_FIT: Final = frozenset({errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.EOPNOTSUPP})
-"""Why a size can't be set in advance, where what is written in the end may fit all the same."""
 
 
 class Packed(Transfer):
@@ -45,12 +41,7 @@ class Packed(Transfer):
         hasher, checksums = new_digest(self._checksum), self._zstd.checksum
         self._packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=checksums)
         # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
-        try:
-            sink.resize(self.length)
-        except DumpError as error:
-            if error.errno not in _MAY_FIT:
-                raise
-            sink.resize(0)
+        sink.expect(self.length)
         return [FEEDS["read" if self._choice == "auto" else self._choice]]
 
     def _cut_spans(self, route: Route) -> Iterator[Span]:

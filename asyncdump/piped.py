@@ -13,7 +13,7 @@ from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import DumpError, FilterError, describe_errno, explain, from_oserror
 from asyncdump.lane import Buffers, Lane
-from asyncdump.linux import SPLICE_F_NONBLOCK, some
+from asyncdump.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS, some
 from asyncdump.outlet import PipeSink
 from asyncdump.packer import Packer
 from asyncdump.salvage import UNREADABLE
@@ -89,7 +89,7 @@ class Piped(Transfer):
             return FramesDrain(self, stdout, press, packer)
         if hasher is None and not sink.sequential:
             return SplicedDrain(sink, stdout)
-        sink.resize(self.length)  # Most programs give about as much as they take; the end sets it right.
+        sink.expect(self.length)  # Most programs give about as much as they take; the end sets it right.
         return CopiedDrain(sink, stdout, hasher)
 
     def _step(self, lane: Lane) -> bool:
@@ -407,15 +407,31 @@ class SplicedDrain(Drain):
         super().__init__(pipe)
         self._sink = sink
         self._flushed = 0
+        self._denied = False
 
     def step(self, lane: Lane) -> bool:
         sink, step = self._sink, self._sink.pace.step(_STEP)
-        moved = os.splice(self._pipe, sink.fd, step, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
+        moved = self._move(lane, step)
         self.done = moved == 0
-        sink.note_copied(moved)
         if sink.stored - self._flushed >= sink.pace.step(_BEHIND):
             self._flush()
         return moved > 0
+
+    def _move(self, lane: Lane, count: int) -> int:
+        sink = self._sink
+        if not self._denied:
+            try:
+                moved = os.splice(self._pipe, sink.fd, count, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
+            except OSError as error:
+                if error.errno in TRUE_ERRORS:
+                    raise
+                self._denied = True
+            else:
+                sink.note_copied(moved)
+                return moved
+        moved = os.readv(self._pipe, [lane.spare.view[:count]])
+        sink.write_cached(lane.spare.view[:moved], sink.stored)
+        return moved
 
     def _flush(self) -> None:
         self._sink.flush_behind(self._flushed, self._sink.stored - self._flushed)

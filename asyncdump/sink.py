@@ -63,6 +63,9 @@ ZEROS: Final = memoryview(bytearray(1 << 20))
 _NO_RANGES: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ESPIPE})
 """What says that nothing was waited for. Write-back may fail with any other errno, as the device has it."""
 
+_MAY_FIT: Final = frozenset({errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.EOPNOTSUPP})
+"""Why a size can't be set in advance."""
+
 _FAR: Final = 1 << 62
 """A byte that no file has: to wait for its page waits for nothing, and tells what write-back has lost."""
 
@@ -446,6 +449,15 @@ class Sink:
         """Set the size in bytes: what isn't written is a hole, and writes in any order don't extend the file."""
         with explain("ftruncate", self.path):
             os.ftruncate(self.fd, size)
+
+    def expect(self, size: int) -> None:
+        """Do as `resize`, for a size that isn't the last word: where it can't be set, what is written may fit still."""
+        try:
+            self.resize(size)
+        except DumpError as error:
+            if error.errno not in _MAY_FIT:
+                raise
+            self.resize(0)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of ``data`` at ``offset`` bytes, with O_DIRECT as far as the kernel and the alignment allow.

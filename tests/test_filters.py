@@ -508,3 +508,11 @@ def test_a_working_directory_that_is_gone(source, tmp_path: Path) -> None:
     done = subprocess.run(started, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "out" / "source") == read(source)
+
+
+def test_a_program_that_makes_little_of_much_needs_no_more_room_than_that(source, tmp_path: Path) -> None:
+    path = manifest(tmp_path, source, "[[wc, -c]]", str(tmp_path / "out"))
+    started = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *COMMAND, path, "--allow-filters", "-q"]
+    done = subprocess.run(started, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "out" / "source") == f"{MiB}\n".encode()
