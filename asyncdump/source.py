@@ -80,7 +80,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         device, inode: the identity of the file (stat(2)).
         mtime_ns: the time of its last change, in nanoseconds since the epoch.
         memfd: True for a memfd, reached through ``/proc/PID/fd/N``.
-        sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE): see `gather`.
+        sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE).
         found: whether a glob found it. A symbolic link in its place isn't followed: anybody could have put it there.
     """
 

@@ -20,7 +20,7 @@ html_title = f"asyncdump {version}"
 default_role = "py:obj"
 nitpicky = True
 # Other projects' names aren't looked up: the build needs no network.
-nitpick_ignore_regex = [("py:.*", r"(os|collections\.abc|datetime|typing|types|msgspec)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(io|os|collections\.abc|datetime|typing|types|msgspec)\..*")]
 myst_heading_anchors = 3
 
 autodoc_typehints = "signature"
