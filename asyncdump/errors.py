@@ -18,7 +18,7 @@ Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
 class AsyncdumpError(Exception):
     """The root of all errors of this package.
 
-    Its text can be printed and logged wherever the names in it come from (``asyncdump.printable.text``); ``path`` and the like hold
+    Its text can be printed and logged wherever the names in it come from; ``path`` and the like hold
     what the kernel knows. It can be copied and pickled, with all that subclasses add to it.
 
     Attributes:

@@ -76,27 +76,34 @@ class Signal:
 
     def __init__(self) -> None:
         self.given = False
-        self._waiting: deque[tuple[Host, Callable[[], object]]] = deque()
+        self._waiting: dict[Callable[[], object], Host] = {}
 
     def give(self) -> None:
         """Wake whoever waits, now and later."""
         self.given = True
-        with suppress(IndexError):
+        # It ends: whoever comes from here on finds it given, and isn't listed.
+        with suppress(KeyError):
             while True:
-                host, function = self._waiting.popleft()
+                function, host = self._waiting.popitem()
                 host.call(function)
 
     def then(self, function: Callable[[], object]) -> None:
         """Have a function called in the event loop that runs here once it is given, or now."""
-        self._waiting.append((Host(), function))
+        if not self.given:
+            self._waiting[function] = Host()
         if self.given:
             function()
 
     async def wait(self) -> None:
         """Wait until it is given."""
         event = anyio.Event()
-        self.then(event.set)
-        await event.wait()
+        wake = event.set
+        self.then(wake)
+        try:
+            await event.wait()
+        finally:
+            # Cancelled again and again, the wait begins anew each time: none of them leaves anything.
+            self._waiting.pop(wake, None)
 
 
 def start(function: Callable[[], object]) -> threading.Thread:
