@@ -42,6 +42,7 @@ from asyncdump import BadRange, Dump, Zstd
 from asyncdump.errors import EHWPOISON
 from asyncdump.journal import JOURNAL
 from asyncdump.lane import Lane
+from asyncdump.pace import FIRST
 
 SIZE = 5 * MiB + 100
 LAST = SIZE // PAGE
@@ -230,7 +231,8 @@ async def test_stages_get_what_can_be_read(stages, method, bad, folder_on) -> No
     report.raise_for_failures()
     for done, (file, offset) in zip(report.files, files, strict=True):
         expected = file.zeroed[offset:]
-        with asyncdump.open_dump(done.path) as opened:
+        # The names here don't tell: what went through a program last may be a .zst or not.
+        with asyncdump.open_dump(done.path, compressed=stages.startswith("zstd") or stages.endswith("zstd")) as opened:
             assert opened.read() == expected, done
         assert done.bad == file.bad(offset)
         assert done.digest == f"xxh128:{digest_of(read(done.path), 'xxh128')}"
@@ -439,10 +441,11 @@ def test_a_poisoned_page_in_memory(kind, compress, checksum, name, number, make,
     options = {"output": folder, "checksum": checksum, "on_read_error": "zero"}
     outcome = traced(tmp_path, [entry], (poison(name, 2, 2 + 3),), **options).outcome
     assert outcome["ok"], outcome
-    assert outcome["bad"] == {"dump": [[2 * MiB, 3 * PAGE, number]]}
+    second = FIRST if compress == "none" else 2 * MiB
+    assert outcome["bad"] == {"dump": [[second, 3 * PAGE, number]]}
     path = os.path.join(folder, "dump")
     with asyncdump.open_dump(path) as dump:
-        assert dump.read() == with_zeros(data, (2 * MiB, 3 * PAGE))
+        assert dump.read() == with_zeros(data, (second, 3 * PAGE))
     if checksum != "none":
         assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest_of(read(path), checksum)}  dump\n"
 
