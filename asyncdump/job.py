@@ -116,7 +116,7 @@ def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
     asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
     if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
         return False
-    if earlier.bad and planned.on_read_error == "fail":
+    if earlier.bad_bytes and planned.on_read_error == "fail":
         return False
     if plan.trust_receipt:
         return True

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
-from asyncdump.linux import close_quietly
+from asyncdump.linux import close_quietly, some
 from asyncdump.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
 from asyncdump.report import FileReport
 from asyncdump.sink import TEMPORARY_PREFIX, Folder
@@ -116,7 +116,7 @@ class Journal:
             done = 0
             try:
                 while done < len(view):
-                    done += os.write(self._fd, view[done:])
+                    done += some(os.write(self._fd, view[done:]))
             except OSError:
                 self._take_back()
                 raise

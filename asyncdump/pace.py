@@ -58,7 +58,9 @@ class Pace:
                 self._most = min(4 * self._most, _MOST)
             elif seconds > _LONG and self._least < length <= self._most:
                 if not self._trials:
-                    self._before, self._trials, self._best = (length, seconds), _TRIALS, seconds
+                    # A tail may have any length, but a step stays a power of two: O_DIRECT takes no other.
+                    whole = max(self._least, 1 << length.bit_length() - 1)
+                    self._before, self._trials, self._best = (whole, seconds), _TRIALS, seconds
                 wanted = max(int(length * _WANTED / seconds), 1)
                 self._most = max(self._least, min(length, 1 << wanted.bit_length() - 1))
 

@@ -127,7 +127,7 @@ class Piped(Transfer):
         with explain("write", self._route.sink.path):
             try:
                 return self._drain.step(lane)
-            except BlockingIOError:
+            except Empty:
                 return False
 
     def _wait(self) -> None:
@@ -339,8 +339,24 @@ class FramesFeed(Feed):
         return [memoryview(frame), *self._table.encoded()]
 
 
+class Empty(Exception):  # noqa: N818 (no failure: it will have more)
+    """A pipe has nothing now. EAGAIN itself may be the sink's answer, which is a failure."""
+
+
+def _taken(pipe: int, view: memoryview) -> int:
+    """Read what a pipe has into ``view`` and return how many bytes; 0 at its end.
+
+    Raises:
+        Empty: there is nothing now.
+    """
+    try:
+        return os.readv(pipe, [view])
+    except BlockingIOError as error:
+        raise Empty from error
+
+
 class Drain:
-    """What empties the last program's output. A step that finds it empty raises `BlockingIOError`.
+    """What empties the last program's output. A step that finds it empty raises `Empty`.
 
     Attributes:
         hasher: what hashes all that is written, or None if nothing does.
@@ -377,7 +393,7 @@ class CopiedDrain(Drain):
     def step(self, lane: Lane) -> bool:
         # The lane's first buffer may hold what waits to be fed.
         view = lane.spare.view
-        moved = os.readv(self._pipe, [view[self._filled :]])
+        moved = _taken(self._pipe, view[self._filled :])
         if moved == 0:
             self.done = True
             return False
@@ -422,6 +438,8 @@ class SplicedDrain(Drain):
         if not self._denied:
             try:
                 moved = os.splice(self._pipe, sink.fd, count, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
+            except BlockingIOError as error:
+                raise Empty from error
             except OSError as error:
                 if error.errno in TRUE_ERRORS:
                     raise
@@ -429,7 +447,7 @@ class SplicedDrain(Drain):
             else:
                 sink.note_copied(moved)
                 return moved
-        moved = os.readv(self._pipe, [lane.spare.view[:count]])
+        moved = _taken(self._pipe, lane.spare.view[:count])
         sink.write_cached(lane.spare.view[:moved], sink.stored)
         return moved
 
@@ -456,7 +474,7 @@ class FramesDrain(Drain):
 
     def step(self, lane: Lane) -> bool:
         frame = self._press.options.frame
-        moved = os.readv(self._pipe, [self._press.buffer.view[self._filled : frame]])
+        moved = _taken(self._pipe, self._press.buffer.view[self._filled : frame])
         self._filled += moved
         if moved == 0:
             self.done = True

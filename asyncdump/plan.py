@@ -389,6 +389,9 @@ class _Planner:
             self._check_earlier(dumps)
             # What may be a dump that no record tells of is compared with its source when its turn comes.
             existing = [name for name in existing if name not in self._earlier and name not in comparable]
+            if not self._stands(RECEIPT) and not self._stands(JOURNAL) and not existing and not comparable:
+                lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
+                existing += filter(self._stands, sorted(lists))  # Nothing here is of our making.
             instead = "which no run here has made: move them away, or allow --overwrite too"
         else:
             # Without a receipt it isn't ours what a digest list would replace.
@@ -488,7 +491,7 @@ def _amounts(dumps: list[PlannedDump], place: str) -> Iterator[int]:
 
 def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
     """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
-    fits = dump.zstd is not None or status.st_size == dump.length
+    fits = dump.source.sized and (dump.zstd is not None or status.st_size == dump.length)
     return stat.S_ISREG(status.st_mode) and not dump.filters and fits
 
 

@@ -86,9 +86,13 @@ class Relay:
         self._given_up = False
         self._ended = threading.Event()
         with explain("open", "standard output"):
-            reading, self.fd = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(self.fd, False)
             target = os.dup(fd)
+            try:
+                reading, self.fd = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                os.close(target)
+                raise
+            os.set_blocking(self.fd, False)
         try:
             threading.Thread(target=self._carry, args=(reading, target), name="asyncdump-relay", daemon=True).start()
         except RuntimeError as error:

@@ -235,8 +235,10 @@ class Run:
     def _write_records(self, report: Report) -> None:
         if self._receipt:
             # What an earlier list says of dumps that were replaced would find fault with those that replaced them.
-            earlier = {LISTS[file.digest.partition(":")[0]]: b"" for file in self._earlier.values() if file.digest}
-            self._folder.write_small({**earlier, **digest_lists(report), RECEIPT: receipt(report, __version__)})
+            lists = {name: LISTS[file.digest.partition(":")[0]] for name, file in self._earlier.items() if file.digest}
+            standing = {lists[file.name] for file in report.earlier if file.ok and file.name in lists}
+            stale = dict.fromkeys(set(lists.values()) - standing, b"")
+            self._folder.write_small({**stale, **digest_lists(report), RECEIPT: receipt(report, __version__)})
         if self._journal is not None:
             self._journal.remove()
 

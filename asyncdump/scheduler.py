@@ -280,9 +280,7 @@ class Scheduler:
         while not self._stop.requested and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _TICK))
             self._watch()
-        for job in jobs:
-            job.error, job.sealed = None, False
-            self._waiting.append(job)
+        self._waiting.extend(jobs)  # Each keeps why it failed until it is begun anew: it may never be.
 
     def _useful_lanes(self) -> int:
         return sum(1 + job.planned.length // _WORTH_JOINING for job in self._jobs)
@@ -336,6 +334,7 @@ class Scheduler:
         self._in_flight += 1
         for job in jobs:
             job.lanes = 1
+            job.error, job.sealed = None, False
             job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs
@@ -452,6 +451,9 @@ class Scheduler:
 
     def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
+        sink = job.under_way.sink if job.under_way is not None else None
+        if isinstance(self._folder, Outlet) and sink is not None and sink.stored:
+            return False  # What a reader has been given can't be taken back.
         passing = isinstance(error, DumpError) and error.errno in retries.numbers and job.planned.error is None
         return passing and job.attempts < retries.times and not self._stop.requested
 
@@ -492,7 +494,6 @@ class Scheduler:
         with self._turn:
             if self._may_pass(job, error):
                 job.attempts += 1
-                job.under_way = None
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._emit(

@@ -368,7 +368,8 @@ def sync_file(path: str) -> None:
         fd = open_file(path, follow=False)
         try:
             os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # Advice.
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             close_quietly(fd)
 

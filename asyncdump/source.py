@@ -16,7 +16,7 @@ import msgspec
 
 from asyncdump.errors import DumpError, SourceChangedError, explain
 from asyncdump.given import as_path
-from asyncdump.linux import filesystem
+from asyncdump.linux import filesystem, some
 
 MEMORY: Final = frozenset({"hugetlbfs", "tmpfs", "ramfs"})
 """Filesystems whose files live in memory: there is no disk to read ahead from and no cache to spoil."""
@@ -334,7 +334,7 @@ def _pour(fd: int, memory: int, path: str) -> None:
             )
         view = memoryview(piece)
         while view:
-            view = view[os.write(memory, view) :]
+            view = view[some(os.write(memory, view)) :]
 
 
 def replaced(path: str) -> SourceChangedError:

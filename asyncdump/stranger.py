@@ -29,6 +29,8 @@ def recognise(
     """
     began = time.perf_counter()
     path = os.path.join(folder, planned.name)
+    if not planned.source.sized:  # What it holds is known when it is read, and is another thing each time.
+        raise _stranger(path, planned)
     with explain("stat", path):
         refuse_special(path, os.lstat(path).st_mode)
     sync_file(path)

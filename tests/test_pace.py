@@ -57,3 +57,11 @@ def test_steps_of_several_threads_that_began_before_say_nothing() -> None:
         pace.took(2 * MiB, 2.0 + number)
     lengths = play(pace, lambda length: 8 * length / 1e6)
     assert lengths[-1] <= 64 * KiB
+
+
+def test_a_step_stays_one_that_the_disk_takes_whatever_a_tail_was() -> None:
+    pace = Pace()
+    pace.took(50_001, 0.2)
+    for _ in range(8):
+        pace.took(pace.step(2 << 20), 0.2)
+    assert pace.step(2 << 20) % 4096 == 0

@@ -318,6 +318,8 @@ def _ending(operands: Operands, tally: Tally, writing: _Output) -> Iterator[Sink
         end = writing.place + tally.bytes
         size = max(end, before) if tally.bytes else before
         status = os.fstat(writing.fd)
+        if max(size, end) > MAXIMUM:  # Holes that were passed over.
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         # Longer: by a part of the step that failed. Shorter: by the hole that the copy ends with.
         if stat.S_ISREG(status.st_mode) and status.st_size != size:
             sink.resize(size)

@@ -131,7 +131,12 @@ class Way(io.RawIOBase):
         if self._own is None:
             self._own = not_waiting(self._fd)
             if self._own is None:
-                self._relay = Relay(self._fd)
+                from asyncdump.errors import DumpError
+
+                try:
+                    self._relay = Relay(self._fd)
+                except DumpError as error:  # Nothing that is printed ends a dump.
+                    raise OSError(error.errno or errno.EAGAIN, str(error)) from error
                 self._own = self._relay.fd
         return self._own
 

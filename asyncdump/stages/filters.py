@@ -152,7 +152,8 @@ class _Child:
                     threading.Thread(target=self._reap, daemon=True, name=f"reaper of {self.name}").start()
                 return False
             poll = select.poll()
-            self.register(poll)
+            if self._pidfd >= 0:  # Readable also if it has ended just now: nothing can be missed.
+                poll.register(self._pidfd, select.POLLIN)
             poll.poll(1000 * (left if self._pidfd >= 0 else min(left, _PATIENCE)))
         self._reap(os.WNOHANG)
         return True
