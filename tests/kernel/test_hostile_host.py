@@ -530,12 +530,12 @@ def test_what_one_file_raises_is_its_failure(error: str, compress: str, source: 
         import logging, zstandard
         logging.disable()
         from asyncdump.transfer import Transfer
-        step = Transfer.step
+        step = Transfer._step
         def stumble(self, lane):
             if self.name.startswith("dump-7"):
                 raise {error}
             return step(self, lane)
-        Transfer.step = stumble
+        Transfer._step = stumble
         before = descriptors()
         report = asyncio.run(asyncdump.dump_all(dumps, output=output, compress="{compress}"))
         [failed] = report.failures
@@ -607,12 +607,12 @@ def test_loggers_that_raise(how: str, source: Path, output: Path) -> None:
             setup,
             """
             from asyncdump.transfer import Transfer
-            step = Transfer.step
+            step = Transfer._step
             def fail(self, lane):
                 if self.name == "dump-3":
                     raise OSError(5, "no")
                 return step(self, lane)
-            Transfer.step = fail
+            Transfer._step = fail
             def handler(event):
                 raise ZeroDivisionError
             report = asyncio.run(asyncdump.dump_all(dumps, output=output, on_event=handler))

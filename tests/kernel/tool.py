@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -209,3 +210,23 @@ def resume(dumps: Dumps, *options: str) -> dict[str, bool]:
     assert done.returncode == 0, done.stderr
     check_complete(dumps)
     return {file["name"]: file["kept"] for file in receipt_of(dumps.output)["files"]}
+
+
+def failing_until_retried(
+    log: Path, calls: Iterable[str], manifest: Path, *, faults: Iterable[str], on: Iterable[Path] = ()
+) -> str:
+    """Run the command, with calls failing until a file is to be tried again; return the calls that failed.
+
+    strace counts calls by thread: that only the first fails can't be said. The tracer is killed instead (strace -D).
+    """
+    options = [f"--trace={','.join(calls)}", *(f"--inject={fault}" for fault in faults)]
+    options += [part for path in on for part in ("-P", str(path))]
+    command = ["strace", "-D", "-f", "-o", str(log), *options, *COMMAND, str(manifest), "--progress", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert next((line for line in process.stdout if json.loads(line)["event"] == "file_retried"), None)
+        (tracer,) = re.findall(r"TracerPid:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+        os.kill(int(tracer), signal.SIGKILL)
+        _, errors = process.communicate(timeout=ENOUGH)
+    assert process.returncode == 0, errors
+    return "".join(line for line in log.read_text().splitlines(keepends=True) if "INJECTED" in line)
