@@ -104,6 +104,8 @@ def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     times, colon, errors = value.partition(":")
     try:
         names: Any = tuple(errors.upper().split(","))
+        if not re.fullmatch("[0-9]{1,9}", times):
+            raise ValueError(times)
         return Retries(times=int(times), errors=names) if colon else Retries(times=int(times))
     except (ValueError, ManifestError) as error:
         raise click.BadParameter(
