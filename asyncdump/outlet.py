@@ -50,6 +50,10 @@ class PipeSink(Sink):
             except BlockingIOError:
                 self.wait()
                 continue
+            except BrokenPipeError as error:
+                if self._relay is not None and self._relay.error is not None:
+                    raise self._relay.error from error  # Its pipe is broken because of that.
+                raise
             data = data[done:]
             self._count(done)
 

@@ -142,3 +142,12 @@ async def test_without_resume_it_is_in_the_way(output: Path, sources) -> None:
     forget(output)
     with pytest.raises(asyncdump.ManifestError):
         await dump(output, sources)
+
+
+async def test_an_empty_file_is_no_dump_of_what_does_not_tell_its_size(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "version").touch()
+    dumps = [asyncdump.Dump(source="/proc/version")]
+    with pytest.raises(asyncdump.ManifestError):
+        await asyncdump.dump_all(dumps, output=tmp_path / "out", resume=True)
+    assert (tmp_path / "out" / "version").read_bytes() == b""

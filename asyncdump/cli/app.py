@@ -87,9 +87,9 @@ def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -
         return value
     from asyncdump.manifest import Zstd
 
-    name, colon, level = value.partition(":")
+    name, _, level = value.partition(":")
     try:
-        if name != "zstd" or not colon:
+        if name != "zstd" or not re.fullmatch("-?[0-9]{1,3}", level):
             raise ValueError(value)
         return Zstd(level=int(level))
     except (ValueError, ManifestError) as error:
