@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,13 @@ _MFD_HUGE_2MB = 21 << 26
 
 Factory = pytest.TempPathFactory
 Maker = Callable[..., str]
+
+
+def pytest_configure() -> None:
+    """Undo what nohup and a shell's ``&`` have ignored: the commands under test would inherit it, and heed nothing."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
