@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from asyncdump import lane, scheduler, sink
 from asyncdump.engines.read import Read
+from asyncdump.kernel import lane
+from asyncdump.run import scheduler
+from asyncdump.sinks import file as sink
 
 
 def tweak(name: str, value: int) -> None:

@@ -15,11 +15,11 @@ import blake3
 import pytest
 import xxhash
 
-from asyncdump.journal import JOURNAL
-from asyncdump.lane import Lane
-from asyncdump.sink import Folder
-from asyncdump.source import Source, describe, open_source
-from asyncdump.transfer import Stop, Transfer
+from asyncdump.kernel.lane import Lane
+from asyncdump.records.journal import JOURNAL
+from asyncdump.sinks.file import Folder
+from asyncdump.sources.file import Source, describe, open_source
+from asyncdump.transfer.transfer import Stop, Transfer
 
 KiB = 1 << 10
 MiB = 1 << 20

@@ -16,8 +16,8 @@ import zstandard
 from files import GiB, KiB, MiB, content, noise
 
 import asyncdump
+from asyncdump.codecs.seekable import Frame, read_seek_table
 from asyncdump.errors import DumpError
-from asyncdump.seekable import Frame, read_seek_table
 
 SIZE = int(os.environ.get("ASYNCDUMP_BOMBS", "8")) * MiB
 SOON = 30.0 * max(1, SIZE // (32 * MiB))

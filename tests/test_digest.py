@@ -10,7 +10,7 @@ from files import MiB, digest_of, noise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdump.digest import LISTS, Checksum, new_digest
+from asyncdump.vocabulary.digest import LISTS, Checksum, new_digest
 
 EMPTY = {
     "xxh128": "99aa06d3014798d86001c324468d497f",

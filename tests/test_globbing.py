@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asyncdump
-import asyncdump.globbing
+import asyncdump.plan.globbing
 from asyncdump import Dump
 from asyncdump.errors import InterruptedDumpError
-from asyncdump.globbing import find, is_glob
-from asyncdump.plan import look_at, make_plan
+from asyncdump.plan.globbing import find, is_glob
+from asyncdump.plan.planner import look_at, make_plan
 
 NAMES = st.sampled_from(["a", "b", "ab", ".a", ".hidden", "a1", "a10", "a2", "[a]", "*", "é", "x y"])
 PARTS = st.sampled_from(
@@ -225,7 +225,7 @@ async def test_a_link_to_the_very_match_is_no_match(when, tmp_path: Path, monkey
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         (tmp_path / "in" / name).write_text(name)
-    module, step = {"found": ("asyncdump.plan", find), "planned": ("asyncdump.run", make_plan)}[when]
+    module, step = {"found": ("asyncdump.plan.planner", find), "planned": ("asyncdump.run.run", make_plan)}[when]
 
     def exchange(*given):
         answer = step(*given)
@@ -282,7 +282,7 @@ async def test_a_match_that_is_exchanged_fails_by_itself(tmp_path: Path, monkeyp
         (tmp_path / "new").rename(tmp_path / "c")
         return finds
 
-    monkeypatch.setattr("asyncdump.plan.find", exchange)
+    monkeypatch.setattr("asyncdump.plan.planner.find", exchange)
     report = await asyncdump.dump_all([Dump(source=tmp_path / "?")], output=tmp_path / "out")
     assert {file.name: (file.ok, file.stage) for file in report.files} == {
         "a": (False, "plan"),

@@ -13,11 +13,11 @@ import pytest
 from files import MiB, leftovers, noise
 
 import asyncdump
-import asyncdump.run
+import asyncdump.run.run
 from asyncdump.errors import DumpError
-from asyncdump.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, Mailbox, RunFinished
-from asyncdump.journal import JOURNAL, Head, Journal
-from asyncdump.sink import Folder
+from asyncdump.records.journal import JOURNAL, Head, Journal
+from asyncdump.run.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, Mailbox, RunFinished
+from asyncdump.sinks.file import Folder
 
 PATIENCE = 20.0
 
@@ -272,7 +272,7 @@ async def test_a_run_that_never_began_leaves_no_journal(dumps, output, monkeypat
     def refuse(*_: Any) -> None:
         raise DumpError("no thread can be started", operation="clone")
 
-    monkeypatch.setattr("asyncdump.run.start", refuse)
+    monkeypatch.setattr("asyncdump.run.run.start", refuse)
     with pytest.raises(DumpError, match="no thread"):
         await asyncdump.dump_all(dumps, output=output)
     assert os.listdir(output) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from asyncdump.errors import DumpError
-from asyncdump.lock import LOCK, Lock
+from asyncdump.sinks.lock import LOCK, Lock
 
 
 @pytest.fixture

@@ -12,12 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import LOADER, as_yaml, documents, nonempty, scalars, values
 
-from asyncdump.digest import Checksum
 from asyncdump.engines import ENGINES, Choice
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse, fields, json_schema, required, unknown_key
-from asyncdump.size import MAXIMUM
-from asyncdump.yamlfile import parse_manifest
+from asyncdump.manifest.models import (
+    Defaults,
+    Dump,
+    Manifest,
+    OnError,
+    Sparse,
+    fields,
+    json_schema,
+    required,
+    unknown_key,
+)
+from asyncdump.manifest.yaml import parse_manifest
+from asyncdump.vocabulary.digest import Checksum
+from asyncdump.vocabulary.size import MAXIMUM
 
 SCHEMA = json_schema()
 MODELS = {"Manifest": Manifest, "Defaults": Defaults, "Dump": Dump}

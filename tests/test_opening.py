@@ -11,14 +11,14 @@ import pytest
 
 import asyncdump
 from asyncdump import Dump
-from asyncdump.lane import Buffers
-from asyncdump.mirror import Mirrored
-from asyncdump.plan import PlannedDump
-from asyncdump.proof import has_checksums, look_at
-from asyncdump.report import FileReport
-from asyncdump.restore import _pages
-from asyncdump.sink import sync_file
-from asyncdump.source import open_file, open_regular, open_source
+from asyncdump.kernel.lane import Buffers
+from asyncdump.plan.planner import PlannedDump
+from asyncdump.records.report import FileReport
+from asyncdump.restoring import _pages
+from asyncdump.sinks.file import sync_file
+from asyncdump.sinks.mirror import Mirrored
+from asyncdump.sources.file import open_file, open_regular, open_source
+from asyncdump.transfer.proof import has_checksums, look_at
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from strategies import file_names, templates, text
 
 from asyncdump.errors import ManifestError
-from asyncdump.manifest import Defaults, Dump, Manifest
-from asyncdump.plan import Options, Plan, PlannedDump, make_plan, render_name
-from asyncdump.record import RESERVED, name_complaint
-from asyncdump.size import format_size
-from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
+from asyncdump.manifest.models import Defaults, Dump, Manifest
+from asyncdump.manifest.yaml import Marks, parse_manifest, read_manifest
+from asyncdump.plan.planner import Options, Plan, PlannedDump, make_plan, render_name
+from asyncdump.records.record import RESERVED, name_complaint
+from asyncdump.vocabulary.size import format_size
 
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 

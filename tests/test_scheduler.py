@@ -19,9 +19,9 @@ from files import KiB, MiB, noise, read
 
 import asyncdump
 from asyncdump.engines import ENGINES, Engine, Route
-from asyncdump.lane import Lane
-from asyncdump.scheduler import SHARED, default_lanes
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.run.scheduler import SHARED, default_lanes
+from asyncdump.sources.file import Span
 
 PATIENCE = 20
 """Seconds after which a thread that waits for another gives up."""

@@ -20,11 +20,11 @@ import structlog
 from files import KiB, MiB, noise, read
 
 import asyncdump
-import asyncdump.run
+import asyncdump.run.run
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError
-from asyncdump.journal import JOURNAL, Journal, line
-from asyncdump.plan import Plan
-from asyncdump.record import RECEIPT
+from asyncdump.plan.planner import Plan
+from asyncdump.records.journal import JOURNAL, Journal, line
+from asyncdump.records.record import RECEIPT
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdump.errors import DumpError, SourceChangedError
-from asyncdump.source import Source, Span, describe, find_spans, open_source, reopen
+from asyncdump.sources.file import Source, Span, describe, find_spans, open_source, reopen
 
 
 @pytest.fixture(scope="module", params=["tmpfs", "ext4"])

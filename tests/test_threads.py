@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from asyncdump.errors import DumpError
-from asyncdump.threads import Host, Signal, in_thread, start
+from asyncdump.run.threads import Host, Signal, in_thread, start
 
 PATIENCE = 20.0
 BACKENDS = ["asyncio", "trio"]

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from asyncdump.cli.columns import cut
 from asyncdump.cli.progress import DUMPING, Tally, Words
-from asyncdump.printable import text
-from asyncdump.size import format_size
+from asyncdump.text import text
+from asyncdump.vocabulary.size import format_size
 
 _MOST_LINES = 8
 _NARROW = 60

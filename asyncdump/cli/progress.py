@@ -14,7 +14,8 @@ import msgspec
 
 from asyncdump.cli.output import behind
 from asyncdump.errors import AsyncdumpError
-from asyncdump.events import (
+from asyncdump.records.record import error_record
+from asyncdump.run.events import (
     Event,
     FileFailed,
     FileFinished,
@@ -25,9 +26,8 @@ from asyncdump.events import (
     RunFinished,
     RunStarted,
 )
-from asyncdump.printable import text
-from asyncdump.record import error_record
-from asyncdump.size import format_size
+from asyncdump.text import text
+from asyncdump.vocabulary.size import format_size
 
 _EVERY = 2.0
 """Seconds between two plain lines."""

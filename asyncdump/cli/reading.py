@@ -10,12 +10,12 @@ import msgspec
 
 from asyncdump.cli.columns import table
 from asyncdump.errors import DumpError, explain
-from asyncdump.printable import text
+from asyncdump.kernel.relay import write_all
 from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
-from asyncdump.relay import write_all
-from asyncdump.size import format_size
-from asyncdump.source import describe, gather, open_source, path_of
-from asyncdump.stream import Tally, copy_stream
+from asyncdump.sources.file import describe, gather, open_source, path_of
+from asyncdump.text import text
+from asyncdump.transfer.copy import Tally, copy_stream
+from asyncdump.vocabulary.size import format_size
 
 _STDOUT = 1
 _STEP = 1 << 20

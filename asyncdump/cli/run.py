@@ -17,9 +17,9 @@ from asyncdump.cli.progress import Listener, new_listener
 from asyncdump.cli.signals import ending, exit_code
 from asyncdump.cli.tables import print_plan, print_receipt_error, print_summary
 from asyncdump.errors import explain
-from asyncdump.plan import STANDARD_OUTPUT, Options, Plan
-from asyncdump.report import Report
-from asyncdump.run import Run, open_run, plan_all
+from asyncdump.plan.planner import STANDARD_OUTPUT, Options, Plan
+from asyncdump.records.report import Report
+from asyncdump.run.run import Run, open_run, plan_all
 
 _DESCRIPTORS: Final = 16
 """What an event loop and the threads beside it open."""
@@ -55,7 +55,7 @@ def _beside(output: str) -> AbstractContextManager[object]:
 
 def dry(manifest: str, options: Options) -> int:
     """Print the plan, and return the exit code."""
-    from asyncdump.finding import expected_methods
+    from asyncdump.probing import expected_methods
 
     async def make() -> Plan:
         return await plan_all(manifest, **msgspec.structs.asdict(options))

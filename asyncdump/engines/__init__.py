@@ -14,10 +14,10 @@ from asyncdump.engines.reflink import Reflink
 from asyncdump.engines.sendfile import Sendfile
 from asyncdump.engines.splice import Splice
 from asyncdump.errors import describe_errno
-from asyncdump.lane import Lane
-from asyncdump.linux import TRUE_ERRORS
-from asyncdump.sink import ALIGNMENT
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import TRUE_ERRORS
+from asyncdump.sinks.file import ALIGNMENT
+from asyncdump.sources.file import Span
 
 __all__ = [
     "ENGINES",

@@ -10,9 +10,9 @@ from typing import ClassVar, Final, Literal, Protocol
 
 import msgspec
 
-from asyncdump.lane import Lane
-from asyncdump.sink import Sink
-from asyncdump.source import Source, Span, check_kept, truncated
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.file import Sink
+from asyncdump.sources.file import Source, Span, check_kept, truncated
 
 Method = Literal["reflink", "direct", "sendfile", "splice", "mmap", "read"]
 

@@ -6,9 +6,9 @@ import errno
 from typing import ClassVar
 
 from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
-from asyncdump.lane import Lane
-from asyncdump.sink import ALIGNMENT
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.file import ALIGNMENT
+from asyncdump.sources.file import Span
 
 
 class Direct(Unseen):

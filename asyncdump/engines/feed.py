@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from asyncdump.engines.base import HOLES, Method, Refused, Route, has_holes
 from asyncdump.engines.read import Read
-from asyncdump.lane import Lane
-from asyncdump.linux import map_for_kernel, some, unmap, vmsplice
-from asyncdump.source import Source, Span, truncated
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import map_for_kernel, some, unmap, vmsplice
+from asyncdump.sources.file import Source, Span, truncated
 
 
 class Splice(Read):

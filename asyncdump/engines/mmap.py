@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
-from asyncdump.lane import Lane
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.sources.file import Span
 
 
 class Mmap(Unseen):

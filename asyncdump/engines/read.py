@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from asyncdump.engines.base import Method, Refusal, Route
-from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.linux import is_zero, read_at, read_past_cache
-from asyncdump.source import SMALL_PAGE, Span, truncated
+from asyncdump.kernel.lane import BUFFER, Buffer, Lane
+from asyncdump.kernel.linux import is_zero, read_at, read_past_cache
+from asyncdump.sources.file import SMALL_PAGE, Span, truncated
 
 _HUGE_GRAIN: Final = 2 << 20
 _MOST_PIECES: Final = 8

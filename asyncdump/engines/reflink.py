@@ -6,8 +6,8 @@ import os
 from typing import ClassVar
 
 from asyncdump.engines.base import Method, Route, Unseen
-from asyncdump.lane import Lane
-from asyncdump.source import Span, truncated
+from asyncdump.kernel.lane import Lane
+from asyncdump.sources.file import Span, truncated
 
 
 class Reflink(Unseen):

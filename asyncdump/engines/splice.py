@@ -6,9 +6,9 @@ import os
 from typing import ClassVar
 
 from asyncdump.engines.base import Method, Route, Unseen
-from asyncdump.lane import Lane
-from asyncdump.linux import some
-from asyncdump.source import Span, truncated
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import some
+from asyncdump.sources.file import Span, truncated
 
 
 class Splice(Unseen):

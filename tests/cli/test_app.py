@@ -246,7 +246,7 @@ def test_a_run_without_a_terminal_imports_no_terminal(sources: list[Path], tmp_p
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "asyncdump.run" in imported
+    assert "asyncdump.run.run" in imported
     assert imported & {"rich", "structlog", "trio"} == set()
 
 

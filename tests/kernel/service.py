@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 import asyncdump
-from asyncdump.sink import Folder
+from asyncdump.sinks.file import Folder
 
 MiB = 1 << 20
 FILES = 6

@@ -37,7 +37,7 @@ from tool import (
 from tool import asyncdump as tool
 
 import asyncdump
-from asyncdump.journal import JOURNAL, line
+from asyncdump.records.journal import JOURNAL, line
 
 NAMES = ("a", "b", "c")
 SIZE = 300 * KiB

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import zstandard
 from files import leftovers, read, unavailable
 
-from asyncdump.journal import JOURNAL, read_journal
-from asyncdump.report import FileReport
+from asyncdump.records.journal import JOURNAL, read_journal
+from asyncdump.records.report import FileReport
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 ENOUGH = 60
