@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from asyncdump.version import __version__
 
 if TYPE_CHECKING:
+    from asyncdump.dumping import dump_all as dump_all
+    from asyncdump.dumping import open_run as open_run
+    from asyncdump.dumping import plan_all as plan_all
     from asyncdump.errors import AsyncdumpError as AsyncdumpError
     from asyncdump.errors import DamagedError as DamagedError
     from asyncdump.errors import DumpError as DumpError
@@ -29,14 +32,15 @@ if TYPE_CHECKING:
     from asyncdump.errors import Problem as Problem
     from asyncdump.errors import ReceiptError as ReceiptError
     from asyncdump.errors import SourceChangedError as SourceChangedError
-    from asyncdump.manifest.models import Defaults as Defaults
-    from asyncdump.manifest.models import Dump as Dump
-    from asyncdump.manifest.models import Manifest as Manifest
-    from asyncdump.manifest.models import Retries as Retries
-    from asyncdump.manifest.models import Zstd as Zstd
-    from asyncdump.manifest.models import json_schema as json_schema
-    from asyncdump.plan.planner import Plan as Plan
-    from asyncdump.plan.planner import PlannedDump as PlannedDump
+    from asyncdump.manifest import Defaults as Defaults
+    from asyncdump.manifest import Dump as Dump
+    from asyncdump.manifest import Manifest as Manifest
+    from asyncdump.manifest import Retries as Retries
+    from asyncdump.manifest import Zstd as Zstd
+    from asyncdump.manifest import json_schema as json_schema
+    from asyncdump.manifest.options import Overrides as Overrides
+    from asyncdump.plan.plan import Plan as Plan
+    from asyncdump.plan.plan import PlannedDump as PlannedDump
     from asyncdump.probing import Finding as Finding
     from asyncdump.probing import probe as probe
     from asyncdump.reading import DumpInfo as DumpInfo
@@ -54,19 +58,16 @@ if TYPE_CHECKING:
     from asyncdump.run.events import Progress as Progress
     from asyncdump.run.events import RunFinished as RunFinished
     from asyncdump.run.events import RunStarted as RunStarted
-    from asyncdump.run.run import Overrides as Overrides
     from asyncdump.run.run import Run as Run
-    from asyncdump.run.run import dump_all as dump_all
-    from asyncdump.run.run import open_run as open_run
-    from asyncdump.run.run import plan_all as plan_all
-    from asyncdump.sources.file import Identity as Identity
-    from asyncdump.sources.file import Source as Source
-    from asyncdump.transfer.salvage import BadRange as BadRange
     from asyncdump.verifying import FileVerdict as FileVerdict
     from asyncdump.verifying import Verification as Verification
     from asyncdump.verifying import verify_all as verify_all
+    from asyncdump.vocabulary.values import BadRange as BadRange
+    from asyncdump.vocabulary.values import Identity as Identity
+    from asyncdump.vocabulary.values import Source as Source
 
 _HOMES = {
+    "dumping": ("dump_all", "open_run", "plan_all"),
     "errors": (
         "AsyncdumpError",
         "DamagedError",
@@ -80,6 +81,13 @@ _HOMES = {
         "ReceiptError",
         "SourceChangedError",
     ),
+    "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
+    "manifest.options": ("Overrides",),
+    "plan.plan": ("Plan", "PlannedDump"),
+    "probing": ("Finding", "probe"),
+    "reading": ("DumpInfo", "describe_dump", "open_dump"),
+    "records.report": ("FileReport", "Report"),
+    "restoring": ("restore_all",),
     "run.events": (
         "Event",
         "FileFailed",
@@ -91,16 +99,9 @@ _HOMES = {
         "RunFinished",
         "RunStarted",
     ),
-    "probing": ("Finding", "probe"),
-    "manifest.models": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
-    "plan.planner": ("Plan", "PlannedDump"),
-    "reading": ("DumpInfo", "describe_dump", "open_dump"),
-    "records.report": ("FileReport", "Report"),
-    "restoring": ("restore_all",),
-    "run.run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),
-    "transfer.salvage": ("BadRange",),
-    "sources.file": ("Identity", "Source"),
+    "run.run": ("Run",),
     "verifying": ("FileVerdict", "Verification", "verify_all"),
+    "vocabulary.values": ("BadRange", "Identity", "Source"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -12,12 +12,13 @@ import msgspec
 from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refusal_of
 from asyncdump.errors import DumpError, ManifestError, Problem, explain
 from asyncdump.kernel.lane import Lane
-from asyncdump.plan.planner import STANDARD_OUTPUT, PlannedDump
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.file import ALIGNMENT, Folder, Sink
-from asyncdump.sources.file import Source, Span, describe, find_spans, gather, open_source, path_of
-from asyncdump.transfer.salvage import UNREADABLE
-from asyncdump.transfer.transfer import Stop
+from asyncdump.sinks.file import ALIGNMENT, Sink
+from asyncdump.sinks.folder import Folder
+from asyncdump.sources.file import describe, find_spans, gather, open_source, path_of
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import STANDARD_OUTPUT, UNREADABLE, Source, Span
 
 _LONGEST: Final = 1.0
 """Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""

@@ -9,13 +9,14 @@ from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.codecs.content import Frames, Stream, check_zstd, listed_frames
+from asyncdump.codecs.content import Frames, Stream
+from asyncdump.codecs.detect import check_zstd, listed_frames
 from asyncdump.errors import AsyncdumpError, absolute, explain
 from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.file import Folder
+from asyncdump.records.standing import is_compressed, went_through
+from asyncdump.sinks.folder import Folder
 from asyncdump.sources.file import describe, open_source, path_of
-from asyncdump.transfer.proof import is_compressed, went_through
 
 _STEP: Final = 1 << 20
 

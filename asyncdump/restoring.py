@@ -5,94 +5,29 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 
-from asyncdump.codecs.content import listed_frames
 from asyncdump.errors import DumpError, ReceiptError, absolute
-from asyncdump.kernel.linux import filesystem
-from asyncdump.plan.planner import Plan, PlannedDump
-from asyncdump.plan.room import data_of, exceed
-from asyncdump.records.receipt import Receipt
-from asyncdump.records.record import name_complaint
+from asyncdump.plan.plan import Plan, PlannedDump
+from asyncdump.plan.pools import short_of_pages, short_of_space
+from asyncdump.plan.readback import to_restore
+from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.run.run import Handler, Run, listen, running
+from asyncdump.records.standing import is_compressed
+from asyncdump.run.opening import Handler, listen, running
+from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.clash import clashes
-from asyncdump.sinks.file import TEMPORARY_PREFIX, Draft, Folder, MappedDraft, Synced
-from asyncdump.sources.file import SMALL_PAGE, describe, find_spans, open_regular
+from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.targets import Targets
 from asyncdump.text import as_path
-from asyncdump.transfer.proof import is_compressed, look_at, went_through
-from asyncdump.verifying import Concurrency, open_receipt, planned
-from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.names import TEMPORARY_PREFIX, name_complaint
+from asyncdump.vocabulary.values import Concurrency
 
-_POOLS: Final = "/sys/kernel/mm/hugepages"
 _MOST: Final = 20
-_ZERO_RATIO: Final = 4096
-"""A frame that takes less than this part of its content holds one byte again and again: it is counted as zeros."""
-
-
-class Targets:
-    """Stands for the output folder where each dump has a target of its own."""
-
-    def __init__(self, path: str, paths: Mapping[str, str]) -> None:
-        """Open the folders of ``paths``, from the names of dumps to those of targets, and keep other restores out.
-
-        Raises:
-            DumpError: one can't be created or opened, or another restore is at work in it.
-        """
-        self.path: Final = path
-        self._paths: Final = paths
-        self._folders: Final[dict[str, Folder]] = {}
-        try:
-            for place in sorted({os.path.dirname(target) for target in paths.values()} | {path}):
-                folder = self._folders[place] = Folder(place)
-                folder.lock()
-                folder.sweep()
-        except BaseException:
-            self.close()
-            raise
-        kinds = {folder.filesystem for folder in self._folders.values()}
-        self.filesystem: Final = kinds.pop() if len(kinds) == 1 else "several"
-
-    def folder(self, name: str) -> Folder:
-        """Return the folder that a dump goes to."""
-        return self._folders[os.path.dirname(self._paths[name])]
-
-    def create(self, name: str) -> Draft:
-        return self.folder(name).create(os.path.basename(self._paths[name]))
-
-    def publish(
-        self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool, journal: Synced | None = None
-    ) -> list[DumpError | None]:
-        """Do as `Folder.publish` does, in each folder."""
-        errors: list[DumpError | None] = [None] * len(sinks)
-        for folder in self._folders.values():
-            places = [place for place, sink in enumerate(sinks) if sink.folder is folder]
-            if places:
-                found = folder.publish([sinks[place] for place in places], durable=durable, overwrite=overwrite)
-                for place, error in zip(places, found, strict=True):
-                    errors[place] = error
-        return errors
-
-    def clashes(self) -> Iterator[str]:
-        """Yield the complaints about targets that are one file to their filesystem."""
-        names: dict[str, list[str]] = defaultdict(list)
-        for path in self._paths.values():
-            names[os.path.dirname(path)].append(os.path.basename(path))
-        for place, those in names.items():
-            for name, other in clashes(self._folders[place], those):
-                yield f"{name} and {other} are one name to the filesystem of {place}: map one elsewhere"
-
-    def write_small(self, files: Mapping[str, bytes]) -> None:
-        """Nothing: what is restored needs no receipt."""
-
-    def close(self) -> None:
-        for folder in self._folders.values():
-            folder.close()
 
 
 class Restorer:
@@ -115,7 +50,7 @@ class Restorer:
         dumps: list[PlannedDump] = []
         for file in receipt.known.values():
             try:
-                dumps.append(_planned(file, durable=durable))
+                dumps.append(to_restore(file, durable=durable))
             except DumpError as error:
                 self._failed[file.name] = msgspec.structs.replace(
                     file, error=error, stage="plan", bytes=0, path=paths[file.name]
@@ -124,8 +59,8 @@ class Restorer:
         try:
             if problems := [
                 *self._targets.clashes(),
-                *_short_of_pages(dumps, self._targets),
-                *_short_of_space(dumps, self._targets),
+                *short_of_pages(dumps, self._targets),
+                *short_of_space(dumps, self._targets),
             ]:
                 raise ReceiptError(*problems)
             plan = Plan(
@@ -298,144 +233,3 @@ def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
         problems[_MOST:] = [f"and {len(problems) - _MOST} more"]
     if problems:
         raise ReceiptError(*problems)
-
-
-def _planned(file: FileReport, *, durable: bool) -> PlannedDump:
-    if file.error is not None:
-        raise DumpError(f"{file.path} was not dumped: {file.error}", path=file.path, hint=file.error.hint)
-    if programs := went_through(file):
-        raise DumpError(
-            f"{file.path} went through {', '.join(programs)}, which can't be undone here",
-            path=file.path,
-            operation="restore",
-            hint="undo that by hand, and put the result into its place",
-        )
-    source, length = look_at(file)
-    return planned(file, source=source, length=length, durable=durable, sparse=True)
-
-
-def _short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, *, look: bool = False) -> list[str]:
-    """Return the complaints about pools, and limits of mounts, that have too few huge pages.
-
-    What is to be replaced doesn't count as free: it goes when its successor has its name. Without ``look`` all that a
-    dump holds counts, with it only what isn't zero.
-    """
-    pools: dict[int, int] = defaultdict(int)
-    mounts: dict[int, int] = defaultdict(int)
-    places: dict[int, Folder] = {}
-    for dump in dumps:
-        folder = targets.folder(dump.name)
-        if folder.filesystem == "hugetlbfs":
-            mounts[folder.device] += _pages(dump, folder.block, look=look)
-            places[folder.device] = folder
-    for device, pages in mounts.items():
-        # What a mount has reserved (min_size=) is taken out of the pool already.
-        reserved = _reserved_by(places[device])
-        pools[places[device].block] += max(0, pages - reserved)
-    problems = [
-        f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
-        f"reserve more in {_pool(page)}/nr_hugepages"
-        for page, pages in pools.items()
-        if pages > (free := _free_in_pool(page))
-    ]
-    for device, pages in mounts.items():
-        folder = places[device]
-        size = format_size(filesystem(folder.fd)[1])
-        if pages > (free := _free_in_mount(folder)):
-            wanted = f"{folder.path} takes {pages} huge pages of {size} for this"
-            problems.append(f"{wanted}, {max(0, free)} are left within the limit of its mount (size=)")
-    return problems if look or not problems else _short_of_pages(dumps, targets, look=True)
-
-
-def _pages(dump: PlannedDump, page: int, *, look: bool) -> int:
-    """Return how many huge pages the content of a dump takes; only ``look`` reads what is stored raw."""
-    assert dump.expected is not None
-    fd = open_regular(dump.source.path)
-    data: Iterator[tuple[int, int]]
-    try:
-        if is_compressed(dump.expected):
-            frames = listed_frames(fd, dump.source.path) or ()
-            data = ((frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length)
-        elif look:
-            data = _data(dump, MappedDraft.grain)
-        else:
-            spans = find_spans(fd, describe(fd, dump.source.path), 0, dump.length)
-            data = ((span.offset, span.length) for span in spans if not span.hole)
-        pages, last = 0, -1
-        for offset, length in data:
-            first = max(offset // page, last + 1)
-            end = -(-(offset + length) // page)
-            if end > first:
-                pages += end - first
-                last = end - 1
-    finally:
-        os.close(fd)
-    return pages
-
-
-def _pool(page: int) -> str:
-    return f"{_POOLS}/hugepages-{page >> 10}kB"
-
-
-def _free_in_pool(page: int) -> int:
-    def figure(name: str) -> int:
-        with open(f"{_pool(page)}/{name}", encoding="ascii") as file:
-            return int(file.read())
-
-    try:
-        surplus = max(0, figure("nr_overcommit_hugepages") - figure("surplus_hugepages"))
-        return figure("free_hugepages") - figure("resv_hugepages") + surplus
-    except (OSError, ValueError):
-        return 1 << 62  # Nobody tells: the mapping will.
-
-
-def _reserved_by(folder: Folder) -> int:
-    """Return how many huge pages the mount of a folder may still have reserved for itself (hugetlbfs, min_size=)."""
-    number = f"{os.major(folder.device)}:{os.minor(folder.device)}"
-    status = os.fstatvfs(folder.fd)
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            options = next((line.rsplit(None, 1)[1] for line in mounts if line.split()[2] == number), "")
-    except OSError:
-        return 0
-    named = dict(option.partition("=")[::2] for option in options.split(","))
-    # How much of it is used is only told where the mount has a limit too.
-    used = status.f_blocks - status.f_bfree if "size" in named else 0
-    return max(0, int(named.get("min_size", 0)) // status.f_bsize - used)
-
-
-def _free_in_mount(folder: Folder) -> int:
-    status = os.fstatvfs(folder.fd)
-    return status.f_bavail if status.f_blocks > 0 else 1 << 62  # None, or -1: a mount without a limit.
-
-
-def _short_of_space(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:
-    needed: dict[int, list[PlannedDump]] = defaultdict(list)
-    places: dict[int, Folder] = {}
-    for dump in dumps:
-        folder = targets.folder(dump.name)
-        if folder.filesystem != "hugetlbfs" and dump.expected is not None and not is_compressed(dump.expected):
-            needed[folder.device].append(dump)
-            places[folder.device] = folder
-    problems = []
-    for device, those in needed.items():
-        try:
-            status = os.fstatvfs(places[device].fd)
-        except OSError:
-            continue  # Nobody tells: a disk that fills up is told when it does.
-        free = status.f_bavail * status.f_frsize
-        amount = sum(min(dump.length, dump.source.allocated) for dump in those)
-        if amount > free and places[device].filesystem not in {"xfs", "btrfs"} and exceed(_amounts(those), free):
-            problems.append(f"{places[device].path} has {format_size(free)} free, {format_size(amount)} are needed")
-    return problems
-
-
-def _amounts(dumps: Iterable[PlannedDump]) -> Iterator[int]:
-    for dump in dumps:
-        for _, length in _data(dump, SMALL_PAGE):
-            yield length
-
-
-def _data(dump: PlannedDump, grain: int) -> Iterator[tuple[int, int]]:
-    with suppress(DumpError):  # What can't be read is its own failure.
-        yield from data_of(dump.source, 0, dump.length, grain)

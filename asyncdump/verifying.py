@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -14,23 +14,21 @@ from asyncdump.errors import (
     DamagedError,
     DumpError,
     InterruptedDumpError,
-    ReceiptError,
     Verdict,
-    absolute,
 )
-from asyncdump.plan.planner import Plan, PlannedDump
-from asyncdump.records.receipt import Receipt, read_receipt
-from asyncdump.records.record import RECEIPT, RESERVED
+from asyncdump.plan.plan import Plan
+from asyncdump.plan.readback import from_source, plain
+from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.run.run import Handler, Run, listen, running
+from asyncdump.records.standing import is_compressed
+from asyncdump.run.opening import Handler, listen, running
+from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.file import TEMPORARY_PREFIX, Folder
-from asyncdump.sinks.mirror import Mirror, Nowhere
-from asyncdump.sources.file import Source, describe, open_source
-from asyncdump.text import as_path
-from asyncdump.transfer.proof import has_checksums, is_compressed, look_at, went_through
-
-Concurrency = int | Literal["auto"]
+from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.mirror import Mirror
+from asyncdump.sinks.null import NullPlace
+from asyncdump.vocabulary.names import RESERVED, TEMPORARY_PREFIX
+from asyncdump.vocabulary.values import Concurrency
 
 
 class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +119,7 @@ class Verifier:
         dumps = []
         for file in files:
             try:
-                dumps.append(_from_source(file) if against_source else _plain(file))
+                dumps.append(from_source(file) if against_source else plain(file))
             except DumpError as error:
                 self._known[file.name] = _verdict(file, error, 0.0)
         self._strays = _strays(folder, set(receipt.known))
@@ -135,7 +133,7 @@ class Verifier:
             manifest_sha256="",
         )
         compressed = frozenset(file.name for file in files if is_compressed(file))
-        place = Mirror(folder.path, compressed) if against_source else Nowhere(folder.path)
+        place = Mirror(folder.path, compressed) if against_source else NullPlace(folder.path)
         self.run: Final = Run(plan, place, receipt=False, guard=folder)
 
     @property
@@ -199,107 +197,6 @@ async def open_verify(
     verifier = await in_thread(prepare, lambda made: made.run.discard())
     async with running(verifier.run):
         yield verifier
-
-
-def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
-    """Read the receipt that a path names, or that in the folder that it names, and keep runs out of the folder.
-
-    Raises:
-        ReceiptError: there is none, or it can't be read.
-        DumpError: the folder can't be opened, or a run is at work in it.
-    """
-    try:
-        path = absolute(as_path(what))
-    except ValueError as error:
-        raise ReceiptError(f"the folder of the run {error}") from error
-    whole = os.path.isdir(path)
-    place, name = (path, RECEIPT) if whole else os.path.split(path)
-    folder = Folder(place, make=False)
-    try:
-        folder.lock(shared=True)
-        try:
-            receipt = read_receipt(folder, name)
-        except DumpError as error:
-            raise ReceiptError(f"{error} ({error.hint})" if error.hint else str(error)) from error
-        if receipt is not None and not receipt.known and not receipt.missing:
-            raise ReceiptError(f"{receipt.path} names no dump")
-        if receipt is None:
-            raise ReceiptError(
-                f"there is no {name} in {place}, and no journal of a run" if whole else f"{path} is not there"
-            )
-    except BaseException:
-        folder.close()
-        raise
-    return receipt, folder
-
-
-def _plain(file: FileReport) -> PlannedDump:
-    """Return the reading of a dump that is to be compared with its record."""
-    _check_dumped(file)
-    source, length = look_at(file)
-    if file.digest is None and not has_checksums(file):
-        raise _unknown(
-            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or use --against-source"
-        )
-    return planned(file, source=source, length=length)
-
-
-def planned(file: FileReport, *, source: Source, length: int, **options: Any) -> PlannedDump:
-    """Return the plan to read a dump back."""
-    given: dict[str, Any] = {"method": "auto", "durable": False, "sparse": False, **options}
-    checksum: Any = file.digest.partition(":")[0] if file.digest else "none"
-    return PlannedDump(
-        source=source, name=file.name, offset=0, length=length, checksum=checksum, expected=file, **given
-    )
-
-
-def _from_source(file: FileReport) -> PlannedDump:
-    """Return the reading of a source that is to be compared with its dump."""
-    _check_dumped(file)
-    _, length = look_at(file)
-    if programs := went_through(file):
-        raise _unknown(file, f"{file.path} went through {', '.join(programs)}: it can't be compared with a source", "")
-    fd = open_source(file.source)
-    try:
-        source = describe(fd, file.source)
-    finally:
-        os.close(fd)
-    if source.size < file.offset + file.bytes and source.sized:
-        raise DamagedError(
-            f"{file.path} differs from its source: {file.source} has {source.size} bytes now, "
-            f"{file.offset + file.bytes} are needed",
-            verdict="differs",
-            path=file.path,
-        )
-    if length != file.bytes:
-        raise DamagedError(
-            f"{file.path} differs from its source: it holds {length} bytes, not {file.bytes}",
-            verdict="differs",
-            path=file.path,
-        )
-    return PlannedDump(
-        source=source,
-        name=file.name,
-        offset=file.offset,
-        length=file.bytes,
-        method="read",
-        checksum="none",
-        durable=False,
-        sparse=False,
-    )
-
-
-def _check_dumped(file: FileReport) -> None:
-    if file.error is not None:
-        if file.inode and file.stage == "sync":
-            raise _unknown(file, str(file.error), "complete the run with --resume")
-        raise DamagedError(
-            f"{file.path} was not dumped: {file.error}", verdict="missing", path=file.path, hint=file.error.hint
-        )
-
-
-def _unknown(file: FileReport, why: str, hint: str) -> DamagedError:
-    return DamagedError(why, verdict="unknown", path=file.path, hint=hint)
 
 
 def _judged(file: FileReport) -> FileVerdict:

@@ -30,7 +30,7 @@ from files import (
 
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import filesystem
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 _GIGANTIC_POOL = Path("/sys/kernel/mm/hugepages/hugepages-1048576kB")

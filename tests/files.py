@@ -16,10 +16,12 @@ import pytest
 import xxhash
 
 from asyncdump.kernel.lane import Lane
-from asyncdump.records.journal import JOURNAL
-from asyncdump.sinks.file import Folder
-from asyncdump.sources.file import Source, describe, open_source
-from asyncdump.transfer.transfer import Stop, Transfer
+from asyncdump.sinks.folder import Folder
+from asyncdump.sources.file import describe, open_source
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary.names import JOURNAL
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import Source
 
 KiB = 1 << 10
 MiB = 1 << 20

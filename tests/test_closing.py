@@ -15,9 +15,10 @@ from asyncdump.codecs.content import Stream
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Buffers, Lane
 from asyncdump.records.journal import Head, Journal
-from asyncdump.sinks.file import Folder, Sink
+from asyncdump.sinks.file import Sink
+from asyncdump.sinks.folder import Folder
 from asyncdump.sinks.mirror import Mirrored
-from asyncdump.transfer.proof import DirectRead
+from asyncdump.transfer.unpack import DirectRead
 
 
 def of_lane(place: Path) -> Callable[[], None]:

@@ -16,9 +16,9 @@ from asyncdump.codecs.seekable import Table, read_seek_table
 from asyncdump.codecs.zstd import BUDGET, Compressors, ZstdOptions
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.kernel.lane import Buffers
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 from asyncdump.transfer.packer import Packer
-from asyncdump.transfer.transfer import Stop
+from asyncdump.vocabulary.stop import Stop
 
 KINDS = [
     ZstdOptions(),

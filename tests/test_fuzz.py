@@ -26,16 +26,19 @@ from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.engines import ENGINES, Route
 from asyncdump.errors import ManifestError
 from asyncdump.manifest import yaml as yamlfile
+from asyncdump.manifest.options import Options
 from asyncdump.manifest.yaml import parse_manifest
-from asyncdump.plan.planner import Options, make_plan
-from asyncdump.records.record import name_complaint
-from asyncdump.sources.file import Source, Span, describe, find_spans, open_source
+from asyncdump.plan.planner import make_plan
+from asyncdump.sources.file import describe, find_spans, open_source
 from asyncdump.transfer import transfer
 from asyncdump.transfer.packed import Packed
 from asyncdump.transfer.piped import Piped
-from asyncdump.transfer.transfer import Stop, Transfer
+from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary import digest
 from asyncdump.vocabulary.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.vocabulary.names import name_complaint
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import Source, Span
 
 PAGE = 4096
 

@@ -21,7 +21,8 @@ import asyncdump.plan.globbing
 from asyncdump import Dump
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.plan.globbing import find, is_glob
-from asyncdump.plan.planner import look_at, make_plan
+from asyncdump.plan.look import look_at
+from asyncdump.plan.planner import make_plan
 
 NAMES = st.sampled_from(["a", "b", "ab", ".a", ".hidden", "a1", "a10", "a2", "[a]", "*", "é", "x y"])
 PARTS = st.sampled_from(

@@ -110,7 +110,7 @@ def test_and_on_the_command_line(written, tmp_path: Path) -> None:
 @pytest.mark.parametrize("operand", ["bs", "count", "skip", "seek"])
 @pytest.mark.parametrize("written", ["0x1000", "2x0x10", MANY_DIGITS, f"0x{MANY_DIGITS}"])
 def test_what_dd_reads_otherwise_is_refused(operand, written) -> None:
-    from asyncdump.cli.dd.command import parse
+    from asyncdump.cli.dd.operands import parse
 
     _, problems = parse([f"{operand}={written}"])
     assert len(problems) == 1

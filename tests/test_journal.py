@@ -26,13 +26,14 @@ from strategies import text as any_text
 from asyncdump.engines import Method
 from asyncdump.errors import DumpError
 from asyncdump.records import record as records
-from asyncdump.records.journal import JOURNAL, Head, Journal, line, read_journal
+from asyncdump.records.journal import Head, Journal, line, read_journal
 from asyncdump.records.receipt import Receipt, read_receipt
-from asyncdump.records.record import RECEIPT, Record, file_record, name_complaint
+from asyncdump.records.record import Record, file_record
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.file import Folder
-from asyncdump.sources.file import Identity
+from asyncdump.sinks.folder import Folder
 from asyncdump.text import text as shown
+from asyncdump.vocabulary.names import JOURNAL, RECEIPT, name_complaint
+from asyncdump.vocabulary.values import Identity
 
 FOLDER = "/dumps"
 

@@ -15,9 +15,11 @@ from files import MiB, leftovers, noise
 import asyncdump
 import asyncdump.run.run
 from asyncdump.errors import DumpError
-from asyncdump.records.journal import JOURNAL, Head, Journal
-from asyncdump.run.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, Mailbox, RunFinished
-from asyncdump.sinks.file import Folder
+from asyncdump.records.journal import Head, Journal
+from asyncdump.run.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, RunFinished
+from asyncdump.run.mailbox import Mailbox
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import JOURNAL
 
 PATIENCE = 20.0
 

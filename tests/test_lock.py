@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from asyncdump.errors import DumpError
-from asyncdump.sinks.lock import LOCK, Lock
+from asyncdump.sinks.lock import Lock
+from asyncdump.vocabulary.names import LOCK
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import pytest
 import asyncdump
 from asyncdump import Dump
 from asyncdump.kernel.lane import Buffers
-from asyncdump.plan.planner import PlannedDump
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.plan.pools import _pages
 from asyncdump.records.report import FileReport
-from asyncdump.restoring import _pages
-from asyncdump.sinks.file import sync_file
+from asyncdump.records.standing import has_checksums, look_at
+from asyncdump.sinks.folder import sync_file
 from asyncdump.sinks.mirror import Mirrored
 from asyncdump.sources.file import open_file, open_regular, open_source
-from asyncdump.transfer.proof import has_checksums, look_at
 
 pytestmark = pytest.mark.timeout(20)
 

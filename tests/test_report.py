@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 import asyncdump
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
 from asyncdump.records.receipt import digest_lists, receipt
-from asyncdump.records.record import file_record, name_complaint
+from asyncdump.records.record import file_record
 from asyncdump.records.report import FileReport, Report
-from asyncdump.transfer.salvage import BadRange
+from asyncdump.vocabulary.names import name_complaint
+from asyncdump.vocabulary.values import BadRange
 
 START = datetime(2024, 2, 29, 12, 0, 0, 500, tzinfo=UTC)
 FULL = DumpError("write of /dumps/b: ENOSPC", path="/dumps/b", operation="write", errno=errno.ENOSPC, hint="free space")

@@ -14,7 +14,7 @@ from files import MiB, allocated, content, leftovers, noise, read
 import asyncdump
 from asyncdump import Dump, Zstd, restore_all
 from asyncdump.run.events import Event, FileFinished, RunFinished, RunStarted
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 
 SIZES = {"even": 6 * MiB, "odd": 5 * MiB + 777, "tiny": 13, "empty": 0}
 

@@ -30,8 +30,8 @@ import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.file import Draft, Folder
-from asyncdump.sources.file import Span
+from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.vocabulary.values import Span
 
 Main = Callable[[], Awaitable[Any]]
 

@@ -20,8 +20,9 @@ from files import KiB, MiB, noise, read
 import asyncdump
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.run.scheduler import SHARED, default_lanes
-from asyncdump.sources.file import Span
+from asyncdump.run.limits import default_lanes
+from asyncdump.run.scheduler import SHARED
+from asyncdump.vocabulary.values import Span
 
 PATIENCE = 20
 """Seconds after which a thread that waits for another gives up."""

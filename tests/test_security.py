@@ -22,9 +22,9 @@ from files import KiB, MiB, noise, read
 import asyncdump
 import asyncdump.run.run
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError
-from asyncdump.plan.planner import Plan
-from asyncdump.records.journal import JOURNAL, Journal, line
-from asyncdump.records.record import RECEIPT
+from asyncdump.plan.plan import Plan
+from asyncdump.records.journal import Journal, line
+from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -14,10 +14,11 @@ from files import KiB, MiB, content, noise, read
 
 import asyncdump
 from asyncdump import Dump, Zstd, verify_all
-from asyncdump.records.journal import JOURNAL, Head, Journal
+from asyncdump.records.journal import Head, Journal
 from asyncdump.records.receipt import read_receipt
 from asyncdump.run.events import Event, FileFailed, FileFinished, Progress, RunFinished, RunStarted
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import JOURNAL
 
 BLOCK = 2 * MiB
 SIZES = {"even": 6 * MiB, "odd": 5 * MiB + 777, "tiny": 13, "empty": 0}

@@ -146,7 +146,7 @@ def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str
     """Dump the files that MANIFEST names."""
     from asyncdump.cli.logs import configure_later
     from asyncdump.cli.run import dry, wet
-    from asyncdump.plan.planner import Options
+    from asyncdump.manifest.options import Options
 
     configure_later(log_format)
     if options["trust_receipt"] and not options["resume"]:
@@ -232,7 +232,7 @@ def schema() -> None:
     """Print the JSON Schema of a manifest, for editors."""
     import json
 
-    from asyncdump.manifest.models import json_schema
+    from asyncdump.manifest.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 

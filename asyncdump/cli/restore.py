@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from asyncdump.cli.listener import RESTORING
 from asyncdump.cli.output import excuse_reader
-from asyncdump.cli.progress import RESTORING, new_listener
+from asyncdump.cli.progress import new_listener
 from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_failures, print_totals

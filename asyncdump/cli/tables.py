@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from asyncdump.cli.columns import fill, seconds, table, width
 from asyncdump.errors import InterruptedDumpError, describe_errno
-from asyncdump.plan.planner import STANDARD_OUTPUT, Plan
-from asyncdump.records.record import RECEIPT
+from asyncdump.plan.plan import Plan
 from asyncdump.records.report import FileReport, Report
 from asyncdump.text import text
-from asyncdump.vocabulary.digest import LISTS
+from asyncdump.vocabulary.names import LISTS, RECEIPT
 from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from asyncdump.probing import Finding

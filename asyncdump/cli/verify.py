@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from asyncdump.cli.columns import fill, seconds
+from asyncdump.cli.listener import VERIFYING
 from asyncdump.cli.output import excuse_reader
-from asyncdump.cli.progress import VERIFYING, new_listener
+from asyncdump.cli.progress import new_listener
 from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_lines

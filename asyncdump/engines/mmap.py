@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
+from asyncdump.engines.base import HOLES, Refusal, Route, Unseen, mapped
 from asyncdump.kernel.lane import Lane
-from asyncdump.sources.file import Span
+from asyncdump.vocabulary.values import Method, Span
 
 
 class Mmap(Unseen):

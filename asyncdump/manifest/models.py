@@ -1,27 +1,23 @@
 """What the user asked for: the models of a manifest and their JSON Schema.
 
-The same models serve a YAML file (read by `asyncdump.yamlfile`) and a program that builds them itself.
+The same models serve a YAML file (read by `asyncdump.manifest.yaml`) and a program that builds them itself.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from asyncdump.codecs.zstd import BUDGET, FRAMES, LEVELS, WINDOWS, ZstdOptions
-from asyncdump.engines import Choice
+from asyncdump.codecs.zstd import BUDGET, LEVELS, WINDOWS, ZstdOptions
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.text import shown
-from asyncdump.transfer.salvage import OnReadError
-from asyncdump.vocabulary.digest import Checksum
+from asyncdump.manifest.complaints import complaint, fields
 from asyncdump.vocabulary.size import KIB, parse_size
+from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
-OnError = Literal["continue", "abort"]
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
 Size = Annotated[
@@ -36,11 +32,6 @@ DurableField = Annotated[bool, Meta(description="wait until the dump would survi
 SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
 
 
-SIZES = frozenset({"offset", "length", "frame"})
-"""The fields that hold a size."""
-
-_LONG_WORD = 64
-_LONGEST_DELAY = 3600
 _LONGEST_WAIT = 60.0
 OnReadErrorField = Annotated[
     OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
@@ -62,6 +53,8 @@ class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 class Zstd(_Model, frozen=True, kw_only=True):
     """Compression into a seekable .zst."""
+
+    example: ClassVar[str] = "{zstd: {level: 3}}"
 
     level: Annotated[int, Meta(description="from fast to small", ge=LEVELS[0], le=LEVELS[1])] = 3
     threads: Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)] = 0
@@ -168,6 +161,8 @@ class Dump(_Model, frozen=True, kw_only=True):
 class Retries(_Model, frozen=True, kw_only=True):
     """How often a file that failed is dumped again, from its start, after the others have had their turn."""
 
+    example: ClassVar[str] = "{times: 3}"
+
     times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
     delay: Annotated[float, Meta(description="seconds before the first; each later wait doubles, up to a minute")] = 1.0
     errors: Annotated[
@@ -229,107 +224,3 @@ def _freeze_filter(model: Defaults | Dump) -> None:
     if isinstance(given, list | tuple):
         frozen = tuple(tuple(command) if isinstance(command, list) else command for command in given)
         msgspec.structs.force_setattr(model, "filter", frozen)
-
-
-@cache
-def fields(model: type[_Model]) -> dict[str, Any]:
-    """Return the type of each field of a model."""
-    return {field.name: field.type for field in msgspec.structs.fields(model)}
-
-
-@cache
-def required(model: type[_Model]) -> list[str]:
-    """Return the names of the fields of a model that have no default."""
-    return [field.name for field in msgspec.structs.fields(model) if field.required]
-
-
-def complaint(model: type[_Model], name: str, value: Any) -> str:
-    """Return what is wrong with the value of a field, or an empty string."""
-    kind = fields(model)[name]
-    if name in {"defaults", "dumps"}:  # Models already: they complained when they were made.
-        model = Dump if name == "dumps" else Defaults
-        values = value if name == "dumps" and isinstance(value, tuple | list) else (value,)
-        if any(not isinstance(each, model) for each in values):
-            return f"{shown(value)} is not made of {model.__name__}(...)"
-        return "" if values else "names no dump"
-    if (name == "compress" and isinstance(value, Zstd)) or isinstance(value, Retries):
-        return "" if name in {"compress", "retries"} else f"{shown(value)} is not {_expected(kind)}"
-    try:
-        msgspec.convert(value, kind, strict=True)
-        if name in SIZES and value is not None:
-            parse_size(value)
-        if name == "delay" and not 0 < value <= _LONGEST_DELAY:
-            return f"{shown(value)} is not a number of seconds, from 0 to {_LONGEST_DELAY}"
-        if name == "frame" and not FRAMES[0] <= parse_size(value) <= FRAMES[1]:
-            return f"{shown(value)} is not from {FRAMES[0] // KIB} KiB to {FRAMES[1] // KIB**2} MiB"
-    except msgspec.ValidationError:
-        if name == "errors":
-            return f"{shown(value)} is not a list of {', '.join(get_args(Passing))}"
-        if name == "filter":
-            return "is a list of argument lists: [[age, -r, KEY], [gzip]]"
-        if name == "timeout":
-            return f"{shown(value)} is not a number of seconds, from 0 to 86400"
-        return f"{shown(value)} is not {_expected(kind)}{_near(value, _choices(kind))}"
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def unknown_key(model: type[_Model], key: str) -> str:
-    """Return the complaint about a key that a model doesn't have."""
-    known = list(fields(model))
-    return f"unknown key{_near(key, known) or '; known are ' + ', '.join(known)}"
-
-
-def _near(word: object, choices: list[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, choices, n=1) if isinstance(word, str) and len(word) < _LONG_WORD else []
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _choices(kind: Any) -> list[str]:
-    if get_origin(kind) is Literal:
-        return [str(choice) for choice in get_args(kind)]
-    return [choice for part in get_args(kind) if not isinstance(part, Meta) for choice in _choices(part)]
-
-
-def _expected(kind: Any) -> str:
-    """Describe a type in words: ``true or false``, ``one of auto, direct``."""
-    words = {bool: "true or false", int: "a whole number", str: "text", type(None): "", float: "a number"}
-    words |= {Zstd: "{zstd: {level: 3}}", Retries: "{times: 3}"}
-    if kind in words:
-        return words[kind]
-    if get_origin(kind) is Literal:
-        choices = _choices(kind)
-        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-    parts = get_args(kind)
-    if get_origin(kind) is Annotated:
-        meta = next((part for part in parts if isinstance(part, Meta) and part.ge is not None), None)
-        return f"{_expected(parts[0])} from {meta.ge} to {meta.le}" if meta else _expected(parts[0])
-    return " or ".join(filter(None, map(_expected, parts)))
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a manifest, for editors and validators."""
-    # What is read back has lists where the models have tuples.
-    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Manifest)))
-    model = schema["$defs"]["Manifest"]
-    model["required"] = ["version", *model["required"]]  # A file must say it; a program needn't.
-    model["properties"]["version"].pop("default", None)
-    for name in ("Defaults", "Dump"):
-        _spell_compress(schema["$defs"][name]["properties"]["compress"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "asyncdump manifest", **schema}
-
-
-def _spell_compress(field: dict[str, Any]) -> None:
-    """Say that a file writes ``{zstd: {...}}`` where a program has a `Zstd`."""
-    for choice in field["anyOf"]:
-        if "$ref" in choice:
-            reference = choice.pop("$ref")
-            choice |= {
-                "type": "object",
-                "properties": {"zstd": {"$ref": reference}},
-                "required": ["zstd"],
-                "additionalProperties": False,
-            }

@@ -14,7 +14,8 @@ import msgspec
 import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
-from asyncdump.manifest.models import SIZES, Defaults, Dump, Manifest, Retries, Zstd, complaint, required, unknown_key
+from asyncdump.manifest.complaints import SIZES, complaint, required, unknown_key
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
 from asyncdump.sources.file import open_file
 from asyncdump.text import shown, text
 

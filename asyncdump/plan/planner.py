@@ -6,141 +6,38 @@ Nothing is written here. All that would go wrong and can be known beforehand is 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
-import string
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
 from asyncdump.codecs.zstd import ZstdOptions
-from asyncdump.engines import FEEDS, Choice
+from asyncdump.engines import FEEDS
 from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
-from asyncdump.kernel.linux import TRUE_ERRORS, filesystem
-from asyncdump.manifest.models import Defaults, Dump, Manifest, OnError, Retries, Zstd, complaint
+from asyncdump.kernel.linux import TRUE_ERRORS
+from asyncdump.manifest.models import Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.options import Options
 from asyncdump.manifest.yaml import Marks
-from asyncdump.plan.globbing import Found, find, is_glob
-from asyncdump.plan.room import COMPRESSING, MOST, data_of, exceed
-from asyncdump.records.journal import JOURNAL
+from asyncdump.plan.globbing import find, is_glob
+from asyncdump.plan.look import look_at, unseen
+from asyncdump.plan.plan import Plan, PlannedDump
+from asyncdump.plan.room import need_more, needed
+from asyncdump.plan.templates import render_name
 from asyncdump.records.receipt import read_receipt
-from asyncdump.records.record import LARGEST, RECEIPT, name_complaint, room
+from asyncdump.records.record import LARGEST, room
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.file import Folder
-from asyncdump.sources.file import SMALL_PAGE, Source, describe, open_source, replaced
+from asyncdump.sinks.folder import Folder
 from asyncdump.text import as_path
-from asyncdump.transfer.salvage import OnReadError
-from asyncdump.vocabulary.digest import LISTS, Checksum
+from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT, name_complaint
 from asyncdump.vocabulary.size import MAXIMUM, format_size, parse_size
-
-STANDARD_OUTPUT: Final = "-"
+from asyncdump.vocabulary.values import STANDARD_OUTPUT, Source
 
 _SHOWN: Final = 3
 _HEAD_OF_RECEIPT: Final = 64 << 10
 """Bytes of a receipt at the most before its records: two paths of 4 KiB, if need be with each byte escaped."""
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller decides over the manifest's head; None leaves a decision to the manifest."""
-
-    output: str | os.PathLike[str] | None = None
-    concurrency: int | Literal["auto"] | None = None
-    method: Choice | None = None
-    checksum: Checksum | None = None
-    on_error: OnError | None = None
-    durable: bool | None = None
-    overwrite: bool = False
-    compress: Literal["none", "zstd"] | Zstd | None = None
-    allow_filters: bool = False
-    resume: bool = False
-    trust_receipt: bool = False
-    retries: int | Retries | None = None
-    on_read_error: OnReadError | None = None
-
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(key=name, message=message)
-            for name, model in _OVERRIDING.items()
-            if (value := getattr(self, name)) is not None and (message := complaint(model, name, value))
-        ]
-        if problems:
-            raise ManifestError(*problems)
-
-
-_OVERRIDING: Final[dict[str, Any]] = {
-    "concurrency": Manifest,
-    "on_error": Manifest,
-    "retries": Manifest,
-    "method": Defaults,
-    "checksum": Defaults,
-    "durable": Defaults,
-    "compress": Defaults,
-    "on_read_error": Defaults,
-}
-
-
-class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
-    """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
-
-    ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
-    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself. Of a
-    source that doesn't tell its size, ``length`` isn't known, and at most ``most`` bytes are dumped. What a glob
-    matches and can't be opened has the ``error`` that it fails with.
-    """
-
-    source: Source
-    name: str
-    offset: int
-    length: int
-    method: Choice
-    checksum: Checksum
-    durable: bool
-    sparse: bool
-    zstd: ZstdOptions | None = None
-    filters: tuple[tuple[str, ...], ...] = ()
-    zstd_last: bool = False
-    timeout: float = 300.0
-    expected: FileReport | None = None
-    on_read_error: OnReadError = "fail"
-    most: int | None = None
-    error: DumpError | None = None
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """What the bytes go through, in short: ``zstd:3``, and the names of programs, without their arguments."""
-        programs = tuple(os.path.basename(command[0]) for command in self.filters)
-        zstd = (str(self.zstd),) if self.zstd else ()
-        return (*programs, *zstd) if self.zstd_last else (*zstd, *programs)
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is ready to start.
-
-    Attributes:
-        output: absolute path of the output folder.
-        free: bytes free on its filesystem when it was looked at.
-        manifest_sha256: of the manifest as it was read.
-        resume: keep what an earlier run into the same folder has done; ``trust_receipt``, even if sources have changed.
-    """
-
-    output: str
-    dumps: tuple[PlannedDump, ...]
-    concurrency: int | Literal["auto"]
-    on_error: OnError
-    overwrite: bool
-    free: int
-    manifest_sha256: str
-    resume: bool = False
-    trust_receipt: bool = False
-    retries: Retries = Retries(times=0)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of all dumps together."""
-        return sum(dump.length for dump in self.dumps)
 
 
 def make_plan(
@@ -450,85 +347,16 @@ class _Planner:
             self._complain("output", f"{place} can't be written to by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
         new = [dump for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok]
-        needed = sum(_needed(dump, place) for dump in new)
-        if needed > free and _needs_more(new, place, free):
-            self._complain(
-                "output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(needed)}"
-            )
+        total = sum(needed(dump, place) for dump in new)
+        if total > free and need_more(new, place, free):
+            self._complain("output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(total)}")
         return free
-
-
-def _needed(dump: PlannedDump, place: str) -> int:
-    if dump.stages:
-        return 0  # Nobody knows before: a disk that fills up is told when it does.
-    if dump.source.filesystem in {"xfs", "btrfs"} and os.stat(place).st_dev == dump.source.device:
-        return 0  # A clone shares the source's blocks.
-    return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
-
-
-def _needs_more(dumps: list[PlannedDump], place: str, free: int) -> bool:
-    """Tell whether dumps certainly don't fit: zeros that are left out take no room, and are looked for here."""
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if filesystem(fd)[0] in COMPRESSING:
-            return False
-    finally:
-        os.close(fd)
-    return exceed(_amounts(dumps, place), free)
-
-
-def _amounts(dumps: list[PlannedDump], place: str) -> Iterator[int]:
-    looked = 0
-    for dump in sorted(dumps, key=_leaves_zeros_out):
-        needed = _needed(dump, place)
-        if not needed or not _leaves_zeros_out(dump):
-            yield needed
-        elif (looked := looked + needed) <= MOST:
-            with suppress(DumpError):  # What can't be read now may be by then.
-                for _, length in data_of(dump.source, dump.offset, dump.offset + dump.length, SMALL_PAGE):
-                    yield length
 
 
 def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
     """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
     fits = dump.source.sized and (dump.zstd is not None or status.st_size == dump.length)
     return stat.S_ISREG(status.st_mode) and not dump.filters and fits
-
-
-def _leaves_zeros_out(dump: PlannedDump) -> bool:
-    return dump.sparse and dump.method in {"auto", "read"}
-
-
-def look_at(path: str, found: Found | None = None) -> Source:
-    """Return what is under a path now; where a glob ``found`` it, that must be the same file still.
-
-    Raises:
-        DumpError: it can't be opened, or isn't a file that can be dumped.
-    """
-    follow = found is None or found.open
-    fd = open_source(path, follow=follow)
-    try:
-        source = describe(fd, path)
-    finally:
-        os.close(fd)
-    if found is not None and source.sized and (source.device, source.inode) != (found.device, found.inode):
-        raise replaced(path)
-    return msgspec.structs.replace(source, found=not follow)
-
-
-def unseen(path: str, found: Found | None = None) -> Source:
-    """Return what is known of a source that can't be opened."""
-    return Source(
-        path=path,
-        filesystem="unknown",
-        page=SMALL_PAGE,
-        size=0,
-        allocated=0,
-        device=found.device if found else 0,
-        inode=found.inode if found else 0,
-        mtime_ns=0,
-        found=True,
-    )
 
 
 def _together(errors: Sequence[DumpError]) -> DumpError:
@@ -542,42 +370,3 @@ def _together(errors: Sequence[DumpError]) -> DumpError:
         errno=first.errno,
         hint=first.hint,
     )
-
-
-_SPEC: Final = re.compile(r"0?\d{0,2}")
-
-
-def render_name(template: str, path: str, index: int) -> str:
-    """Return the name that a template makes for a source.
-
-    Fields: ``{name}`` is the source's base name, ``{stem}`` and ``{suffix}`` its parts before and from the last dot,
-    ``{parent}`` the base name of its folder, ``{index}`` its place among the matches of its glob, from 0; a width may
-    follow a number: ``{index:04}``.
-
-    Raises:
-        ValueError: the template has another field, or isn't one.
-    """
-    base = os.path.basename(path.rstrip("/")) or path
-    stem, suffix = os.path.splitext(base)
-    values: dict[str, str | int] = {
-        "name": base,
-        "stem": stem,
-        "suffix": suffix,
-        "parent": os.path.basename(os.path.dirname(path)),
-        "index": index,
-    }
-    parts: list[str] = []
-    try:
-        fields = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ValueError(f"{template!r} is no name: {error}; write {{{{ for a brace") from error
-    for literal, field, spec, conversion in fields:
-        parts.append(literal)
-        if field is None:
-            continue
-        if field not in values or conversion or not _SPEC.fullmatch(spec or ""):
-            known = ", ".join(f"{{{name}}}" for name in values)
-            raise ValueError(f"{{{field}{f':{spec}' if spec else ''}}} is no field of a name; there are {known}")
-        value = values[field]
-        parts.append(f"{value:{spec}}" if isinstance(value, int) else value)
-    return "".join(parts)

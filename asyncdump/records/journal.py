@@ -19,9 +19,8 @@ from asyncdump.errors import DumpError, explain, from_oserror
 from asyncdump.kernel.linux import close_quietly, some
 from asyncdump.records.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.file import TEMPORARY_PREFIX, Folder
-
-JOURNAL: Final = f"{TEMPORARY_PREFIX}journal"
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import JOURNAL
 
 _VERSION: Final = 1
 _EARLIER: Final = "earlier"

@@ -11,14 +11,19 @@ from typing import Annotated, Final
 
 import msgspec
 
-from asyncdump.errors import DumpError, explain
-from asyncdump.records.journal import JOURNAL, read_journal
-from asyncdump.records.record import LARGEST, RECEIPT, SHORTEST, SLACK, Record, brief, file_of, file_record
+from asyncdump.errors import (
+    DumpError,
+    ReceiptError,
+    absolute,
+    explain,
+)
+from asyncdump.records.journal import read_journal
+from asyncdump.records.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
 from asyncdump.records.report import FileReport, Report
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 from asyncdump.sources.file import open_file
-from asyncdump.text import text, utf8
-from asyncdump.vocabulary.digest import LISTS
+from asyncdump.text import as_path, text, utf8
+from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
 
 RECEIPT_VERSION: Final = 1
 
@@ -204,3 +209,35 @@ def _wrong(path: str, why: str) -> DumpError:
         operation="read",
         hint="name the folder of a run, or its receipt.json",
     )
+
+
+def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
+    """Read the receipt that a path names, or that in the folder that it names, and keep runs out of the folder.
+
+    Raises:
+        ReceiptError: there is none, or it can't be read.
+        DumpError: the folder can't be opened, or a run is at work in it.
+    """
+    try:
+        path = absolute(as_path(what))
+    except ValueError as error:
+        raise ReceiptError(f"the folder of the run {error}") from error
+    whole = os.path.isdir(path)
+    place, name = (path, RECEIPT) if whole else os.path.split(path)
+    folder = Folder(place, make=False)
+    try:
+        folder.lock(shared=True)
+        try:
+            receipt = read_receipt(folder, name)
+        except DumpError as error:
+            raise ReceiptError(f"{error} ({error.hint})" if error.hint else str(error)) from error
+        if receipt is not None and not receipt.known and not receipt.missing:
+            raise ReceiptError(f"{receipt.path} names no dump")
+        if receipt is None:
+            raise ReceiptError(
+                f"there is no {name} in {place}, and no journal of a run" if whole else f"{path} is not there"
+            )
+    except BaseException:
+        folder.close()
+        raise
+    return receipt, folder

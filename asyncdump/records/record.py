@@ -14,17 +14,11 @@ import msgspec
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.file import TEMPORARY_PREFIX
-from asyncdump.sources.file import Identity
 from asyncdump.text import is_encodable, text
-from asyncdump.transfer.salvage import BadRange
-from asyncdump.vocabulary.digest import LISTS
-
-RECEIPT: Final = "receipt.json"
-RESERVED: Final = frozenset({RECEIPT, *LISTS.values()})
+from asyncdump.vocabulary.names import name_complaint
+from asyncdump.vocabulary.values import BadRange, Identity
 
 _NUMBERS: Final = {name: number for number, name in errnos.errorcode.items()}
-_LONGEST_NAME: Final = 255
 _MARK: Final = 8
 """Characters of a mark."""
 _LONGEST_STAGES: Final = 64 << 10
@@ -222,24 +216,3 @@ def _decoded(encoded: str) -> bytes:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
         raise ValueError(f"{encoded[:20]!r} is no base64") from error
-
-
-def name_complaint(name: str) -> str:
-    """Return what is wrong with a dump's name, or an empty string."""
-    if len(name) > _LONGEST_NAME:
-        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
-    if "/" in name:
-        return f"{name!r} leaves the output folder: a name has no slash"
-    if name == "-":
-        return "'-' is what digest tools call standard input: choose another name"
-    if name in {"", ".", ".."}:
-        return f"{name!r} is no file name"
-    if any(ord(character) < ord(" ") or character == "\x7f" for character in name):
-        return f"{name!r} holds a control character, which the digest lists can't"
-    if not is_encodable(name):
-        return f"{name!r} holds a character that no file name can"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
-    if name in RESERVED or name.startswith(TEMPORARY_PREFIX):
-        return f"{name} is a name that asyncdump uses itself"
-    return ""

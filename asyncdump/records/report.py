@@ -8,8 +8,7 @@ import msgspec
 
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError
-from asyncdump.sources.file import Identity
-from asyncdump.transfer.salvage import BadRange
+from asyncdump.vocabulary.values import BadRange, Identity
 
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):

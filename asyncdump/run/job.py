@@ -12,7 +12,7 @@ import msgspec
 from asyncdump.errors import AsyncdumpError, InterruptedDumpError, NotDurableError, as_failure
 from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
-from asyncdump.plan.planner import Plan, PlannedDump
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
 from asyncdump.transfer.piped import Piped
 from asyncdump.transfer.transfer import Transfer
@@ -108,22 +108,6 @@ def failure_of(job: Job, error: AsyncdumpError, folder: str, manifest_sha256: st
         stage=job.stage,
         stages=job.planned.stages,
     )
-
-
-def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
-    """Tell whether a dump made earlier is what is asked for now, as far as that's seen without reading it."""
-    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
-    asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
-    if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
-        return False
-    if earlier.bad_bytes and planned.on_read_error == "fail":
-        return False
-    if plan.trust_receipt:
-        return True
-    # The arguments of programs are recorded nowhere, for they may be secrets: the same manifest has the same.
-    if planned.filters and earlier.manifest_sha256 != plan.manifest_sha256:
-        return False
-    return earlier.identity is not None and earlier.identity == planned.source.identity
 
 
 def has_room(job: Job) -> bool:

@@ -7,8 +7,6 @@ goes through a short queue to the *committer*, which makes durable in one go all
 
 from __future__ import annotations
 
-import errno
-import resource
 import threading
 import time
 from collections import deque
@@ -22,22 +20,24 @@ import msgspec
 from asyncdump.codecs.zstd import Compressors
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError, as_failure
 from asyncdump.kernel.lane import Buffers, Lane
-from asyncdump.kernel.linux import cores, open_files
 from asyncdump.log import logger
-from asyncdump.plan.planner import Plan, PlannedDump
+from asyncdump.plan.earlier import fits
+from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
-from asyncdump.run.job import Job, abort, failure_of, fits, guarded, has_room, note, report_of, seal, share, work
+from asyncdump.run.job import Job, abort, failure_of, guarded, has_room, note, report_of, seal, share, work
+from asyncdump.run.limits import default_lanes, within_open_files
 from asyncdump.run.stranger import recognise
 from asyncdump.run.threads import start
-from asyncdump.sinks.file import Draft, Folder, Place, sync_file
+from asyncdump.sinks.folder import Draft, Folder, sync_file
 from asyncdump.sinks.pipe import Outlet
-from asyncdump.sources.file import MEMORY
+from asyncdump.sinks.place import Place
 from asyncdump.transfer.packed import Packed
 from asyncdump.transfer.piped import Piped
 from asyncdump.transfer.proof import Proof, prove
-from asyncdump.transfer.transfer import Stop, Transfer
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary.stop import Stop
 
 SHARED: Final = 64 << 20
 """A file of at least this many bytes may be worked on by several lanes at once."""
@@ -48,44 +48,6 @@ _BATCH_BYTES: Final = 64 << 20
 _BATCH_FILES: Final = 16
 _GROUP: Final = 64
 _TICK: Final = 0.1
-_SPARE_DESCRIPTORS: Final = 16
-_DESCRIPTORS_PER_LANE: Final = 6  # The source, the sink twice and once more, the two ends of the pipe.
-_DESCRIPTORS_PER_PIPELINE: Final = 7  # Its two ends, and five that the start of a program takes.
-_DESCRIPTORS_PER_PROGRAM: Final = 2  # What it says, and its process.
-
-
-def default_lanes(filesystem: str) -> int:
-    """Return how many worker threads serve a destination best, by its filesystem and the cores.
-
-    A disk wants several requests in flight; threads beyond twice the cores only wait for one another. Memory is as fast
-    as the cores are. (The kernel's ``rotational`` flag is no guide: virtual disks claim to rotate.)
-    """
-    return cores() if filesystem in MEMORY else max(4, min(2 * cores(), 8))
-
-
-def _within_open_files(wanted: int, programs: int) -> tuple[int, int]:
-    """Return how many lanes the limit of open files allows, and how many finished dumps may wait open for their sync.
-
-    ``programs`` is how many filters one dump goes through at most.
-
-    Raises:
-        DumpError: not even one lane.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = open_files(soft) + _SPARE_DESCRIPTORS
-    lane = _DESCRIPTORS_PER_LANE
-    if programs:
-        lane += _DESCRIPTORS_PER_PIPELINE + programs * _DESCRIPTORS_PER_PROGRAM
-    # For each lane one dump that waits, at least.
-    lanes = min(wanted, (soft - taken) // (lane + 1))
-    if lanes < 1:
-        raise DumpError(
-            f"a run needs {taken + lane + 1} open files, the limit is {soft}",
-            operation="getrlimit",
-            errno=errno.EMFILE,
-            hint="raise it (ulimit -n)",
-        )
-    return lanes, soft - taken - lane * lanes
 
 
 class Scheduler:
@@ -114,7 +76,7 @@ class Scheduler:
         lanes = default_lanes(folder.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
         programs = max((len(planned.filters) for planned in plan.dumps), default=0)
-        self._lanes, allowed = _within_open_files(max(lanes, wanted), programs)
+        self._lanes, allowed = within_open_files(max(lanes, wanted), programs)
         self.concurrency: Final = min(wanted, self._lanes)
         self.aborted = False
         self._plan = plan

@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from asyncdump.codecs.content import listed_frames
+from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.kernel.lane import Lane
-from asyncdump.plan.planner import PlannedDump
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.file import sync_file
-from asyncdump.sinks.mirror import Mirror, Nowhere
-from asyncdump.sources.file import Source, describe, open_regular, refuse_special
-from asyncdump.transfer.transfer import Stop, Transfer
+from asyncdump.sinks.folder import sync_file
+from asyncdump.sinks.mirror import Mirror
+from asyncdump.sinks.null import NullPlace
+from asyncdump.sources.file import describe, open_regular, refuse_special
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import Source
 
 
 def recognise(
@@ -45,7 +48,7 @@ def recognise(
         raise _stranger(path, planned) from error
     if compressed:
         held = _transfer(stored, planned, offset=0, length=stored.size, stop=stop)
-        _carry(held, Nowhere(folder), lane, watch)
+        _carry(held, NullPlace(folder), lane, watch)
     return FileReport(
         source=planned.source.path,
         name=planned.name,
@@ -88,7 +91,7 @@ def _transfer(source: Source, planned: PlannedDump, **options: Any) -> Transfer:
     return Transfer(source, planned.name, method="read", checksum=planned.checksum, sparse=False, **options)
 
 
-def _carry(transfer: Transfer, place: Nowhere, lane: Lane, watch: Callable[[Transfer], None]) -> None:
+def _carry(transfer: Transfer, place: NullPlace, lane: Lane, watch: Callable[[Transfer], None]) -> None:
     watch(transfer)
     try:
         transfer.begin(place, lane)

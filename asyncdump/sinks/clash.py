@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from asyncdump.kernel.linux import close_quietly
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 
 
 def clashes(folder: Folder, names: Iterable[str]) -> list[tuple[str, str]]:

@@ -14,8 +14,7 @@ from typing import Final
 
 from asyncdump.errors import DumpError, from_oserror
 from asyncdump.kernel.linux import close_quietly
-
-LOCK: Final = ".asyncdump-lock"
+from asyncdump.vocabulary.names import LOCK
 
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 

@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Final
 
-from asyncdump.codecs.content import Frames, listed_frames
-from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.codecs.content import Frames
+from asyncdump.codecs.detect import listed_frames
+from asyncdump.errors import DamagedError, explain
 from asyncdump.kernel.lane import BUFFER, Buffers
 from asyncdump.kernel.linux import read_at, same
-from asyncdump.sinks.file import Sink, Synced
+from asyncdump.sinks.null import NullPlace, NullSink
 from asyncdump.sources.file import open_regular
 
 
-class Void(Sink):
-    """Takes bytes and forgets them."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(-1, path, direct=False)
-
-    def status(self) -> tuple[int, int]:
-        return 0, 0
-
-    def resize(self, size: int) -> None:
-        """Nothing: it has no size."""
-
-    def write(self, data: memoryview, offset: int) -> None:
-        self._count(len(data))
-
-    def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
-        self.write(data, offset)
-
-    def flush_behind(self, offset: int, length: int) -> None:
-        """Nothing: there is nothing to flush."""
-
-
-class Nowhere:
-    """Stands for the output folder where dumps are only read."""
-
-    filesystem: Final = "nowhere"
-
-    def __init__(self, path: str) -> None:
-        self.path: Final = path
-
-    def create(self, name: str) -> Void:
-        return Void(os.path.join(self.path, name))
-
-    def publish(
-        self, sinks: Sequence[Sink], *, durable: bool, overwrite: bool, journal: Synced | None = None
-    ) -> list[DumpError | None]:
-        """Close the sinks."""
-        for sink in sinks:
-            sink.close()
-        return [None] * len(sinks)
-
-    def write_small(self, files: Mapping[str, bytes]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-class Mirrored(Void):
+class Mirrored(NullSink):
     """Compares what is written with what a dump holds at the same place.
 
     Raises `DamagedError` at the first byte that differs.
@@ -127,7 +78,7 @@ class Mirrored(Void):
         super().close()
 
 
-class Mirror(Nowhere):
+class Mirror(NullPlace):
     """Stands for the output folder where sources are compared with the dumps in it."""
 
     def __init__(self, path: str, compressed: frozenset[str]) -> None:

@@ -11,7 +11,8 @@ from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.lane import grow_pipe
 from asyncdump.kernel.linux import some
 from asyncdump.kernel.relay import Relay, not_waiting, wait_for_room
-from asyncdump.sinks.file import Sink, Synced
+from asyncdump.sinks.file import Sink
+from asyncdump.sinks.place import Synced
 
 
 class PipeSink(Sink):

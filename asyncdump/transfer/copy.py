@@ -12,7 +12,7 @@ import msgspec
 
 from asyncdump.codecs.seekable import Table
 from asyncdump.codecs.zstd import Compressors, ZstdOptions
-from asyncdump.engines import Choice, Engine, Refused, Route, candidates, is_refusal, refusal_of
+from asyncdump.engines import Engine, Refused, Route, candidates, is_refusal, refusal_of
 from asyncdump.engines.base import Refusal
 from asyncdump.engines.feed import vmsplice_from
 from asyncdump.engines.read import data_runs
@@ -22,14 +22,15 @@ from asyncdump.kernel.linux import filesystem, read_at
 from asyncdump.kernel.pace import Pace
 from asyncdump.kernel.relay import wait_for_bytes, wait_for_room, write_all
 from asyncdump.sinks.file import Sink
-from asyncdump.sources.file import SMALL_PAGE, Source, Span, find_spans, truncated
+from asyncdump.sources.file import find_spans, truncated
+from asyncdump.vocabulary.values import SMALL_PAGE, Choice, Source, Span
 
 StreamMethod = Literal["auto", "vmsplice", "splice", "sendfile", "read"]
 
 _STEP: Final = 8 << 20
 
 
-class Tally(msgspec.Struct):
+class Copied(msgspec.Struct):
     """How far a copy has come: it tells the truth after an error too.
 
     Attributes:
@@ -53,7 +54,7 @@ def copy_in_place(
     fd: int,
     source: Source,
     sink: Sink,
-    tally: Tally,
+    tally: Copied,
     *,
     start: int,
     length: int,
@@ -87,7 +88,7 @@ def copy_in_place(
 
 
 def copy_in_blocks(
-    fd: int, sink: Sink, tally: Tally, *, path: str, seek: int, length: int | None, sparse: bool
+    fd: int, sink: Sink, tally: Copied, *, path: str, seek: int, length: int | None, sparse: bool
 ) -> None:
     """Copy what has no offsets, a pipe, into a sink at byte ``seek``, in blocks as O_DIRECT takes them.
 
@@ -160,7 +161,7 @@ def _refused(method: str, refusal: Refusal, path: str) -> MethodRefusedError:
 def copy_stream(
     reading: int,
     writing: int,
-    tally: Tally,
+    tally: Copied,
     *,
     path: str,
     source: Source | None,
@@ -208,7 +209,7 @@ def copy_stream(
 def compress_stream(
     reading: int,
     writing: int,
-    tally: Tally,
+    tally: Copied,
     *,
     path: str,
     source: Source | None,

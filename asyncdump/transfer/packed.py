@@ -9,11 +9,12 @@ from asyncdump.codecs.zstd import Compressors, ZstdOptions
 from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.errors import describe_errno, explain
 from asyncdump.kernel.lane import Buffers, Lane
-from asyncdump.sinks.file import Place
-from asyncdump.sources.file import Source, Span, find_spans
+from asyncdump.sinks.place import Place
+from asyncdump.sources.file import find_spans
 from asyncdump.transfer.packer import Packer
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.digest import new_digest
+from asyncdump.vocabulary.values import Source, Span
 
 
 class Packed(Transfer):

@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal
-
-import msgspec
+from typing import Final
 
 from asyncdump.engines import Route
 from asyncdump.engines.read import read_some
-from asyncdump.errors import EHWPOISON
-from asyncdump.sources.file import SMALL_PAGE, Span, truncated
+from asyncdump.sources.file import truncated
+from asyncdump.vocabulary.values import SMALL_PAGE, UNREADABLE, BadRange, Span
 
 MOST_BAD: Final = 4096
 """Ranges that are listed of one file; of more there are only the bytes."""
-
-OnReadError = Literal["fail", "zero"]
-
-UNREADABLE: Final = frozenset({errno.EIO, EHWPOISON, errno.EFAULT})
-"""What the kernel answers where a page can't be read: by a call that reads, by one that was handed a mapping of it."""
-
-
-class BadRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A range of a source that could not be read: in the dump it is zeros.
-
-    Attributes:
-        offset: where it begins in the source, in bytes.
-        length: in bytes.
-        errno: the kernel's answer to reading it.
-    """
-
-    offset: int
-    length: int
-    errno: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
 
 
 def read_around(route: Route, span: Span, view: memoryview, check: Callable[[], None]) -> Iterator[BadRange]:

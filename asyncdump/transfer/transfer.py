@@ -14,23 +14,12 @@ from contextlib import suppress
 from functools import wraps
 from typing import Concatenate, Final, ParamSpec
 
-from asyncdump.engines import (
-    ENGINES,
-    Choice,
-    Engine,
-    Refusal,
-    Refused,
-    Route,
-    accepting,
-    candidates,
-    is_refusal,
-)
+from asyncdump.engines import ENGINES, Engine, Refusal, Refused, Route, accepting, candidates, is_refusal
 from asyncdump.errors import (
     AsyncdumpError,
     DamagedError,
     DumpError,
     FilterError,
-    InterruptedDumpError,
     MethodRefusedError,
     SourceChangedError,
     describe_errno,
@@ -40,10 +29,13 @@ from asyncdump.errors import (
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import close_quietly
 from asyncdump.kernel.pace import Pace, pace_of
-from asyncdump.sinks.file import ZEROS, Place, Sink
-from asyncdump.sources.file import Source, Span, check_kept, find_spans, reopen, truncated
-from asyncdump.transfer.salvage import UNREADABLE, BadRange, BadRanges, OnReadError, merged, read_around
-from asyncdump.vocabulary.digest import Checksum, Marked, new_digest
+from asyncdump.sinks.file import ZEROS, Sink
+from asyncdump.sinks.place import Place
+from asyncdump.sources.file import check_kept, find_spans, reopen, truncated
+from asyncdump.transfer.salvage import BadRanges, merged, read_around
+from asyncdump.vocabulary.digest import Marked, new_digest
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import UNREADABLE, BadRange, Checksum, Choice, OnReadError, Source, Span
 
 P = ParamSpec("P")
 
@@ -53,22 +45,6 @@ _LONGEST_HOLE: Final = 64 << 20
 _UNREADABLE_HINT: Final = (
     "a page of it can't be read: see dmesg; on_read_error: zero (--on-read-error zero) dumps the rest, with zeros there"
 )
-
-
-class Stop:
-    """A flag that ends a run: set from any thread, looked at before each step."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def request(self) -> None:
-        """Have the run end at its next look."""
-        self.requested = True
-
-    def check(self) -> None:
-        """Raise `InterruptedDumpError` when the run is to end."""
-        if self.requested:
-            raise InterruptedDumpError("interrupted before it was whole", operation="move")
 
 
 def _gives_back(step: Callable[Concatenate[Transfer, P], None]) -> Callable[Concatenate[Transfer, P], None]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-Checksum = Literal["xxh128", "blake3", "sha256", "none"]
-
-LISTS: Final = {"xxh128": "XXH128SUMS", "blake3": "B3SUMS", "sha256": "SHA256SUMS"}
-"""The file that holds the digests of each kind, in the form that ``xxhsum -c`` and its like verify."""
-
+from asyncdump.vocabulary.values import Checksum
 
 BLOCK: Final = 2 << 20
 """Bytes of a dump between two marks: the grain in which damage is placed."""

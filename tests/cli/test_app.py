@@ -31,7 +31,7 @@ from commands import (
 from files import KiB, MiB, digest_of, leftovers, noise, unavailable
 
 import asyncdump as package
-from asyncdump.cli.progress import event_record
+from asyncdump.cli.json_lines import event_record
 
 OPTIONS = {
     "--output",

@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 import asyncdump
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 
 MiB = 1 << 20
 FILES = 6

@@ -42,7 +42,7 @@ from asyncdump import BadRange, Dump, Zstd
 from asyncdump.errors import EHWPOISON
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.pace import FIRST
-from asyncdump.records.journal import JOURNAL
+from asyncdump.vocabulary.names import JOURNAL
 
 SIZE = 5 * MiB + 100
 LAST = SIZE // PAGE

@@ -34,8 +34,9 @@ from files import (
 
 import asyncdump
 from asyncdump.kernel.lane import Lane
-from asyncdump.run.run import Run, running
-from asyncdump.sinks.file import Folder
+from asyncdump.run.opening import running
+from asyncdump.run.run import Run
+from asyncdump.sinks.folder import Folder
 
 WRITES = ("pwrite64", "pwritev", "pwritev2", "sendfile", "splice", "copy_file_range", "ftruncate")
 SYNCS = ("fdatasync", "fsync", "syncfs")

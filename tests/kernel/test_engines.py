@@ -35,7 +35,7 @@ from files import (
 
 import asyncdump
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.file import Folder
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.digest import new_digest
 
 KINDS = ("hugetlbfs", "tmpfs", "memfd", "huge_memfd", "ext4", "xfs", "btrfs")

@@ -17,7 +17,7 @@ import pytest
 import seccomp
 from files import MiB, noise, unavailable
 
-from asyncdump.sinks.lock import LOCK
+from asyncdump.vocabulary.names import LOCK
 
 CANCELS = int(os.environ.get("ASYNCDUMP_CANCELS", "40"))
 SERVICE = Path(__file__).with_name("service.py")

@@ -17,10 +17,10 @@ from tool import write_manifest
 
 import asyncdump
 from asyncdump.errors import DumpError
-from asyncdump.records.journal import JOURNAL, Head, Journal
+from asyncdump.records.journal import Head, Journal
 from asyncdump.sinks.clash import clashes
-from asyncdump.sinks.file import Draft, Folder
-from asyncdump.vocabulary.digest import LISTS
+from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.vocabulary.names import JOURNAL, LISTS
 
 COMPOSED, DECOMPOSED = "\u00e4", "a\u0308"
 ALIKE = [

@@ -37,7 +37,8 @@ from tool import (
 from tool import asyncdump as tool
 
 import asyncdump
-from asyncdump.records.journal import JOURNAL, line
+from asyncdump.records.journal import line
+from asyncdump.vocabulary.names import JOURNAL
 
 NAMES = ("a", "b", "c")
 SIZE = 300 * KiB

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import zstandard
 from files import leftovers, read, unavailable
 
-from asyncdump.records.journal import JOURNAL, read_journal
+from asyncdump.records.journal import read_journal
 from asyncdump.records.report import FileReport
+from asyncdump.vocabulary.names import JOURNAL
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 ENOUGH = 60
