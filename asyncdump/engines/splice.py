@@ -39,4 +39,4 @@ class Splice(Unseen):
                 raise truncated(route.source.path, span.offset + done, span.end)
             end = done + filled
             while done < end:
-                done += some(os.splice(reading, route.sink.fd, end - done, offset_dst=target + done))
+                done += some(os.splice(reading, route.sink_fd, end - done, offset_dst=target + done))

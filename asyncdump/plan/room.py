@@ -29,7 +29,11 @@ def data_of(source: Source, start: int, end: int, grain: int) -> Iterator[tuple[
     Raises:
         DumpError: it can't be read.
     """
-    fd = open_source(source.path)
+    yield from data_in(open_source(source.path), source, start, end, grain)
+
+
+def data_in(fd: int, source: Source, start: int, end: int, grain: int) -> Iterator[tuple[int, int]]:
+    """Do as `data_of` does, with a descriptor of the source, which is closed."""
     buffer = Buffer()
     read = _read if source.in_memory else read_past_cache
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import stat
 from collections import defaultdict
 from functools import cached_property
 from typing import Annotated, Final
@@ -14,14 +13,12 @@ import msgspec
 from asyncdump.errors import (
     DumpError,
     ReceiptError,
-    absolute,
-    explain,
 )
 from asyncdump.records.journal import read_journal
 from asyncdump.records.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
 from asyncdump.records.report import FileReport, Report
-from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import open_file
+from asyncdump.sinks.output import open_named
+from asyncdump.sinks.place import Store
 from asyncdump.text import as_path, text, utf8
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
 
@@ -122,41 +119,31 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.missing + older
 
 
-def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
-    """Return what stands in a folder, or None where there is neither a receipt nor a journal.
+def read_receipt(store: Store, name: str = RECEIPT) -> Receipt | None:
+    """Return what stands in a store, or None where there is neither a receipt nor a journal.
 
     A journal goes before: a receipt beside it is that of an earlier run, or says the same.
 
     Raises:
         DumpError: it can't be read, or isn't a receipt.
     """
-    content = _read(folder, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
-    journal = None if content is None else read_journal(content, folder.path)
+    content = _read(store, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
+    journal = None if content is None else read_journal(content, store.path)
     if journal is not None:
-        path = os.path.join(folder.path, JOURNAL)
+        path = os.path.join(store.path, JOURNAL)
         missing = max(0, journal.head.files - len(journal.files))
         return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
-    content = _read(folder, name, LARGEST)
-    return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
+    content = _read(store, name, LARGEST)
+    return None if content is None else _parse(content, os.path.join(store.path, name), store.path)
 
 
-def _read(folder: Folder, name: str, largest: int) -> bytes | None:
-    path = os.path.join(folder.path, name)
-    with explain("open", path):
-        try:
-            fd = open_file(name, follow=False, folder=folder.fd)
-        except FileNotFoundError:
-            return None
+def _read(store: Store, name: str, largest: int) -> bytes | None:
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise _wrong(path, "it is no regular file")
-        if status.st_size > largest:
-            raise _wrong(path, f"it has more than {largest} bytes")
-        with explain("read", path), open(fd, "rb", closefd=False) as file:
-            return file.read(status.st_size)
-    finally:
-        os.close(fd)
+        return store.read_small(name, largest)
+    except DumpError as error:
+        if error.errno is not None:
+            raise
+        raise _wrong(error.path, str(error)) from error
 
 
 class _Counted(msgspec.Struct, gc=False):
@@ -211,33 +198,32 @@ def _wrong(path: str, why: str) -> DumpError:
     )
 
 
-def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
-    """Read the receipt that a path names, or that in the folder that it names, and keep runs out of the folder.
+def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Store]:
+    """Read the receipt that a path names, or that in the place that it names, and keep runs out of the place.
 
     Raises:
         ReceiptError: there is none, or it can't be read.
-        DumpError: the folder can't be opened, or a run is at work in it.
+        DumpError: the place can't be opened, or a run is at work in it.
     """
     try:
-        path = absolute(as_path(what))
+        given = as_path(what)
+        store, name = open_named(given, RECEIPT)
     except ValueError as error:
         raise ReceiptError(f"the folder of the run {error}") from error
-    whole = os.path.isdir(path)
-    place, name = (path, RECEIPT) if whole else os.path.split(path)
-    folder = Folder(place, make=False)
     try:
-        folder.lock(shared=True)
+        store.lock(shared=True)
         try:
-            receipt = read_receipt(folder, name)
+            receipt = read_receipt(store, name or RECEIPT)
         except DumpError as error:
             raise ReceiptError(f"{error} ({error.hint})" if error.hint else str(error)) from error
         if receipt is not None and not receipt.known and not receipt.missing:
             raise ReceiptError(f"{receipt.path} names no dump")
         if receipt is None:
+            path = os.path.join(store.path, name)
             raise ReceiptError(
-                f"there is no {name} in {place}, and no journal of a run" if whole else f"{path} is not there"
+                f"{path} is not there" if name else f"there is no {RECEIPT} in {store.path}, and no journal of a run"
             )
     except BaseException:
-        folder.close()
+        store.close()
         raise
-    return receipt, folder
+    return receipt, store

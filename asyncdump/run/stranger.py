@@ -9,21 +9,22 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncdump.codecs.detect import listed_frames
-from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.errors import DamagedError, DumpError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.folder import sync_file
-from asyncdump.sinks.mirror import Mirror
+from asyncdump.sinks.comparing import ComparingPlace
 from asyncdump.sinks.null import NullPlace
-from asyncdump.sources.file import describe, open_regular, refuse_special
+from asyncdump.sinks.place import Store
+from asyncdump.sources.file import describe, regular
+from asyncdump.transfer.proof import Stored
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Source
 
 
 def recognise(
-    planned: PlannedDump, folder: str, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]
+    planned: PlannedDump, store: Store, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]
 ) -> FileReport:
     """Return the record of what stands under the name of a planned dump, if it holds what its source holds now.
 
@@ -31,24 +32,24 @@ def recognise(
         DumpError: it holds something else, or can't be read.
     """
     began = time.perf_counter()
-    path = os.path.join(folder, planned.name)
+    path = os.path.join(store.path, planned.name)
     if not planned.source.sized:  # What it holds is known when it is read, and is another thing each time.
         raise _stranger(path, planned)
-    with explain("stat", path):
-        refuse_special(path, os.lstat(path).st_mode)
-    sync_file(path)
-    stored = _look_at(path, planned)
+    os.close(regular(store.open(planned.name), path))
+    store.settle(planned.name)
+    stored = _look_at(store, path, planned)
     compressed = frozenset({planned.name} if planned.zstd is not None else ())
     # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
-    source = _transfer(planned.source, planned, offset=planned.offset, length=planned.length, stop=stop)
+    asked: dict[str, Any] = {"method": "read", "checksum": planned.checksum, "sparse": False, "stop": stop}
+    source = Transfer(planned.source, planned.name, offset=planned.offset, length=planned.length, **asked)
     held = source
     try:
-        _carry(source, Mirror(folder, compressed), lane, watch)
+        _carry(source, ComparingPlace(store.path, store.open, compressed), lane, watch)
     except DamagedError as error:
         raise _stranger(path, planned) from error
     if compressed:
-        held = _transfer(stored, planned, offset=0, length=stored.size, stop=stop)
-        _carry(held, NullPlace(folder), lane, watch)
+        held = Stored(stored, planned.name, store=store, offset=0, length=stored.size, **asked)
+        _carry(held, NullPlace(store.path), lane, watch)
     return FileReport(
         source=planned.source.path,
         name=planned.name,
@@ -73,8 +74,8 @@ def recognise(
     )
 
 
-def _look_at(path: str, planned: PlannedDump) -> Source:
-    fd = open_regular(path)
+def _look_at(store: Store, path: str, planned: PlannedDump) -> Source:
+    fd = regular(store.open(planned.name), path)
     try:
         stored = describe(fd, path)
         length = stored.size
@@ -85,10 +86,6 @@ def _look_at(path: str, planned: PlannedDump) -> Source:
     if length != planned.length:
         raise _stranger(path, planned)
     return stored
-
-
-def _transfer(source: Source, planned: PlannedDump, **options: Any) -> Transfer:
-    return Transfer(source, planned.name, method="read", checksum=planned.checksum, sparse=False, **options)
 
 
 def _carry(transfer: Transfer, place: NullPlace, lane: Lane, watch: Callable[[Transfer], None]) -> None:

@@ -80,6 +80,15 @@ def open_regular(path: str) -> int:
     """
     with explain("open", path):
         fd = open_file(path, follow=False)
+    return regular(fd, path)
+
+
+def regular(fd: int, path: str) -> int:
+    """Return a descriptor that is of a regular file; one of anything else is closed.
+
+    Raises:
+        DumpError: it is of something else.
+    """
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -204,7 +213,11 @@ def reopen(planned: Source) -> tuple[int, Source]:
         SourceChangedError: another file stands in its place, or it has shrunk.
         DumpError: it can't be opened.
     """
-    fd = open_source(planned.path, follow=not planned.found)
+    return as_planned(open_source(planned.path, follow=not planned.found), planned)
+
+
+def as_planned(fd: int, planned: Source) -> tuple[int, Source]:
+    """Return an open source and what it is now; `reopen` tells what is raised, the descriptor is closed then."""
     try:
         now = describe(fd, planned.path)
         if not (now.sized and planned.sized):  # Made up when it is read, inode and all.

@@ -37,7 +37,7 @@ class Packed(Transfer):
         self._taken = 0
         self._packer: Packer | None = None
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    def _prepare(self, place: Place) -> list[Engine]:
         sink = self._route.sink
         hasher, checksums = new_digest(self._checksum), self._zstd.checksum
         self._packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=checksums)
@@ -111,6 +111,11 @@ class Packed(Transfer):
         if self._hasher is not None:
             self.content_digest = self._hasher.hexdigest()
             self._note_stored(self._packer.hasher)
+
+    @property
+    def most_lanes(self) -> int | None:
+        """As many as may compress; a sink that takes bytes in order has them waiting for one another in the packer."""
+        return self._zstd.threads or None
 
     def give_back(self, error: BaseException | None = None) -> None:
         """Give the block back that was being filled."""

@@ -12,9 +12,9 @@ from asyncdump.errors import DamagedError, DumpError, SourceChangedError
 from asyncdump.kernel.lane import Lane
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import holds_source, is_compressed, listed, look_at, short
-from asyncdump.sinks.folder import Draft, MappedDraft
 from asyncdump.sinks.null import NullPlace
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Place, Store
+from asyncdump.sources.file import as_planned
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.transfer.unpack import DirectRead, Unpack
 from asyncdump.vocabulary.digest import BLOCK, first_damage, new_digest
@@ -22,24 +22,35 @@ from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Source, Span
 
 
-class Proof(Transfer):
+class Stored(Transfer):
+    """A `Transfer` whose source is a dump in a store."""
+
+    def __init__(self, source: Source, name: str, *, store: Store, **options: Any) -> None:
+        super().__init__(source, name, **options)
+        self._stored_in: Final = store
+
+    def _open_source(self) -> tuple[int, Source]:
+        return as_planned(self._stored_in.open(self.name), self.source)
+
+
+class Proof(Stored):
     """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what ``expected`` says."""
 
-    def __init__(self, source: Source, name: str, *, expected: FileReport, **options: Any) -> None:
-        super().__init__(source, name, **{**options, "checksum": _kind(expected)})
+    def __init__(self, source: Source, name: str, *, store: Store, expected: FileReport, **options: Any) -> None:
+        super().__init__(source, name, store=store, **{**options, "checksum": _kind(expected)})
         self._expected: Final = expected
         self._unpack: Unpack | None = None
         self._direct: DirectRead | None = None
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    def _prepare(self, place: Place) -> list[Engine]:
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if not is_compressed(self._expected):
-            engines = super()._prepare(folder)
-            # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
-            kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
+            # Where the sink has no descriptor (it only compares, or is filled through a mapping) nothing but reading is
+            # a candidate: see `candidates`.
+            engines = super()._prepare(place)
             self._direct = DirectRead(self._route.fd)
-            return [self._direct if engine.method == "read" else engine for engine in engines if kept] or [self._direct]
+            return [self._direct if engine.method == "read" else engine for engine in engines]
         self._route.sink.resize(self.length)
         frames = listed(self._route.fd, self._route.source.path)
         if frames.content != self.length:
@@ -110,7 +121,7 @@ class Proof(Transfer):
         )
 
 
-def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> None:
+def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> None:
     """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
 
     Without a digest its size and inode must be those that were recorded, and durable: more can't be told.
@@ -119,19 +130,18 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
         DamagedError: it isn't the same, or isn't there.
         DumpError: it can't be read.
     """
-    source, length = look_at(file)
+    source, length = look_at(file, store)
     if file.digest is None:
         if source.inode != file.inode or not file.durable:
             raise DamagedError(
                 f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
             )
         return
-    nowhere = NullPlace(os.path.dirname(file.path))
     options: dict[str, Any] = {"method": "auto", "sparse": False, "stop": stop, "offset": 0}
-    proof = Proof(source, file.name, expected=file, length=length, **options)
+    proof = Proof(source, file.name, store=store, expected=file, length=length, **options)
     watch(proof)
     try:
-        proof.begin(nowhere, lane)
+        proof.begin(NullPlace(store.path), lane)
         proof.work(lane)
         proof.seal(lane)
     finally:

@@ -29,8 +29,8 @@ from asyncdump.errors import (
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import close_quietly
 from asyncdump.kernel.pace import Pace, pace_of
-from asyncdump.sinks.file import ZEROS, Sink
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.file import ZEROS
+from asyncdump.sinks.place import Place, PlacedSink
 from asyncdump.sources.file import check_kept, find_spans, reopen, truncated
 from asyncdump.transfer.salvage import BadRanges, merged, read_around
 from asyncdump.vocabulary.digest import Marked, new_digest
@@ -106,11 +106,11 @@ class Transfer:
         self.digest: str | None = None
         self.marks = ""
         self.content_digest: str | None = None
-        self.sink: Sink | None = None
+        self.sink: PlacedSink | None = None
         self._offset: Final = offset
         self._choice: Final[Choice] = method
         self._checksum: Final[Checksum] = checksum
-        self._sparse: Final = sparse
+        self._sparse = sparse
         self._stop: Final = stop
         self._on_read_error: Final[OnReadError] = on_read_error
         self._most: Final = most
@@ -139,11 +139,16 @@ class Transfer:
         return self._bad.told()[1]
 
     @property
+    def most_lanes(self) -> int | None:
+        """How many lanes may work on it at once, or None for any number."""
+        return self.sink.most_lanes if self.sink is not None else None
+
+    @property
     def remaining(self) -> int:
         return self.length - self.moved
 
     @_gives_back
-    def begin(self, folder: Place, lane: Lane) -> None:
+    def begin(self, place: Place, lane: Lane) -> None:
         """Open both ends and move the first span with the first engine that the kernel accepts.
 
         Raises:
@@ -151,22 +156,27 @@ class Transfer:
             AsyncdumpError: an end can't be opened, the source changed, or a call failed.
         """
         self._stop.check()
-        self._fd, source = reopen(self.source)
+        self._fd, source = self._open_source()
         if not self.source.sized:
             self._measure(source.size)
-        self.sink = folder.create(self.name)
+        self.sink = place.create(self.name)
+        self._sparse = self._sparse and not self.sink.sequential  # Bytes in order have no holes between them.
         self.stage = "move"
         self._route = Route(source=source, fd=self._fd, sink=self.sink, start=self._offset, sparse=self._sparse)
         self._hasher = new_digest(self._checksum)
         self._pace = None if source.in_memory else pace_of(self._fd)  # Memory is as fast as can be.
-        self._sink_pace = pace_of(self.sink.fd)
-        self._engines = self._prepare(folder)
+        self._sink_pace = self.sink.pace
+        self._engines = self._prepare(place)
         self.engine = self._engines[0]
         if (refusal := self.engine.refuses(self._route)) is not None:
             self._fall_back(refusal, lane)
         self._hash_on_the_way = self._hasher is not None and self.engine.sees_bytes
         self._spans = self._cut_spans(self._route)
         self._step(lane)
+
+    def _open_source(self) -> tuple[int, Source]:
+        """Open the source and return its descriptor and what it is now."""
+        return reopen(self.source)
 
     def _measure(self, size: int) -> None:
         """Take the length from what a source has given that didn't tell its size."""
@@ -175,15 +185,16 @@ class Transfer:
         if size < (needed := self._offset + self.length):
             raise truncated(self.source.path, size, needed)
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    def _prepare(self, place: Place) -> list[Engine]:
         """Get the sink ready and return the engines to try, the best first."""
         self._route.sink.resize(self.length)
         return candidates(
             self._choice,
             source=self._route.source.filesystem,
-            destination=folder.filesystem,
+            destination=place.filesystem,
             hashing=self._hasher is not None,
             cloning=self._on_read_error == "fail",
+            descriptor=self._route.sink.fd is not None,
         )
 
     def _cut_spans(self, route: Route) -> Iterator[Span]:
