@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from asyncdump.records.standing import is_compressed
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.output import local_folder, open_store, resolve
+from asyncdump.sinks.output import entry_of, local_folder, open_store, resolve
 from asyncdump.sinks.place import Store
 from asyncdump.sinks.targets import TargetsPlace
 from asyncdump.text import as_path
@@ -236,12 +235,11 @@ def default_target(file: FileReport) -> str:
 def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
     problems = []
     for path in paths.values():
-        try:
-            mode = os.lstat(path).st_mode
-        except OSError:
+        entry = entry_of(path)
+        if entry is None:
             continue
-        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            problems.append(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
+        if entry.kind not in {"file", "link"}:
+            problems.append(f"{path} is {'a folder' if entry.kind == 'folder' else 'a device, a fifo or a socket'}")
         elif not overwrite:
             problems.append(f"{path} exists already: restore elsewhere, or allow --overwrite")
     if len(problems) > _MOST:

@@ -176,10 +176,7 @@ class MemoryPlace:
     def entry(self, name: str) -> Entry | None:
         with self._contents.turn:
             fd = self._contents.files.get(name)
-            if fd is None:
-                return None
-            status = os.fstat(fd)
-        return Entry(size=status.st_size, device=status.st_dev, inode=status.st_ino, kind="file")
+            return None if fd is None else Entry.of(os.fstat(fd))
 
     def exists(self, name: str) -> bool:
         return name in self.names()
@@ -217,7 +214,7 @@ class MemoryPlace:
 
     def write_small(self, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
-            self.renew_log(name, content)
+            self.renew_log(name, content).close()
 
     def new_log(self, name: str) -> MemoryLog:
         return self.renew_log(name, b"")

@@ -121,12 +121,9 @@ class OpenFolder:
 
     def entry(self, name: str) -> Entry | None:
         try:
-            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            return Entry.of(os.stat(name, dir_fd=self.fd, follow_symlinks=False))
         except (OSError, ValueError):  # What can't be looked at can't be replaced either: the rename says why.
             return None
-        regular, folder = stat.S_ISREG(status.st_mode), stat.S_ISDIR(status.st_mode)
-        kind = "file" if regular else "folder" if folder else "other"
-        return Entry(size=status.st_size, device=status.st_dev, inode=status.st_ino, kind=kind)
 
     def exists(self, name: str) -> bool:
         with explain("stat", self.path_of(name)):

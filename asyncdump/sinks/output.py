@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing, suppress
 from typing import Final, Protocol
 
-from asyncdump.errors import absolute
+from asyncdump.errors import DumpError, absolute
 from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.place import Store
+from asyncdump.sinks.place import Entry, Store
 from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -78,6 +79,19 @@ def open_store(output: str, *, make: bool = True) -> Store:
     if (path := local_folder(output)) is not None:
         return Folder(path, make=make)
     return _OPENERS[scheme_of(output)](output, make=make)
+
+
+def entry_of(path: str) -> Entry | None:
+    """Return what stands under the full path of a dump, as `Store.entry` does."""
+    if local_folder(path) is not None:
+        try:
+            return Entry.of(os.lstat(path))
+        except (OSError, ValueError):
+            return None
+    place, name = os.path.split(path)
+    with suppress(DumpError), closing(open_store(place, make=False)) as store:
+        return store.entry(name)
+    return None
 
 
 def open_named(given: str, name: str) -> tuple[Store, str]:

@@ -6,8 +6,10 @@ A capability is an attribute. Nobody asks a sink or a place for its class: an en
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Literal, Protocol, Self
 
 import msgspec
 
@@ -199,19 +201,29 @@ class Place(Protocol):
         """Give back what it holds."""
 
 
+Kind = Literal["file", "folder", "link", "other"]
+_KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What stands under a name (lstat(2)).
 
     Attributes:
         size: in bytes.
         device, inode: the identity of the file; zeros where there is none.
-        kind: ``file``, ``folder`` or ``other``: a link, a device, a socket.
+        kind: ``file``, ``folder``, ``link`` or ``other``: a device, a fifo, a socket.
     """
 
     size: int
     device: int
     inode: int
-    kind: str
+    kind: Kind
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return what lstat(2) says."""
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
+        return cls(size=status.st_size, device=status.st_dev, inode=status.st_ino, kind=kind)
 
 
 class Log(Protocol):
