@@ -203,6 +203,15 @@ def btrfs(tmp_path_factory: Factory) -> Iterator[Path]:
 
 
 @pytest.fixture
+def read_only(tmp_path_factory: Factory) -> Iterator[Path]:
+    """An empty tmpfs that is mounted read-only."""
+    if not _is_root():
+        unavailable("to mount a filesystem needs root")
+    with _mounted(tmp_path_factory.mktemp("read-only"), "-t", "tmpfs", "-o", "ro", "none") as point:
+        yield point
+
+
+@pytest.fixture
 def tiny(tmp_path_factory: Factory) -> Iterator[Path]:
     """An ext4 of 32 MiB with 2 MiB left."""
     with _on_loop_device(tmp_path_factory.mktemp("tiny"), 32 * MiB, "mkfs.ext4", "-q", "-m", "0") as point:

@@ -162,21 +162,6 @@ async def test_filters_with_other_arguments_make_another_dump(output, sources) -
     assert kept.kept
 
 
-async def test_what_was_not_made_durable_is_so_when_it_is_kept(output, sources, monkeypatch) -> None:
-    (await dump(output, *sources[:2], durable=False)).raise_for_failures()
-    synced: set[str] = set()
-    fsync = os.fsync
-
-    def watch(fd: int) -> None:
-        synced.add(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", watch)
-    report = await resume(output, *sources[:2])
-    assert all(file.kept and file.durable for file in report.files)
-    assert synced >= {"ring0", "ring1"}
-
-
 async def test_without_digest_and_durability_nothing_is_kept(output, sources) -> None:
     (await dump(output, sources[0], durable=False, checksum="none")).raise_for_failures()
     [made] = (await resume(output, sources[0], checksum="none")).files

@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ import pytest
 import structlog
 from anyio.to_thread import run_sync
 from blockbuster import BlockBuster, BlockingError, blockbuster_ctx
-from files import GiB, KiB, MiB, digest_of, leftovers, noise, read
+from files import GiB, KiB, MiB, busy_threads, digest_of, leftovers, noise, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -495,16 +493,6 @@ async def until_some_are_done(run: asyncdump.Run, held: Held) -> None:
             if isinstance(event, FileFinished):
                 assert not event.name.startswith("held")
                 scope.cancel()  # Ends the iteration where it would wait for more.
-
-
-def busy_threads() -> int:
-    """Count threads other than this one that are inside asyncdump."""
-    stacks = [
-        traceback.extract_stack(frame)
-        for ident, frame in sys._current_frames().items()
-        if ident != threading.get_ident()
-    ]
-    return sum(any("/asyncdump/" in call.filename for call in stack) for stack in stacks)
 
 
 def check_what_is_left(folder: str, *, interrupted: str | None = "cancelled") -> None:

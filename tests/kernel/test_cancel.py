@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import anyio
 import pytest
-from files import GiB, MiB, leftovers, noise, read
+from files import GiB, MiB, busy_threads, leftovers, noise, read
 
 import asyncdump
 
@@ -108,13 +106,6 @@ async def test_a_scope_that_is_cancelled(durable, many, folder_on) -> None:
     # Idle worker threads belong to the event loop and end with it; none may still be at work.
     assert busy_threads() == 0
     assert threading.active_count() <= threads + 10
-
-
-def busy_threads() -> int:
-    """Count threads that are inside asyncdump."""
-    others = {thread.ident for thread in threading.enumerate() if thread is not threading.main_thread()}
-    stacks = [traceback.extract_stack(frame) for ident, frame in sys._current_frames().items() if ident in others]
-    return sum(any("/asyncdump/" in call.filename for call in stack) for stack in stacks)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -12,10 +12,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import seccomp
 from files import (
     METHODS,
     Dumper,
@@ -366,19 +368,15 @@ def test_kill_leaves_whole_dumps_or_none(inject, checksum, sources, folder_on, t
     check_nothing_is_half(folder, sources, killed=True)
 
 
-def test_a_failed_sync_takes_the_dump_away(make, lane: Lane, folder_on, monkeypatch) -> None:
+def test_a_failed_sync_takes_the_dump_away(make, lane: Lane, folder_on) -> None:
     folder = folder_on("ext4")
     transfer = new_transfer(look_at(make("tmpfs", noise(MiB))))
     transfer.begin(folder, lane)
     transfer.work(lane)
     transfer.seal(lane)
-
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fdatasync", fail)
     assert transfer.sink is not None
-    [error] = folder.publish([transfer.sink], durable=True, overwrite=False)
+    publish = partial(folder.publish, [transfer.sink], durable=True, overwrite=False)
+    [error] = seccomp.without(["fdatasync=EIO"], publish)
     assert error is not None
     assert error.errno == errno.EIO
     assert os.listdir(folder.path) == []

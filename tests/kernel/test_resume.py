@@ -109,6 +109,20 @@ def after(request: pytest.FixtureRequest, case: Case) -> Case:
     return case
 
 
+def test_what_was_not_made_durable_is_so_when_it_is_kept(case: Case, tmp_path: Path) -> None:
+    assert tool(case.manifest, "-q", "--no-durable").returncode == 0
+    options: dict[str, Any] = {"faults": ["fsync:error=EIO"], "on": [case.output / "a"]}
+    done, calls = traced(tmp_path / "log", ["fsync"], case.manifest, "-q", "--resume", **options)
+    assert done.returncode == 0, done.stderr
+    assert any(call.injected for call in calls)
+    assert {file["name"]: file["kept"] for file in receipt_of(case.output)["files"]} == {
+        "a": False,
+        "b": True,
+        "c": True,
+    }
+    check_complete(case.dumps)
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
