@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import pytest
 from commands import COMMAND, ENOUGH, asyncdump, end, redirected, running
 from files import PAGE, MiB, allocated, noise, unavailable, write_pages
@@ -37,9 +38,8 @@ def real(*operands: str, cwd: Path, data: bytes | None = None) -> subprocess.Com
 
 
 def ours(*operands: str, cwd: Path, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, "dd", *operands], cwd=cwd, input=data, capture_output=True, timeout=ENOUGH, check=False
-    )
+    done = forked.run("dd", *operands, cwd=cwd, env=os.environ, data=data, timeout=ENOUGH)
+    return subprocess.CompletedProcess(("dd", *operands), done.returncode, done.stdout, done.stderr)
 
 
 def records(stderr: str) -> tuple[str, ...]:
