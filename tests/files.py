@@ -19,6 +19,7 @@ import pytest
 import xxhash
 
 import asyncdump
+from asyncdump.errors import DumpError
 from asyncdump.journal import JOURNAL
 from asyncdump.lane import Lane
 from asyncdump.sink import Folder
@@ -179,6 +180,16 @@ def resident(path: str | Path) -> int:
         del start  # Else the mapping can't be closed.
         assert failed == 0, os.strerror(ctypes.get_errno())
     return sum(state & 1 for state in states) * PAGE
+
+
+def busy(error: BaseException) -> bool:
+    """Whether an error is that another run holds the folder, for `pytest.raises`."""
+    return isinstance(error, DumpError) and error.operation == "flock"
+
+
+def mentions(message: object, *parts: object) -> bool:
+    """Whether a message holds what it is about: paths, keys, numbers, errno codes, flags; its words may be mended."""
+    return all(str(part) in str(message) for part in parts)
 
 
 def busy_threads() -> int:
