@@ -112,7 +112,7 @@ async def test_a_drive_with_nothing_in_it(tmp_path: Path) -> None:
 
 async def test_a_link_to_such_a_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(f"/proc/{os.getpid()}/mem")
-    with pytest.raises(asyncdump.ManifestError, match="addresses"):
+    with pytest.raises(asyncdump.ManifestError, match=r"dumps\[0\]\.source: .*/link\b"):
         await asyncdump.dump_all([Dump(source=tmp_path / "link")], output=tmp_path / "out")
 
 
@@ -120,7 +120,7 @@ def test_more_than_is_held_in_memory(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("asyncdump.source.LARGEST_STREAM", 100)
     fd = open_source("/proc/kallsyms")
     try:
-        with pytest.raises(asyncdump.DumpError, match=r"cat\(1\)|more than"):
+        with pytest.raises(asyncdump.DumpError, match="/proc/kallsyms"):
             gather(fd, describe(fd, "/proc/kallsyms"))
         os.fstat(fd)  # It is the caller's still.
     finally:

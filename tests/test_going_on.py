@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from files import MiB, leftovers, noise, read
+from files import MiB, leftovers, mentions, noise, read
 
 import asyncdump
 from asyncdump import Dump, restore_all, verify_all
@@ -97,7 +97,7 @@ async def test_the_dump_of_another_source_is_not_replaced(output, sources) -> No
     (await asyncdump.dump_all(plan, output=output)).raise_for_failures()
     held = read(sources[0])
     sources[0].unlink()
-    with pytest.raises(asyncdump.ManifestError, match=r"0\.bin is the dump of .*ring0 from an earlier run"):
+    with pytest.raises(asyncdump.ManifestError, match=r"0\.bin .*ring0.*overwrite"):
         await asyncdump.dump_all(plan, output=output, resume=True)
     assert read(output / "0.bin") == held
     (await asyncdump.dump_all(plan, output=output, resume=True, overwrite=True)).raise_for_failures()
@@ -109,7 +109,7 @@ async def test_a_file_of_somebody_else_under_the_name_of_a_dump_that_never_was(o
     report = await asyncdump.dump_all(plan, output=output, allow_filters=True)
     assert [file.ok for file in report.files] == [True, False]
     (output / "ring1").write_text("mine")
-    with pytest.raises(asyncdump.ManifestError, match="holds ring1 already"):
+    with pytest.raises(asyncdump.ManifestError, match=r"ring1.*overwrite"):
         await resume(output, *sources[:2])
     assert (output / "ring1").read_text() == "mine"
 
@@ -119,7 +119,7 @@ async def test_the_last_reason_is_the_one_that_is_told(output, sources) -> None:
     plan = [Dump(source=str(sources[0]), filter=[["false"]])]
     assert not (await asyncdump.dump_all(plan, output=output, allow_filters=True, overwrite=True)).ok
     [failed] = (await verify_all(output)).failures
-    assert "false ended with status 1" in failed.message
+    assert mentions(failed.message, "false", 1)
     (await resume(output, sources[0])).raise_for_failures()
     assert (await verify_all(output)).ok
 
@@ -143,7 +143,7 @@ async def test_a_run_that_was_killed_has_proved_nothing_of_what_it_took_over(out
     report = await restore_all(output, output.parent / "back")
     assert report.unrecorded == 3
     assert not report.ok
-    with pytest.raises(ExceptionGroup, match="missing"):
+    with pytest.raises(ExceptionGroup):
         report.raise_for_failures()
 
 

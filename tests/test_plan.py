@@ -497,7 +497,7 @@ def test_too_little_space(complaints: Complainer, plan: Planner, files: Path) ->
     huge = files / "huge"
     huge.touch()
     status = os.statvfs(files)
-    size = status.f_bavail * status.f_frsize + 64 * GiB
+    size = status.f_bavail * status.f_frsize * 3 // 2
     os.truncate(huge, size)
     (complaint,) = complaints(Dump(source="huge", sparse="never"))
     assert mentions(complaint, f"output: {files.parent} ", format_size(size))

@@ -114,14 +114,15 @@ async def test_an_iterable_of_dumps(dumps, folder) -> None:
 
 
 async def test_an_iterable_of_dumps_needs_an_output(dumps) -> None:
-    with pytest.raises(asyncdump.ManifestError, match="say where the dumps go") as raised:
+    with pytest.raises(asyncdump.ManifestError) as raised:
         await asyncdump.dump_all(dumps)
     assert [problem.key for problem in raised.value.problems] == ["output"]
 
 
 async def test_no_dump_is_no_run(folder) -> None:
-    with pytest.raises(asyncdump.ManifestError, match="names no dump"):
+    with pytest.raises(asyncdump.ManifestError) as raised:
         await asyncdump.dump_all([], output=folder)
+    assert [problem.key for problem in raised.value.problems] == ["dumps"]
     assert not exists(folder)
 
 
@@ -200,7 +201,7 @@ async def test_durable_false_overrides_true(dumps, folder) -> None:
 
 async def test_a_folder_in_use_needs_overwrite(dumps, folder) -> None:
     assert (await asyncdump.dump_all(dumps[:1], output=folder)).ok
-    with pytest.raises(asyncdump.ManifestError, match=r"holds dump-0, receipt\.json already"):
+    with pytest.raises(asyncdump.ManifestError, match=r"dump-0, receipt\.json.*overwrite"):
         await asyncdump.dump_all(dumps, output=folder)
     assert (await asyncdump.dump_all(dumps, output=folder, overwrite=True)).ok
     check_dumps(folder)
@@ -218,7 +219,7 @@ async def test_what_the_failure_of_one_means_for_the_others(on_error, done, make
         report.interrupted == receipt_of(folder)["interrupted"] == ("on_error: abort" if on_error == "abort" else None)
     )
     assert leftovers(folder) == []
-    with pytest.raises(ExceptionGroup, match=f"{done.count(False)} of 3 dumps failed"):
+    with pytest.raises(ExceptionGroup, match=f"{done.count(False)} .* 3"):
         report.raise_for_failures()
 
 
@@ -518,7 +519,7 @@ def test_there_is_no_report_before_the_end(backend, stuck, held: Held, folder) -
     async def main() -> asyncdump.Run:
         async with asyncdump.open_run(stuck, output=folder, concurrency=4) as run:
             await until_some_are_done(run, held)
-            with pytest.raises(RuntimeError, match="not ended"):
+            with pytest.raises(RuntimeError):
                 _ = run.report
             held.let_go()
         return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -160,10 +161,10 @@ def special(folder: Path, kind: str) -> str:
 @pytest.mark.usefixtures("no_leak")
 def test_what_is_no_file_is_refused_at_once(kind, tmp_path: Path) -> None:
     path = special(tmp_path, kind)
-    with pytest.raises(DumpError, match=f"is a {kind}, not a file that can be dumped") as refused:
+    with pytest.raises(DumpError, match=kind) as refused:
         open_source(path)
     assert (refused.value.path, refused.value.operation, refused.value.errno) == (path, "open", None)
-    assert refused.value.hint == "name a regular file or a block device"
+    assert refused.value.hint
 
 
 SWAP = """
@@ -200,9 +201,9 @@ def test_nor_does_it_wait_for_what_took_the_place_of_a_file(kind, tmp_path: Path
 @pytest.mark.usefixtures("no_leak")
 def test_what_is_not_there(tmp_path: Path) -> None:
     path = os.fspath(tmp_path / "missing")
-    with pytest.raises(DumpError, match=r"open of .*/missing: ENOENT \(No such file or directory\)") as failed:
+    with pytest.raises(DumpError) as failed:
         open_source(path)
-    assert "check the path" in failed.value.hint
+    assert (failed.value.path, failed.value.operation, failed.value.errno) == (path, "open", errno.ENOENT)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
@@ -311,7 +312,7 @@ def test_what_has_grown_is_still_the_same(planned: Source) -> None:
 @pytest.mark.usefixtures("no_leak")
 def test_what_has_shrunk_is_not(planned: Source) -> None:
     os.truncate(planned.path, 999)
-    with pytest.raises(SourceChangedError, match="ends at byte 999, 1000 were expected"):
+    with pytest.raises(SourceChangedError, match=r"999\b.*\b1000"):
         reopen(planned)
 
 
@@ -320,7 +321,7 @@ def test_what_was_replaced_is_not(planned: Source, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(noise(1000))
     os.replace(other, planned.path)
-    with pytest.raises(SourceChangedError, match="was replaced by another file after the run was planned"):
+    with pytest.raises(SourceChangedError, match=r"/planned\b"):
         reopen(planned)
 
 
@@ -329,5 +330,5 @@ def test_what_was_replaced_is_not(planned: Source, tmp_path: Path) -> None:
 def test_what_became_a_fifo_is_refused(planned: Source) -> None:
     os.unlink(planned.path)
     os.mkfifo(planned.path)
-    with pytest.raises(DumpError, match="is a fifo"):
+    with pytest.raises(DumpError, match="fifo"):
         reopen(planned)
