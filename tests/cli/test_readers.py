@@ -201,9 +201,9 @@ def test_a_dump_does_not_wait_for_the_reader_of_its_lines(progress, kind, run: P
             told = reader.read()
             assert process.wait(ENOUGH) == 0
             assert process.stdout is not None
-            assert process.stdout.read().startswith(f"{FILES} of {FILES} files dumped")
+            assert process.stdout.read().startswith(f"{FILES} of {FILES} files ")
     if progress == "plain":
-        assert told.startswith(b"dumping ")
+        assert str(FILES).encode() in told
 
 
 def test_logs_do_not_wait_for_their_reader(run: Path) -> None:
@@ -315,7 +315,8 @@ def test_a_second_signal_ends_at_once_what_takes_long_to_end(second) -> None:
             process.wait(0.4)
         process.send_signal(second)
         assert process.wait(ENOUGH) == 128 + second
-        assert process.stderr.read() == f"asyncdump: ended by {second.name}\n"
+        (line,) = process.stderr.read().splitlines()
+        assert line.endswith(second.name)
 
 
 # --- the dump itself --------------------------------------------------------------------------------------------------
