@@ -170,6 +170,7 @@ async def test_a_host_with_a_reaper(source, output: Path) -> None:
     assert leftovers(output) == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
 def test_beside_the_processes_of_a_host(runner, source, output: Path) -> None:
     """Whoever else starts processes in this one has their exit statuses, and we have ours."""
@@ -231,6 +232,7 @@ async def main():
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("how", "stages", "files"),
     [
@@ -254,6 +256,7 @@ def test_many_that_fail(how, stages, files, tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "out")) == 22  # With the receipt and the list of digests.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("files", [50, 60, 80])
 def test_pipelines_keep_within_the_limit_of_open_files(files, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(noise(2 * MiB))
@@ -338,6 +341,7 @@ def changing(path: str) -> Iterator[None]:
             thread.join()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["xxh128", "sha256"])
 @pytest.mark.parametrize("method", ["auto", "splice", "read"])
 async def test_the_digest_is_that_of_the_stored_bytes(checksum, method, tmpfs: Path, output: Path) -> None:
@@ -391,6 +395,7 @@ def test_a_socket_holds_a_copy(tmpfs: Path) -> None:
         source.unlink()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", COPIES)
 def test_a_pipe_holds_a_copy(how, tmpfs: Path, tmp_path: Path) -> None:
     """What is read from it when the writer has gone, and its source has changed, is what was written."""

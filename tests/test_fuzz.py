@@ -217,6 +217,7 @@ def test_what_is_nearly_a_manifest_is_a_plan_or_an_error(
     check(json_like(document), place, options, loader)
 
 
+@pytest.mark.sample(1)
 @loaders
 @given(document=near_valid, data=st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow])
@@ -423,6 +424,7 @@ def test_a_transfer_takes_each_byte_once(
         check_cover(spans, offset, end, laid.content)
 
 
+@pytest.mark.sample(1)
 @given(layout=layouts, tail=st.integers(0, PAGE - 1), frame=steps, data=st.data())
 def test_frames_are_of_one_size_and_take_each_byte_once(
     where: Path, layout: Layout, tail: int, frame: int, data: st.DataObject

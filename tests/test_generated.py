@@ -36,6 +36,7 @@ def steady(request) -> str:
     return path
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize(
     "how",
     [{}, {"method": "splice"}, {"checksum": "none"}, {"compress": "zstd"}, {"method": "splice", "compress": "zstd"}],

@@ -182,6 +182,7 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("compress", ["none", "zstd"])
 @pytest.mark.parametrize("against_source", [False, True])
 async def test_damage_early_in_a_large_file_ends_its_verification(against_source, compress, output, large) -> None:

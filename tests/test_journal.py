@@ -592,6 +592,7 @@ def holds(folder: Folder, files: dict[str, FileReport]) -> bool:
     return same(sorted(told(folder).known.values(), key=by_name), sorted(expected, key=by_name))
 
 
+@pytest.mark.slow
 @given(st.lists(reports, max_size=3), st.lists(st.tuples(st.lists(reports, max_size=4), st.none() | st.floats(0, 1))))
 def test_what_could_not_be_appended_was_never_there(
     earlier: list[FileReport], groups: list[tuple[list[FileReport], float | None]]

@@ -130,6 +130,7 @@ logging.basicConfig(format="%(levelname)s from %(name)s: %(message)s")
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("setup", "start"),
     [

@@ -207,6 +207,7 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["auto", "mmap"])
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_low_limit_is_kept_to(durable, method, sources: Path, tmp_path: Path) -> None:
@@ -216,6 +217,7 @@ def test_a_low_limit_is_kept_to(durable, method, sources: Path, tmp_path: Path) 
         assert read(tmp_path / "dumps" / source.name) == read(source)
 
 
+@pytest.mark.slow
 def test_a_low_limit_is_kept_to_while_a_slow_disk_lets_dumps_wait(sources: Path, tmp_path: Path) -> None:
     answer = dump_with_limit(64, sources, tmp_path / "dumps", slow=0.02)
     assert answer == {"files": 300, "failures": []}

@@ -490,6 +490,7 @@ async def test_nor_where_it_is_wrong(wrong, allow_filters, world: Path) -> None:
         assert SECRET not in repr(refused.value.problems)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--progress", "json"], ["--log-format", "json"], []])
 def test_nor_on_the_command_line(arguments, world: Path) -> None:
     (world / "gone").write_bytes(b"x")

@@ -176,6 +176,7 @@ while True:
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
 @pytest.mark.usefixtures("no_leak")

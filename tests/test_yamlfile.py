@@ -338,6 +338,7 @@ def test_the_limit_is_met_exactly() -> None:
     assert too_many(fits + "- x\n") == fits.count("\n") + 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("piece", ["*a,", "a,", "[],", "&k x,", "{a: *a},"])
 def test_the_largest_file_of_small_things_is_refused_soon(piece) -> None:

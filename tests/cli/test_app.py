@@ -687,6 +687,7 @@ def test_progress_goes_forward(endless: Path, tmp_path: Path) -> None:
     assert times[3] - times[0] > 0.2
 
 
+@pytest.mark.slow
 def test_plain_lines(endless: Path, tmp_path: Path) -> None:
     """The first at once, the next after two seconds."""
     write_manifest(tmp_path, endless)
@@ -788,6 +789,7 @@ def test_a_reader_that_has_gone_is_no_reason_to_shout(arguments, sources: list[P
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("progress", ["plain", "json", "bar"])
 @pytest.mark.parametrize("lost", ["unread", "full", "closed"])
 def test_the_dump_outlives_standard_error(lost, progress, sources: list[Path], tmp_path: Path) -> None:
@@ -839,6 +841,7 @@ def test_a_dump_to_standard_output_that_is_closed(sources: list[Path], tmp_path:
     assert line.endswith(": EBADF (Bad file descriptor)")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("redirection", "reason"), NOWHERE)
 @pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["m.yaml", "--dry-run"], ["probe", "ring0", "."]])
 def test_what_can_not_be_printed_is_a_failure(arguments, redirection, reason, sources, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "out"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["ring.zst", "raw"])
 @pytest.mark.parametrize(
     ("options", "part"),
@@ -107,6 +108,7 @@ def test_cat_says_so_without_a_seek_table_too(tmp_path: Path) -> None:
     assert b" 3 " in done.stderr
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "operands", [["compress=zstd"], ["compress=zstd:-3", "bs=1", "skip=5"], ["compress=zstd:1", "count=0"]]
 )

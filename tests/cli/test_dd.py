@@ -723,6 +723,7 @@ REDIRECTED = (
 )
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", REDIRECTED)
 @pytest.mark.parametrize("source", ["file", "pipe"])
 @pytest.mark.parametrize("how", [">", ">>", "1<>"])
@@ -769,6 +770,7 @@ def test_what_a_pipe_does_not_take(operands, said, tmp_path: Path) -> None:
     assert mentions(done.stderr, "asyncdump dd: ", *said)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("operands", ["", "skip=1", "count=0", "of=/dev/null"])
 def test_standard_input_goes_on_where_it_is(operands, tmp_path: Path) -> None:
     """As it does from one dd to the next."""
@@ -821,6 +823,7 @@ def test_numbers_that_are_too_large(operands, code, said, tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_the_summary(number, endless: Path, tmp_path: Path) -> None:
     with running("dd", f"if={endless}", "of=/dev/null", "status=progress", cwd=tmp_path) as process:

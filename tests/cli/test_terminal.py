@@ -49,6 +49,7 @@ def bar_is_drawn(shown: Shown) -> bool:
 # --- on a pty ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", SIZES)
 def test_the_bar_keeps_to_the_terminal_and_goes(size, busy: Path) -> None:
     widths = []

@@ -153,6 +153,7 @@ def bad(damaged: Path) -> Callable[[str], BadFile]:
 # --- a damaged disk ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("method", [*(method for method in METHODS if method != "reflink"), "auto"])
@@ -217,6 +218,7 @@ def test_auto_clones_nothing_that_it_would_have_to_read(checksum, damaged: Path,
     assert os.listdir(folder.path) == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["auto", "read", "splice"])
 @pytest.mark.parametrize("stages", STAGES)
 async def test_stages_get_what_can_be_read(stages, method, bad, folder_on) -> None:
@@ -423,6 +425,7 @@ def with_zeros(data: bytes, *ranges: tuple[int, int]) -> bytes:
     return bytes(zeroed)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "compress", "checksum", "name", "number"),
     [
@@ -450,6 +453,7 @@ def test_a_poisoned_page_in_memory(kind, compress, checksum, name, number, make,
         assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest_of(read(path), checksum)}  dump\n"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("method", CALLS)
 def test_a_poisoned_page_under_a_call(method, checksum, make, folder_on, tmp_path: Path) -> None:
@@ -482,6 +486,7 @@ def test_a_poisoned_page_handed_to_a_pipe(stages, make, folder_on, tmp_path: Pat
         assert dump.read() == with_zeros(data, (0, 2 * PAGE))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", [*CALLS, "read"])
 def test_what_reads_fine_at_last_is_not_bad(method, make, folder_on, tmp_path: Path) -> None:
     call, kind = CALLS.get(method, (poison("EIO", 2, 1), "hugetlbfs"))
@@ -495,6 +500,7 @@ def test_what_reads_fine_at_last_is_not_bad(method, make, folder_on, tmp_path: P
     assert read(os.path.join(folder, "dump")) == data
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "read"])
 def test_a_sink_that_fails_is_the_outcome(method, make, folder_on, tmp_path: Path) -> None:
     """Every write fails with EIO: the source is read without harm, and so it is the sink."""
@@ -507,6 +513,7 @@ def test_a_sink_that_fails_is_the_outcome(method, make, folder_on, tmp_path: Pat
     assert os.listdir(folder) == [JOURNAL]  # The receipt can't be written either.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "splice", "reflink"])
 def test_by_default_an_eio_is_the_sink_s_where_the_source_reads_fine(method, make, folder_on, tmp_path: Path) -> None:
     call, kind = CALLS[method]
@@ -523,6 +530,7 @@ def test_by_default_an_eio_is_the_sink_s_where_the_source_reads_fine(method, mak
 # --- what isn't bad memory ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("on_read_error", ["fail", "zero"])
 @pytest.mark.parametrize(
     ("method", "kind"),

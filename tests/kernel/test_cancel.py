@@ -52,6 +52,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("method", ["auto", "direct", "sendfile", "splice", "mmap", "read"])
 async def test_a_run_that_is_cancelled(method, checksum, many, folder_on) -> None:
@@ -143,6 +144,7 @@ async def test_one_enormous_file_is_given_up_soon(method, tmpfs: Path, folder_on
     check_what_is_left(folder, run.report)
 
 
+@pytest.mark.slow
 async def test_reading_back_is_given_up_soon(make, folder_on) -> None:
     folder = folder_on("ext4").path
     dump = asyncdump.Dump(source=make("tmpfs", noise(512 * MiB)), name="dump", method="mmap", checksum="sha256")

@@ -143,6 +143,7 @@ def check_order(trace: Traced, folder: str, name: str) -> None:
     assert [call for call in named if rename.end <= call.start and call.end <= said.start], f"{name}: folder not synced"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("most", [1, 2, 6])
 def test_synced_then_named_then_said(most, checksum, sources, folder_on, tmp_path) -> None:
@@ -155,6 +156,7 @@ def test_synced_then_named_then_said(most, checksum, sources, folder_on, tmp_pat
         check_order(trace, folder, name)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_is_synced(method, make, folder_on, tmp_path) -> None:
     sources = {"dump": make("ext4", noise(3 * MiB + 5))}
@@ -217,6 +219,7 @@ def test_nobody_else_may_look_while_it_is_written(make, lane: Lane, folder_on) -
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("kind", ["hugetlbfs", "tmpfs", "tiny"])
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_a_full_disk_is_told_and_left_clean(method, kind, tiny: Path, make, dump: Dumper, folder_on) -> None:
@@ -278,6 +281,7 @@ async def test_a_disk_known_to_be_full_is_refused_beforehand(tiny: Path, make) -
 EVERY_SYNC = ("fdatasync:error=EIO", "syncfs:error=EIO")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("inject", "lost"),
     [
@@ -321,6 +325,7 @@ def test_a_fault_leaves_whole_dumps_or_none(inject, lost, most, checksum, source
         assert outcome["ok"] == (lost == "none"), outcome
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "destination", "checksum", "inject"),
     [
@@ -346,6 +351,7 @@ def test_auto_goes_on_with_the_next_when_the_first_call_is_refused(
         assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest}  dump\n"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "inject",
     [

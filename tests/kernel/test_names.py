@@ -63,6 +63,7 @@ def dumps_of(sources: list[Path], *names: str) -> list[asyncdump.Dump]:
 # --- enforced where a name is given ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("first", "second"), ALIKE)
@@ -116,6 +117,7 @@ def test_the_same_name_may_be_published_anew(folding: Path) -> None:
 # --- found before a byte is written ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("first", "second"), ALIKE)
 @pytest.mark.parametrize("overwrite", [False, True])
 async def test_names_that_clash_are_refused(first, second, overwrite, folding: Path, sources) -> None:

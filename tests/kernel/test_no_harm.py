@@ -124,6 +124,7 @@ def test_a_hole_that_appears_under_way_is_told_and_stays_one(method, make, huget
     assert (allocated(source), free_pages(hugetlbfs)) == (18 * MiB, free)
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_holes_in_ordinary_pages_stay_holes(method, sparse, make, dump: Dumper, folder_on) -> None:
@@ -253,6 +254,7 @@ def survive_truncation(method: str, kind: str, path: str, folder: str) -> None:
     assert changed, "no truncation came in time"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("method", "kind"), OWNED)
 def test_no_signal_when_it_is_truncated_at_any_moment(method, kind, request, folder_on) -> None:
     source = request.getfixturevalue(kind) / f"owned-{method}"
@@ -294,6 +296,7 @@ def grow(path: str, kind: str, data: bytes) -> None:
         write_huge(path, data + noise(HUGE_PAGE))
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize(("method", "kind"), OWNED)
 def test_grown_meanwhile(method, kind, begun, make, lane: Lane, folder_on) -> None:

@@ -35,6 +35,7 @@ async def dump(output: Path, *sources: str, **options: Any) -> None:
     (await asyncdump.dump_all(dumps, output=output, **options)).raise_for_failures()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("compress", ["none", "zstd", Zstd(frame="256KiB"), Zstd(frame="8MiB")])
 async def test_into_huge_pages_and_no_more_than_were_held(compress, make, target, hugetlbfs, tmp_path) -> None:
     sources = [make("hugetlbfs", sparse(6, *data), holes=True) for data in ((0, 3), (5,), (), (1, 2, 3, 4))]

@@ -155,6 +155,7 @@ def test_room_is_made_between_the_runs(crowded, tiny: Path) -> None:
     assert resume(dumps) == {"small.zst": True, "large.zst": False}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("head", "options"),
     [
@@ -200,6 +201,7 @@ def test_what_can_be_told_before_is(case: Case, tiny: Path) -> None:
     assert case.resume() == set()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "renameat2"])
 def test_a_failing_disk_is_not_tried_again(call, case: Case, tmp_path) -> None:
     case.head = {"retries": {"times": 20, "delay": 0.05, "errors": ["ENOSPC", "EDQUOT", "EINTR", "EAGAIN"]}}
@@ -223,6 +225,7 @@ def test_a_failing_disk_is_not_tried_again(call, case: Case, tmp_path) -> None:
     assert "ENOSPC, EDQUOT" in refused.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "renameat2"])
 def test_what_passes_is_tried_again(call, case: Case, tmp_path) -> None:
     case.head = {"retries": {"times": 20, "delay": 0.05, "errors": ["EDQUOT"]}}
@@ -273,12 +276,14 @@ def replace_by_the_same(path: Path) -> None:
 CHANGES = (touch, grow, truncate, empty, rewrite, replace, replace_by_the_same)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_source_that_has_changed_is_dumped_again(change, after: Case) -> None:
     change(after.place / "b")
     assert after.resume() == {"a", "c"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_trusting_the_receipt_means(change, after: Case) -> None:
     before = read(after.output / "b")
@@ -306,6 +311,7 @@ def vanish(path: Path) -> None:
     path.unlink()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("change", [*CHANGES, vanish])
 def test_a_source_that_changes_while_it_is_dumped(change, case: Case, tmp_path) -> None:
     """Its bytes are in the filter, which has not ended: is it still what was planned?"""
@@ -340,6 +346,7 @@ def test_a_source_that_changes_while_it_is_dumped(change, case: Case, tmp_path) 
 # --- another manifest ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", [{"checksum": "sha256"}, {"checksum": "none"}, {"offset": 4096}, {"length": 4096}])
 def test_a_dump_that_is_to_be_another_one(change, after: Case) -> None:
     after.entries[1] |= change
@@ -399,6 +406,7 @@ def test_a_dump_without_a_digest_is_kept_by_its_inode(case: Case) -> None:
 GARBAGE = (b"", b"garbage", b"00000000 {}\n", b"[" * 100_000, noise(5000))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_journal_that_is_garbage(garbage, case: Case) -> None:
     case.run()
@@ -416,6 +424,7 @@ def test_a_journal_that_is_garbage(garbage, case: Case) -> None:
     assert case.resume("--overwrite") == set()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_receipt_that_is_garbage(garbage, case: Case) -> None:
     case.run()
@@ -459,6 +468,7 @@ def test_a_journal_cut_anywhere(case: Case) -> None:
 # --- what somebody has put there -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("name", ["b", "receipt.json", "XXH128SUMS", JOURNAL])
 def test_a_link_is_never_followed(name, exists, case: Case, tmp_path) -> None:
@@ -496,6 +506,7 @@ def test_a_link_is_never_followed(name, exists, case: Case, tmp_path) -> None:
     assert is_unharmed()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("thing", ["fifo", "folder", "socket"])
 def test_something_else_under_the_name_of_a_dump(thing, after: Case) -> None:
     path = after.output / "b"
@@ -519,6 +530,7 @@ def test_something_else_under_the_name_of_a_dump(thing, after: Case) -> None:
     assert after.resume() == {"a", "c"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("thing", ["fifo", "folder"])
 @pytest.mark.parametrize("name", ["receipt.json", JOURNAL])
 def test_something_else_under_the_name_of_a_record(name, thing, case: Case) -> None:
@@ -628,6 +640,7 @@ def test_too_few_files_may_be_open_to_go_on(case: Case) -> None:
     assert os.listdir(case.output) == []  # Nor does a first run leave the beginning of a journal.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("files", [2, 40])
 def test_a_power_cut(files, case: Case, tiny: Path) -> None:
     """What was said to be done is there when the filesystem comes back without all that wasn't durable."""

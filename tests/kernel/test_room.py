@@ -25,6 +25,7 @@ def dumps_to(output: Path, source: str | Path, tmp_path: Path, **dump: object) -
 # --- a disk ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("data", "options", "fits"),
     [

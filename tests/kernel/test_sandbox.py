@@ -56,12 +56,14 @@ def denied(rules: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rule", OPTIONAL)
 def test_what_is_optional(rule: str, tmp_path: Path) -> None:
     done = denied([rule], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_all_of_it_at_once(tmp_path: Path) -> None:
     done = denied([rule for rule in OPTIONAL if rule.endswith("=EPERM")], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -44,6 +44,7 @@ def no_child_is_left() -> bool:
     return psutil.Process().children(recursive=True) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["auto", "read", "splice"])
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,6 +166,7 @@ async def test_holes_in_huge_pages_take_none(stages, make, folder_on) -> None:
 # --- filters that fail -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("filters", "says", "status"),
     [
@@ -260,6 +262,7 @@ def command(folder: Path, source: str, *options: str, **keys: str) -> list[str]:
     return [sys.executable, "-m", "asyncdump", str(manifest), "--quiet", "--allow-filters", *options]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "keys", [{}, {"compress": "zstd"}, {"filter": "[[cat]]"}, {"filter": "[[cat]]", "compress": "zstd"}]
 )
@@ -324,6 +327,7 @@ def peak_of(process: subprocess.Popen[bytes], peak: Path) -> int:
     return int(peak.read_text()) * KiB
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("keys", [{}, {"compress": "zstd"}, {"filter": "[[cat]]"}])
 def test_a_slow_reader_holds_memory_flat(keys, tmpfs: Path, tmp_path: Path) -> None:
     """Backpressure: the pipe is full, and that is all that is held."""
@@ -341,6 +345,7 @@ def test_a_slow_reader_holds_memory_flat(keys, tmpfs: Path, tmp_path: Path) -> N
     assert peaks[192] < 200 * MiB
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("more", ["", "    filter: [[cat]]\n    first: filter\n"])
 def test_the_budget_is_kept_whatever_the_level(more, tmpfs: Path, tmp_path: Path) -> None:
     sources = []

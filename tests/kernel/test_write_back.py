@@ -219,6 +219,7 @@ def test_a_journal_that_can_never_be_synced_ends_in_failures(concurrency, make, 
 # --- a folder whose names can't be made durable ----------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("files", [1, 4])
 def test_a_folder_that_can_not_be_synced_takes_no_dump_away(files, older, make, ext4, tmp_path) -> None:
@@ -270,6 +271,7 @@ def test_a_folder_whose_name_can_not_be_synced_is_not_left_to_the_next_run(make,
 # --- what was kept ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 def test_what_is_kept_is_what_the_disk_holds(disk: Liar, make, tmp_path) -> None:
     """A dump that nobody waited for was lost after its run had ended: to make it durable is to dump it again."""
     output = disk.point / "dumps"
@@ -282,6 +284,7 @@ def test_what_is_kept_is_what_the_disk_holds(disk: Liar, make, tmp_path) -> None
     assert read(output / "dump") == noise(3 * MiB)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("compress", ["none", "zstd"])
 def test_verify_looks_at_the_disk(compress, disk: Liar, make, tmp_path) -> None:
     output = disk.point / "dumps"
@@ -307,6 +310,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield point
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("durable", [(), ("--no-durable",)])
 @pytest.mark.parametrize("method", ["auto", "sendfile", "mmap"])
 def test_what_a_close_tells_is_told(method, durable, server: Path, make, tmp_path) -> None:
@@ -324,6 +328,7 @@ def test_dd_tells_what_a_close_tells(server: Path, make) -> None:
     assert "EDQUOT" in done.stderr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("method", ["auto", "mmap", "sendfile", "splice"])
 def test_dd_tells_of_a_write_back_that_failed(method, disk: Liar, make) -> None:
     source = make("tmpfs", noise(40 * MiB))
