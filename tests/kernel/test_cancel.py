@@ -219,7 +219,7 @@ async def test_one_failure_does_not_touch_the_others(doomed, folder_on) -> None:
     assert sorted(os.listdir(folder)) == ["XXH128SUMS", "receipt.json", "stays", "stays too"]
     ends = [event.name for event in events if isinstance(event, asyncdump.FileFailed | asyncdump.FileFinished)]
     assert sorted(ends) == ["gone", "stays", "stays too"]
-    with pytest.raises(ExceptionGroup, match="1 of 3"):
+    with pytest.raises(ExceptionGroup, match=r"1 .*3"):
         report.raise_for_failures()
 
 

@@ -234,7 +234,7 @@ def test_a_full_disk_is_told_and_left_clean(method, kind, tiny: Path, make, dump
         dump(folder, source, method=method, durable=True)
     if not isinstance(failed.value, asyncdump.MethodRefusedError):
         assert failed.value.errno == errno.ENOSPC
-        assert "free space" in failed.value.hint
+        assert failed.value.hint
         assert failed.value.path.startswith(folder.path)
     else:
         assert method == "reflink" or (kind == "hugetlbfs" and method in {"sendfile", "splice"})
@@ -271,8 +271,9 @@ async def test_a_full_disk_is_one_file_s_failure(checksum, tiny: Path, make) -> 
 
 async def test_a_disk_known_to_be_full_is_refused_beforehand(tiny: Path, make) -> None:
     output = tiny / "dumps"
-    with pytest.raises(asyncdump.ManifestError, match="free"):
+    with pytest.raises(asyncdump.ManifestError) as refused:
         await asyncdump.dump_all([asyncdump.Dump(source=make("tmpfs", noise(8 * MiB)))], output=output)
+    assert [problem.key for problem in refused.value.problems] == ["output"]
     assert not output.exists()
 
 
@@ -311,7 +312,7 @@ def test_a_fault_leaves_whole_dumps_or_none(inject, lost, most, checksum, source
     present = check_nothing_is_half(folder, some)
     if lost == "names":
         assert present == set(some)
-        assert all("may not survive a power cut" in error for error in outcome["errors"].values())
+        assert set(outcome["types"].values()) == {"NotDurableError"}
         assert not outcome["ok"]
         return
     assert present == {name for name, error in outcome["errors"].items() if error is None}
