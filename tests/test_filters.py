@@ -483,10 +483,10 @@ def test_too_few_open_files() -> None:
     """Wherever they run out, it's told, and nothing is left or closed twice."""
     before = open_files()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = next(fd for fd in range(1000) if fd not in before)
+    free = [fd for fd in range(1000) if fd not in before]
     outcomes = []
-    for more in range(30):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, limits[1]))
+    for limit in free[:30]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
         try:
             filters = Filters((("cat",), ("cat",), ("cat",)), lambda: None)
         except FilterError as error:

@@ -49,7 +49,7 @@ def bar_is_drawn(shown: Shown) -> bool:
 # --- on a pty ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_the_bar_keeps_to_the_terminal_and_goes(size, busy: Path) -> None:
     widths = []
@@ -89,7 +89,7 @@ def test_the_bar_goes_forward(endless: Path, tmp_path: Path) -> None:
     shown = on_terminal("m.yaml", cwd=tmp_path, until=until, then=interrupt)
     assert shown.code == 130
     assert "  endless " in shown.raw
-    assert "0 of 1 files" in shown.raw
+    assert "0 of 1 " in shown.raw
 
 
 def test_a_file_that_fails_is_told_above_the_bar(sources: list[Path], endless: Path, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_bar_tells_how_far_it_is() -> None:
     )
     assert len(lines) == 3
     assert re.search(r" +38% 1\.5 GiB of 4\.0 GiB [\d.]+ [GT]iB/s 0:00", lines[0])
-    assert re.fullmatch(r"1 of 4 files .*, 1 .*", lines[1])
+    assert re.fullmatch(r"1 of 4 .*, 1 .*", lines[1])
     assert re.fullmatch(r"  b +50%     1\.0 GiB  sendfile *", lines[2])
 
 
