@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 from asyncdump.version import __version__
 
 if TYPE_CHECKING:
+    from asyncdump.dumping import dump_all as dump_all
+    from asyncdump.dumping import open_run as open_run
+    from asyncdump.dumping import plan_all as plan_all
     from asyncdump.errors import AsyncdumpError as AsyncdumpError
     from asyncdump.errors import DamagedError as DamagedError
     from asyncdump.errors import DumpError as DumpError
@@ -29,44 +32,42 @@ if TYPE_CHECKING:
     from asyncdump.errors import Problem as Problem
     from asyncdump.errors import ReceiptError as ReceiptError
     from asyncdump.errors import SourceChangedError as SourceChangedError
-    from asyncdump.events import Event as Event
-    from asyncdump.events import FileFailed as FileFailed
-    from asyncdump.events import FileFinished as FileFinished
-    from asyncdump.events import FileKept as FileKept
-    from asyncdump.events import FileRetried as FileRetried
-    from asyncdump.events import FileStarted as FileStarted
-    from asyncdump.events import Progress as Progress
-    from asyncdump.events import RunFinished as RunFinished
-    from asyncdump.events import RunStarted as RunStarted
-    from asyncdump.finding import Finding as Finding
-    from asyncdump.finding import probe as probe
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
     from asyncdump.manifest import Manifest as Manifest
     from asyncdump.manifest import Retries as Retries
     from asyncdump.manifest import Zstd as Zstd
     from asyncdump.manifest import json_schema as json_schema
-    from asyncdump.plan import Plan as Plan
-    from asyncdump.plan import PlannedDump as PlannedDump
+    from asyncdump.manifest.options import Overrides as Overrides
+    from asyncdump.plan.plan import Plan as Plan
+    from asyncdump.plan.plan import PlannedDump as PlannedDump
+    from asyncdump.probing import Finding as Finding
+    from asyncdump.probing import probe as probe
     from asyncdump.reading import DumpInfo as DumpInfo
     from asyncdump.reading import describe_dump as describe_dump
     from asyncdump.reading import open_dump as open_dump
-    from asyncdump.report import FileReport as FileReport
-    from asyncdump.report import Report as Report
-    from asyncdump.restore import restore_all as restore_all
-    from asyncdump.run import Overrides as Overrides
-    from asyncdump.run import Run as Run
-    from asyncdump.run import dump_all as dump_all
-    from asyncdump.run import open_run as open_run
-    from asyncdump.run import plan_all as plan_all
-    from asyncdump.salvage import BadRange as BadRange
-    from asyncdump.source import Identity as Identity
-    from asyncdump.source import Source as Source
-    from asyncdump.verify import FileVerdict as FileVerdict
-    from asyncdump.verify import Verification as Verification
-    from asyncdump.verify import verify_all as verify_all
+    from asyncdump.records.report import FileReport as FileReport
+    from asyncdump.records.report import Report as Report
+    from asyncdump.restoring import restore_all as restore_all
+    from asyncdump.run.events import Event as Event
+    from asyncdump.run.events import FileFailed as FileFailed
+    from asyncdump.run.events import FileFinished as FileFinished
+    from asyncdump.run.events import FileKept as FileKept
+    from asyncdump.run.events import FileRetried as FileRetried
+    from asyncdump.run.events import FileStarted as FileStarted
+    from asyncdump.run.events import Progress as Progress
+    from asyncdump.run.events import RunFinished as RunFinished
+    from asyncdump.run.events import RunStarted as RunStarted
+    from asyncdump.run.run import Run as Run
+    from asyncdump.verifying import FileVerdict as FileVerdict
+    from asyncdump.verifying import Verification as Verification
+    from asyncdump.verifying import verify_all as verify_all
+    from asyncdump.vocabulary.values import BadRange as BadRange
+    from asyncdump.vocabulary.values import Identity as Identity
+    from asyncdump.vocabulary.values import Source as Source
 
 _HOMES = {
+    "dumping": ("dump_all", "open_run", "plan_all"),
     "errors": (
         "AsyncdumpError",
         "DamagedError",
@@ -80,7 +81,14 @@ _HOMES = {
         "ReceiptError",
         "SourceChangedError",
     ),
-    "events": (
+    "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
+    "manifest.options": ("Overrides",),
+    "plan.plan": ("Plan", "PlannedDump"),
+    "probing": ("Finding", "probe"),
+    "reading": ("DumpInfo", "describe_dump", "open_dump"),
+    "records.report": ("FileReport", "Report"),
+    "restoring": ("restore_all",),
+    "run.events": (
         "Event",
         "FileFailed",
         "FileFinished",
@@ -91,16 +99,9 @@ _HOMES = {
         "RunFinished",
         "RunStarted",
     ),
-    "finding": ("Finding", "probe"),
-    "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
-    "plan": ("Plan", "PlannedDump"),
-    "reading": ("DumpInfo", "describe_dump", "open_dump"),
-    "report": ("FileReport", "Report"),
-    "restore": ("restore_all",),
-    "run": ("Overrides", "Run", "dump_all", "open_run", "plan_all"),
-    "salvage": ("BadRange",),
-    "source": ("Identity", "Source"),
-    "verify": ("FileVerdict", "Verification", "verify_all"),
+    "run.run": ("Run",),
+    "verifying": ("FileVerdict", "Verification", "verify_all"),
+    "vocabulary.values": ("BadRange", "Identity", "Source"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

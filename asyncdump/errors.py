@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.printable import text
+from asyncdump.text import text
 
 Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
 

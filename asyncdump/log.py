@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
-from asyncdump.printable import text
+from asyncdump.text import text
 
 setups: list[Callable[[], None]] = []
 """What the command line wants done before the first record."""

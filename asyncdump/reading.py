@@ -9,13 +9,14 @@ from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.content import Frames, Stream, check_zstd, listed_frames
+from asyncdump.codecs.content import Frames, Stream
+from asyncdump.codecs.detect import check_zstd, listed_frames
 from asyncdump.errors import AsyncdumpError, absolute, explain
-from asyncdump.proof import is_compressed, went_through
-from asyncdump.receipt import read_receipt
-from asyncdump.report import FileReport
-from asyncdump.sink import Folder
-from asyncdump.source import describe, open_source, path_of
+from asyncdump.records.receipt import read_receipt
+from asyncdump.records.report import FileReport
+from asyncdump.records.standing import is_compressed, went_through
+from asyncdump.sinks.folder import Folder
+from asyncdump.sources.file import describe, open_source, path_of
 
 _STEP: Final = 1 << 20
 

@@ -10,8 +10,7 @@ from typing import cast
 import uvloop
 
 import asyncdump
-from asyncdump.digest import Checksum
-from asyncdump.engines import Choice
+from asyncdump.vocabulary.values import Checksum, Choice
 
 
 async def dump(manifest: str, output: str, method: Choice, checksum: Checksum) -> dict[str, object]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import click
 
-from asyncdump.linux import map_for_kernel, unmap
+from asyncdump.kernel.linux import map_for_kernel, unmap
 from bench.host import page_cache
 
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child.py")

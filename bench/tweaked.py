@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 
-from asyncdump import lane, scheduler, sink
 from asyncdump.engines.read import Read
+from asyncdump.kernel import lane
+from asyncdump.run import scheduler
+from asyncdump.sinks import folder
 
 
 def tweak(name: str, value: int) -> None:
@@ -18,9 +20,9 @@ def tweak(name: str, value: int) -> None:
         lane.Buffer.__init__.__defaults__ = (value,)
         Read.span = value
     elif name == "lanes":
-        scheduler.default_lanes = lambda filesystem: value  # noqa: ARG005 (the name is part of its type)
+        vars(scheduler)["default_lanes"] = lambda _: value
     elif name == "syncfs":
-        sink._GROUP_FOR_SYNCFS = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
+        folder._GROUP_FOR_SYNCFS = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
     elif name == "group":
         scheduler._GROUP = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
     else:

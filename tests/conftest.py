@@ -30,9 +30,9 @@ from files import (
     write_pages,
 )
 
-from asyncdump.lane import Lane
-from asyncdump.linux import filesystem
-from asyncdump.sink import Folder
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import filesystem
+from asyncdump.sinks.folder import Folder
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 _GIGANTIC_POOL = Path("/sys/kernel/mm/hugepages/hugepages-1048576kB")

@@ -20,11 +20,13 @@ import xxhash
 
 import asyncdump
 from asyncdump.errors import DumpError
-from asyncdump.journal import JOURNAL
-from asyncdump.lane import Lane
-from asyncdump.sink import Folder
-from asyncdump.source import Source, describe, open_source
-from asyncdump.transfer import Stop, Transfer
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.folder import Folder
+from asyncdump.sources.file import describe, open_source
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary.names import JOURNAL
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import Source
 
 KiB = 1 << 10
 MiB = 1 << 20

@@ -9,11 +9,9 @@ import yaml
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from asyncdump.digest import Checksum
-from asyncdump.engines import Choice
-from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse
-from asyncdump.salvage import OnReadError
-from asyncdump.yamlfile import core_loader
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Sparse
+from asyncdump.manifest.yaml import core_loader
+from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 FUZZ = int(os.environ.get("ASYNCDUMP_FUZZ", "1"))
 """How many times as many examples as usual are drawn: ASYNCDUMP_FUZZ=100 makes a long run of every property."""

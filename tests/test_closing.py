@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from files import MiB, look_at, new_transfer, noise
 
-from asyncdump.content import Stream
+from asyncdump.codecs.content import Stream
 from asyncdump.errors import DumpError
-from asyncdump.journal import Head, Journal
-from asyncdump.lane import Buffers, Lane
-from asyncdump.mirror import Mirrored
-from asyncdump.proof import DirectRead
-from asyncdump.sink import Folder, Sink
+from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.records.journal import Head, Journal
+from asyncdump.sinks.file import Sink
+from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.mirror import Mirrored
+from asyncdump.transfer.unpack import DirectRead
 
 
 def of_lane(place: Path) -> Callable[[], None]:

@@ -12,13 +12,13 @@ from files import KiB, MiB
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncdump.codecs.seekable import Table, read_seek_table
+from asyncdump.codecs.zstd import BUDGET, Compressors, ZstdOptions
 from asyncdump.errors import InterruptedDumpError
-from asyncdump.lane import Buffers
-from asyncdump.packer import Packer
-from asyncdump.seekable import Table, read_seek_table
-from asyncdump.sink import Folder
-from asyncdump.stages.zstd import BUDGET, Compressors, ZstdOptions
-from asyncdump.transfer import Stop
+from asyncdump.kernel.lane import Buffers
+from asyncdump.sinks.folder import Folder
+from asyncdump.transfer.packer import Packer
+from asyncdump.vocabulary.stop import Stop
 
 KINDS = [
     ZstdOptions(),

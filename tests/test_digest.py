@@ -10,7 +10,9 @@ from files import MiB, digest_of, noise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdump.digest import LISTS, Checksum, new_digest
+from asyncdump.vocabulary.digest import new_digest
+from asyncdump.vocabulary.names import LISTS
+from asyncdump.vocabulary.values import Checksum
 
 EMPTY = {
     "xxh128": "99aa06d3014798d86001c324468d497f",

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdump.errors import DumpError
-from asyncdump.events import Event, FileFailed, FileFinished, FileStarted, Mailbox, Progress, RunFinished, RunStarted
+from asyncdump.run.events import Event, FileFailed, FileFinished, FileStarted, Progress, RunFinished, RunStarted
+from asyncdump.run.mailbox import Mailbox
 
 RUN_STARTED = RunStarted(at=0, output="/dumps", files=3, bytes=300, concurrency=2)
 RUN_FINISHED = RunFinished(at=9, files=3, failed=0, bytes=300, seconds=9, interrupted=None)

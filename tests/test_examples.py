@@ -17,7 +17,7 @@ import pytest
 import xxhash
 
 from asyncdump.cli.app import cli
-from asyncdump.yamlfile import parse_manifest
+from asyncdump.manifest.yaml import parse_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

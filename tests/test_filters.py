@@ -30,8 +30,8 @@ from files import KiB, MiB, digest_of, leftovers, noise, read
 
 import asyncdump
 from asyncdump import Dump, FilterError, Zstd
-from asyncdump.sink import Sink
-from asyncdump.stages.filters import Filters
+from asyncdump.sinks.file import Sink
+from asyncdump.transfer.filters import Filters
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 FILES = int(os.environ.get("ASYNCDUMP_FAILING_FILTERS", "200"))
@@ -295,7 +295,7 @@ async def test_input_that_nobody_took_is_an_error_however_little(script, output:
 
 
 async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output: Path, monkeypatch) -> None:
-    monkeypatch.setattr("asyncdump.stages.zstd.BUDGET", 1)
+    monkeypatch.setattr("asyncdump.codecs.zstd.BUDGET", 1)
     stuck = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
     dumps = [Dump(source=source, name=str(number), **stuck) for number in range(8)]
     async with asyncdump.open_run(dumps, output=output, allow_filters=True) as run:

@@ -11,7 +11,7 @@ import pytest
 from files import METHODS, PAGE, KiB, MiB, noise, read
 
 import asyncdump
-from asyncdump.sink import Folder
+from asyncdump.sinks.folder import Folder
 
 FolderOn = Callable[[str], Folder]
 

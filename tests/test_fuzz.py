@@ -22,18 +22,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import KEYS, broken_yaml, documents, scalars, strange_documents, templates, values, yaml_texts
 
-from asyncdump import digest, transfer, yamlfile
-from asyncdump.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.engines import ENGINES, Route
 from asyncdump.errors import ManifestError
-from asyncdump.packed import Packed
-from asyncdump.piped import Piped
-from asyncdump.plan import Options, make_plan
-from asyncdump.record import name_complaint
-from asyncdump.source import Source, Span, describe, find_spans, open_source
-from asyncdump.stages.zstd import ZstdOptions
-from asyncdump.transfer import Stop, Transfer
-from asyncdump.yamlfile import parse_manifest
+from asyncdump.manifest import yaml as yamlfile
+from asyncdump.manifest.options import Options
+from asyncdump.manifest.yaml import parse_manifest
+from asyncdump.plan.planner import make_plan
+from asyncdump.sources.file import describe, find_spans, open_source
+from asyncdump.transfer import transfer
+from asyncdump.transfer.packed import Packed
+from asyncdump.transfer.piped import Piped
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary import digest
+from asyncdump.vocabulary.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.vocabulary.names import name_complaint
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import Source, Span
 
 PAGE = 4096
 

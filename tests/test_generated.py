@@ -12,7 +12,7 @@ from files import MiB, noise, read
 
 import asyncdump
 from asyncdump import Dump
-from asyncdump.source import describe, gather, open_source
+from asyncdump.sources.file import describe, gather, open_source
 
 STEADY = [
     "/proc/version",
@@ -118,7 +118,7 @@ async def test_a_link_to_such_a_file(tmp_path: Path) -> None:
 
 
 def test_more_than_is_held_in_memory(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("asyncdump.source.LARGEST_STREAM", 100)
+    monkeypatch.setattr("asyncdump.sources.file.LARGEST_STREAM", 100)
     fd = open_source("/proc/kallsyms")
     try:
         with pytest.raises(asyncdump.DumpError, match="/proc/kallsyms"):

@@ -16,10 +16,12 @@ from files import MiB, leftovers, mentions, noise, read
 
 import asyncdump
 from asyncdump import Dump, restore_all, verify_all
-from asyncdump.events import Event, FileKept, FileStarted, Mailbox, Progress
-from asyncdump.journal import JOURNAL, Head, Journal
-from asyncdump.receipt import read_receipt
-from asyncdump.sink import Folder
+from asyncdump.records.journal import Head, Journal
+from asyncdump.records.receipt import read_receipt
+from asyncdump.run.events import Event, FileKept, FileStarted, Progress
+from asyncdump.run.mailbox import Mailbox
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import JOURNAL
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -300,7 +302,7 @@ async def test_a_run_that_can_not_begin_leaves_the_journal_as_it_is(output, sour
     def refuse(wanted: int, programs: int) -> tuple[int, int]:
         raise asyncdump.DumpError("a run needs more open files")
 
-    monkeypatch.setattr("asyncdump.scheduler._within_open_files", refuse)
+    monkeypatch.setattr("asyncdump.run.scheduler.within_open_files", refuse)
     with pytest.raises(asyncdump.DumpError, match="open files"):
         await dump(output, *sources, overwrite=True)
     assert read(output / JOURNAL) == held

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 import asyncdump
-from asyncdump import yamlfile
 from asyncdump.errors import AsyncdumpError, ManifestError, ReceiptError
-from asyncdump.manifest import Defaults, Dump, Manifest, Retries, Zstd
-from asyncdump.size import parse_size
-from asyncdump.yamlfile import parse_manifest, read_manifest
+from asyncdump.manifest import yaml as yamlfile
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.yaml import parse_manifest, read_manifest
+from asyncdump.vocabulary.size import parse_size
 
 MANY_DIGITS = "9" * 5000
 LOADERS = [base for base in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", None)) if base]
@@ -110,7 +110,7 @@ def test_and_on_the_command_line(written, tmp_path: Path) -> None:
 @pytest.mark.parametrize("operand", ["bs", "count", "skip", "seek"])
 @pytest.mark.parametrize("written", ["0x1000", "2x0x10", MANY_DIGITS, f"0x{MANY_DIGITS}"])
 def test_what_dd_reads_otherwise_is_refused(operand, written) -> None:
-    from asyncdump.cli.dd import parse
+    from asyncdump.cli.dd.operands import parse
 
     _, problems = parse([f"{operand}={written}"])
     assert len(problems) == 1

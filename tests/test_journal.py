@@ -23,16 +23,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import text as any_text
 
-from asyncdump import record as records
 from asyncdump.engines import Method
 from asyncdump.errors import DumpError
-from asyncdump.journal import JOURNAL, Head, Journal, line, read_journal
-from asyncdump.printable import text as shown
-from asyncdump.receipt import Receipt, read_receipt
-from asyncdump.record import RECEIPT, Record, file_record, name_complaint
-from asyncdump.report import FileReport
-from asyncdump.sink import Folder
-from asyncdump.source import Identity
+from asyncdump.records import record as records
+from asyncdump.records.journal import Head, Journal, line, read_journal
+from asyncdump.records.receipt import Receipt, read_receipt
+from asyncdump.records.record import Record, file_record
+from asyncdump.records.report import FileReport
+from asyncdump.sinks.folder import Folder
+from asyncdump.text import text as shown
+from asyncdump.vocabulary.names import JOURNAL, RECEIPT, name_complaint
+from asyncdump.vocabulary.values import Identity
 
 FOLDER = "/dumps"
 

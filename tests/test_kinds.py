@@ -74,9 +74,10 @@ def test_by_the_journal_of_a_run_that_never_ended(run: Path) -> None:
     """Made of the receipt: a journal has the same records."""
     receipt = json.loads((run / "out" / "receipt.json").read_bytes())
     (run / "out" / "receipt.json").unlink()
-    from asyncdump.journal import JOURNAL, Head, Journal
-    from asyncdump.record import Record, file_of
-    from asyncdump.sink import Folder
+    from asyncdump.records.journal import Head, Journal
+    from asyncdump.records.record import Record, file_of
+    from asyncdump.sinks.folder import Folder
+    from asyncdump.vocabulary.names import JOURNAL
 
     folder = Folder(str(run / "out"))
     files = [

@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from strategies import file_names
 
 import asyncdump
-from asyncdump import Dump, digest, journal, plan, receipt, record
-from asyncdump.digest import first_damage, grain, new_digest
+from asyncdump import Dump
 from asyncdump.errors import DumpError, ManifestError
-from asyncdump.record import Record, brief, file_of, file_record, room
-from asyncdump.report import FileReport
-from asyncdump.salvage import MOST_BAD, BadRange, BadRanges
-from asyncdump.source import Identity
+from asyncdump.plan import planner as plan
+from asyncdump.records import journal, receipt, record
+from asyncdump.records.record import Record, brief, file_of, file_record, room
+from asyncdump.records.report import FileReport
+from asyncdump.transfer.salvage import MOST_BAD, BadRanges
+from asyncdump.vocabulary import digest
+from asyncdump.vocabulary.digest import first_damage, grain, new_digest
+from asyncdump.vocabulary.values import BadRange, Identity
 
 MOST = 2**63 - 1
 
@@ -129,8 +132,8 @@ async def test_a_journal_is_read_back_too(sources, limit, tmp_path: Path, monkey
         raise DumpError("the receipt is lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr("asyncdump.sink.Folder.write_small", lost)
-        patch.setattr("asyncdump.journal.Journal.remove", lambda _: None)
+        patch.setattr("asyncdump.sinks.folder.Folder.write_small", lost)
+        patch.setattr("asyncdump.records.journal.Journal.remove", lambda _: None)
         await asyncdump.dump_all([Dump(source=sources / "*")], output=tmp_path / "out", durable=False)
     size = (tmp_path / "out/.asyncdump-journal").stat().st_size
     assert 100_000 < size <= 500_000

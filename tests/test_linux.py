@@ -12,8 +12,8 @@ from files import PAGE, MiB, noise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asyncdump.lane import Buffer, Lane
-from asyncdump.linux import (
+from asyncdump.kernel.lane import Buffer, Lane
+from asyncdump.kernel.linux import (
     SYNC_FILE_RANGE_WAIT_AFTER,
     SYNC_FILE_RANGE_WRITE,
     filesystem,

@@ -13,11 +13,13 @@ import pytest
 from files import MiB, leftovers, noise
 
 import asyncdump
-import asyncdump.run
+import asyncdump.run.opening
 from asyncdump.errors import DumpError
-from asyncdump.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, Mailbox, RunFinished
-from asyncdump.journal import JOURNAL, Head, Journal
-from asyncdump.sink import Folder
+from asyncdump.records.journal import Head, Journal
+from asyncdump.run.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, RunFinished
+from asyncdump.run.mailbox import Mailbox
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import JOURNAL
 
 PATIENCE = 20.0
 
@@ -126,7 +128,7 @@ async def test_two_listeners_of_one_run(dumps, output) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_handler_that_never_returns(backend, dumps, output, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(asyncdump.run, "GRACE", 0.2)
+    monkeypatch.setattr(asyncdump.run.opening, "GRACE", 0.2)
     calls = []
 
     async def handler(event: Event) -> None:
@@ -145,7 +147,7 @@ def test_a_handler_that_never_returns(backend, dumps, output, monkeypatch, caplo
 
 async def test_a_slow_handler_is_told_all_of_it(dumps, output, monkeypatch) -> None:
     """The grace is that of each event."""
-    monkeypatch.setattr(asyncdump.run, "GRACE", 0.5)
+    monkeypatch.setattr(asyncdump.run.opening, "GRACE", 0.5)
     calls = []
 
     async def handler(event: Event) -> None:
@@ -272,7 +274,7 @@ async def test_a_run_that_never_began_leaves_no_journal(dumps, output, monkeypat
     def refuse(*_: Any) -> None:
         raise DumpError("no thread can be started", operation="clone")
 
-    monkeypatch.setattr("asyncdump.run.start", refuse)
+    monkeypatch.setattr("asyncdump.run.run.start", refuse)
     with pytest.raises(DumpError, match="no thread"):
         await asyncdump.dump_all(dumps, output=output)
     assert os.listdir(output) == []

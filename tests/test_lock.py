@@ -13,7 +13,8 @@ import seccomp
 from files import busy
 
 from asyncdump.errors import DumpError
-from asyncdump.lock import LOCK, Lock
+from asyncdump.sinks.lock import Lock
+from asyncdump.vocabulary.names import LOCK
 
 
 @pytest.fixture

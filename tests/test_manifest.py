@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import LOADER, as_yaml, documents, nonempty, scalars, values
 
-from asyncdump.digest import Checksum
-from asyncdump.engines import ENGINES, Choice
+from asyncdump.engines import ENGINES
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest import Defaults, Dump, Manifest, OnError, Sparse, fields, json_schema, required, unknown_key
-from asyncdump.size import MAXIMUM
-from asyncdump.yamlfile import parse_manifest
+from asyncdump.manifest.complaints import fields, required, unknown_key
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Sparse
+from asyncdump.manifest.schema import json_schema
+from asyncdump.manifest.yaml import parse_manifest
+from asyncdump.vocabulary.size import MAXIMUM
+from asyncdump.vocabulary.values import Checksum, Choice, OnError
 
 SCHEMA = json_schema()
 MODELS = {"Manifest": Manifest, "Defaults": Defaults, "Dump": Dump}

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 import asyncdump
-from asyncdump import receipt as receipts
 from asyncdump.errors import DumpError
-from asyncdump.receipt import digest_lists, receipt
-from asyncdump.report import FileReport, Report
-from asyncdump.source import Identity
+from asyncdump.records import receipt as receipts
+from asyncdump.records.receipt import digest_lists, receipt
+from asyncdump.records.report import FileReport, Report
+from asyncdump.vocabulary.values import Identity
 
 MANY = 20_000
 START = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -103,7 +103,7 @@ def test_digest_lists_take_the_time_that_their_lines_do(many) -> None:
 
 
 def test_the_program_goes_on_while_a_receipt_is_read_and_written(many, tmp_path: Path) -> None:
-    from asyncdump.sink import Folder
+    from asyncdump.sinks.folder import Folder
 
     waits: list[float] = []
     over = threading.Event()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from files import KiB, MiB
 
-from asyncdump.pace import FIRST, Pace
+from asyncdump.kernel.pace import FIRST, Pace
 
 
 def play(pace: Pace, seconds: Callable[[int], float], *, wanted: int = 2 * MiB, steps: int = 100) -> list[int]:

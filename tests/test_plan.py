@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from strategies import file_names, templates, text
 
 from asyncdump.errors import ManifestError
-from asyncdump.manifest import Defaults, Dump, Manifest
-from asyncdump.plan import Options, Plan, PlannedDump, make_plan, render_name
-from asyncdump.record import RESERVED, name_complaint
-from asyncdump.size import format_size
-from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
+from asyncdump.manifest.models import Defaults, Dump, Manifest
+from asyncdump.manifest.options import Options
+from asyncdump.manifest.yaml import Marks, parse_manifest, read_manifest
+from asyncdump.plan.plan import Plan, PlannedDump
+from asyncdump.plan.planner import make_plan
+from asyncdump.plan.templates import render_name
+from asyncdump.vocabulary.names import RESERVED, name_complaint
+from asyncdump.vocabulary.size import format_size
 
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import asyncdump
 from asyncdump import log
 from asyncdump.errors import AsyncdumpError, DumpError, FilterError, ManifestError, Problem, ReceiptError, explain
-from asyncdump.printable import text
+from asyncdump.text import text
 
 HOSTILE = [
     "a\nERROR root: fake",
@@ -148,7 +148,7 @@ async def test_a_run_over_hostile_names_logs_a_line_for_each(tmp_path: Path, cap
 
 
 def test_an_error_that_was_recorded_is_printable_whoever_wrote_the_record(tmp_path: Path) -> None:
-    from asyncdump.record import Record, file_of
+    from asyncdump.records.record import Record, file_of
 
     record = {"source": "s", "name": "d", "bytes": 0, "error": {"message": "\x1b[31m\n\u202e", "hint": "\x9b"}}
     error = file_of(msgspec.json.decode(msgspec.json.encode(record), type=Record), str(tmp_path)).error
@@ -191,7 +191,7 @@ async def test_the_arguments_of_a_program_are_masked_in_what_it_says(arguments, 
 
 
 def test_not_even_a_part_of_one_is_left_where_what_was_said_is_cut() -> None:
-    from asyncdump.stages.secrets import masked
+    from asyncdump.transfer.secrets import masked
 
     assert masked("ter2 is wrong", ("age", "--key=hunter2"), cut=True) == " is wrong"
     assert masked("HUNTER2 hunter2", ("age", "--key=hunter2")) == "[argument 1] [argument 1]"
@@ -207,6 +207,6 @@ def test_not_even_a_part_of_one_is_left_where_what_was_said_is_cut() -> None:
     ],
 )
 def test_what_is_no_secret_is_told(said, arguments) -> None:
-    from asyncdump.stages.secrets import masked
+    from asyncdump.transfer.secrets import masked
 
     assert masked(said, ("program", *arguments)) == said

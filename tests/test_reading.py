@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncdump
-from asyncdump.seekable import Table, read_seek_table
+from asyncdump.codecs.seekable import Table, read_seek_table
 
 
 def packed(data: bytes, frame: int, *, checksum: bool = True) -> bytes:

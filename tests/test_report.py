@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 
 import asyncdump
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
-from asyncdump.receipt import digest_lists, receipt
-from asyncdump.record import file_record, name_complaint
-from asyncdump.report import FileReport, Report
-from asyncdump.salvage import BadRange
+from asyncdump.records.receipt import digest_lists, receipt
+from asyncdump.records.record import file_record
+from asyncdump.records.report import FileReport, Report
+from asyncdump.vocabulary.names import name_complaint
+from asyncdump.vocabulary.values import BadRange
 
 START = datetime(2024, 2, 29, 12, 0, 0, 500, tzinfo=UTC)
 FULL = DumpError("write of /dumps/b: ENOSPC", path="/dumps/b", operation="write", errno=errno.ENOSPC, hint="free space")

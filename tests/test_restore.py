@@ -13,8 +13,8 @@ from files import MiB, allocated, busy, content, leftovers, mentions, noise, rea
 
 import asyncdump
 from asyncdump import Dump, Zstd, restore_all
-from asyncdump.events import Event, FileFinished, RunFinished, RunStarted
-from asyncdump.sink import Folder
+from asyncdump.run.events import Event, FileFinished, RunFinished, RunStarted
+from asyncdump.sinks.folder import Folder
 
 SIZES = {"even": 6 * MiB, "odd": 5 * MiB + 777, "tiny": 13, "empty": 0}
 

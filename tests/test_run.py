@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
-from asyncdump.lane import Lane
-from asyncdump.sink import Draft, Folder
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.vocabulary.values import Span
 
 Main = Callable[[], Awaitable[Any]]
 
@@ -401,7 +401,7 @@ def blocking_forbidden() -> Iterator[BlockBuster]:
     """Let any call that blocks the event loop raise."""
     with blockbuster_ctx() as guard:
         # Counting the open files reads /proc, which is in memory.
-        guard.functions["os.listdir"].can_block_in("asyncdump/scheduler.py", "_within_open_files")
+        guard.functions["os.listdir"].can_block_in("asyncdump/run/limits.py", "within_open_files")
         yield guard
 
 

@@ -12,10 +12,10 @@ from files import PAGE, KiB, MiB, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncdump import salvage
 from asyncdump.errors import EHWPOISON, InterruptedDumpError, SourceChangedError, describe_errno
-from asyncdump.salvage import UNREADABLE, BadRange, merged, read_around
-from asyncdump.source import Source, Span
+from asyncdump.transfer import salvage
+from asyncdump.transfer.salvage import merged, read_around
+from asyncdump.vocabulary.values import UNREADABLE, BadRange, Source, Span
 
 DATA = noise(4 * MiB + 100)
 SOURCE = Source(

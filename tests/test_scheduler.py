@@ -19,9 +19,10 @@ from files import KiB, MiB, noise, read
 
 import asyncdump
 from asyncdump.engines import ENGINES, Engine, Route
-from asyncdump.lane import Lane
-from asyncdump.scheduler import SHARED, default_lanes
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.run.limits import default_lanes
+from asyncdump.run.scheduler import SHARED
+from asyncdump.vocabulary.values import Span
 
 PATIENCE = 20
 """Seconds after which a thread that waits for another gives up."""
@@ -101,7 +102,7 @@ def test_only_the_cores_that_it_may_use_count() -> None:
     code = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from asyncdump.scheduler import default_lanes
+from asyncdump.run.limits import default_lanes
 print(default_lanes("tmpfs"), default_lanes("ext4"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -166,7 +167,7 @@ async def test_a_file_that_is_not_large_stays_with_one_thread(parts, watched: Wa
 LIMITED = """
 import asyncio, json, os, resource, sys, time
 import asyncdump
-from asyncdump.sink import Folder
+from asyncdump.sinks.folder import Folder
 
 limit, slow, sources, output, options = json.loads(sys.argv[1])
 publish = Folder.publish

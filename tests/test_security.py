@@ -21,11 +21,11 @@ import structlog
 from files import KiB, MiB, noise, read
 
 import asyncdump
-import asyncdump.run
+import asyncdump.dumping
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError, SourceChangedError
-from asyncdump.journal import JOURNAL, Journal, line
-from asyncdump.plan import Plan
-from asyncdump.record import RECEIPT
+from asyncdump.plan.plan import Plan
+from asyncdump.records.journal import Journal, line
+from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -284,7 +284,7 @@ SWAPS: dict[str, tuple[Callable[[Path, Path], object], set[int | None]]] = {
 @contextmanager
 def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iterator[None]:
     """Have something happen between the plan and the run."""
-    make_plan = asyncdump.run.make_plan
+    make_plan = asyncdump.dumping.make_plan
 
     def plan_and_swap(*arguments: Any) -> Plan:
         plan = make_plan(*arguments)
@@ -292,7 +292,7 @@ def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iter
         return plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(asyncdump.run, "make_plan", plan_and_swap)
+        patch.setattr(asyncdump.dumping, "make_plan", plan_and_swap)
         yield
 
 

@@ -13,11 +13,11 @@ from files import PAGE, KiB, MiB, allocated, digest_of, leftovers, noise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asyncdump.digest import new_digest
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import DumpError
-from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.sink import Draft, Folder
+from asyncdump.kernel.lane import BUFFER, Buffer, Lane
+from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.vocabulary.digest import new_digest
 
 Opener = Callable[..., Folder]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import UNITS, text
 
-from asyncdump.size import MAXIMUM, format_size, parse_size
+from asyncdump.vocabulary.size import MAXIMUM, format_size, parse_size
 
 
 @pytest.mark.parametrize(("unit", "factor"), UNITS.items())

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdump.errors import DumpError, SourceChangedError
-from asyncdump.source import Source, Span, describe, find_spans, open_source, reopen
+from asyncdump.sources.file import describe, find_spans, open_source, reopen
+from asyncdump.vocabulary.values import Source, Span
 
 
 @pytest.fixture(scope="module", params=["tmpfs", "ext4"])

@@ -13,7 +13,7 @@ import pytest
 from files import KiB, MiB, content, leftovers, noise
 
 import asyncdump
-from asyncdump.journal import JOURNAL
+from asyncdump.vocabulary.names import JOURNAL
 
 SIZES = (0, 5, 5 * MiB + 7, 300 * KiB)
 RECORDS = ("receipt.json", "XXH128SUMS", "B3SUMS", "SHA256SUMS", JOURNAL)

@@ -13,8 +13,8 @@ from files import noise, unavailable, write_pages
 
 import asyncdump
 from asyncdump.errors import ReceiptError
-from asyncdump.report import FileReport
-from asyncdump.restore import default_target
+from asyncdump.records.report import FileReport
+from asyncdump.restoring import default_target
 
 
 def file(name: str, *stages: str) -> FileReport:

@@ -14,7 +14,7 @@ import pytest
 import seccomp
 
 from asyncdump.errors import DumpError
-from asyncdump.threads import Host, Signal, in_thread, start
+from asyncdump.run.threads import Host, Signal, in_thread, start
 
 PATIENCE = 20.0
 BACKENDS = ["asyncio", "trio"]

@@ -14,10 +14,11 @@ from files import KiB, MiB, busy, content, mentions, noise, read
 
 import asyncdump
 from asyncdump import Dump, Zstd, verify_all
-from asyncdump.events import Event, FileFailed, FileFinished, Progress, RunFinished, RunStarted
-from asyncdump.journal import JOURNAL, Head, Journal
-from asyncdump.receipt import read_receipt
-from asyncdump.sink import Folder
+from asyncdump.records.journal import Head, Journal
+from asyncdump.records.receipt import read_receipt
+from asyncdump.run.events import Event, FileFailed, FileFinished, Progress, RunFinished, RunStarted
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import JOURNAL
 
 BLOCK = 2 * MiB
 SIZES = {"even": 6 * MiB, "odd": 5 * MiB + 777, "tiny": 13, "empty": 0}
@@ -88,7 +89,7 @@ async def test_the_first_bad_frame_is_named(checksum, output, sources) -> None:
     await dump(output, sources, compress=Zstd(frame="1MiB", checksum=checksum))
     frames = 3
     with open(output / "odd.zst", "rb") as file:
-        from asyncdump.seekable import read_seek_table
+        from asyncdump.codecs.seekable import read_seek_table
 
         table = read_seek_table(file.fileno(), "odd.zst")
     assert table is not None

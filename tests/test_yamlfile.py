@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from strategies import KEYS, as_yaml, broken_yaml, documents, file_names, strange_documents, yaml_texts
 
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest import Defaults, Dump, Manifest
-from asyncdump.printable import text
-from asyncdump.yamlfile import Marks, parse_manifest, read_manifest
+from asyncdump.manifest.models import Defaults, Dump, Manifest
+from asyncdump.manifest.yaml import Marks, parse_manifest, read_manifest
+from asyncdump.text import text
 
 LARGEST = 16 << 20
 HEAD = "version: 1\noutput: o\ndumps:\n"

@@ -85,7 +85,7 @@ def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None
 def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
     if value is None or value in {"none", "zstd"}:
         return value
-    from asyncdump.manifest import Zstd
+    from asyncdump.manifest.models import Zstd
 
     name, _, level = value.partition(":")
     try:
@@ -99,7 +99,7 @@ def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
     if value is None:
         return None
-    from asyncdump.manifest import Retries
+    from asyncdump.manifest.models import Retries
 
     times, colon, errors = value.partition(":")
     try:
@@ -146,7 +146,7 @@ def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str
     """Dump the files that MANIFEST names."""
     from asyncdump.cli.logs import configure_later
     from asyncdump.cli.run import dry, wet
-    from asyncdump.plan import Options
+    from asyncdump.manifest.options import Options
 
     configure_later(log_format)
     if options["trust_receipt"] and not options["resume"]:
@@ -232,7 +232,7 @@ def schema() -> None:
     """Print the JSON Schema of a manifest, for editors."""
     import json
 
-    from asyncdump.manifest import json_schema
+    from asyncdump.manifest.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 
@@ -244,7 +244,7 @@ def schema() -> None:
 def probe(source: str, folder: str, *, as_json: bool) -> None:
     """Try each method on SOURCE into DEST_DIR: accepted and how fast, or refused and why. Leaves nothing there."""
     from asyncdump.cli.tables import print_findings
-    from asyncdump.finding import probe_all
+    from asyncdump.probing import probe_all
 
     print_findings(probe_all(source, folder), as_json=as_json)
 
@@ -262,7 +262,7 @@ def dd(operands: tuple[str, ...]) -> None:
               compress=zstd|zstd:LEVEL|none
     Without if= it reads standard input, without of= it writes standard output.
     """
-    from asyncdump.cli.dd import main
+    from asyncdump.cli.dd.command import main
 
     sys.exit(main(operands))
 
@@ -270,7 +270,7 @@ def dd(operands: tuple[str, ...]) -> None:
 def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
     if value is None:
         return None
-    from asyncdump.size import parse_size
+    from asyncdump.vocabulary.size import parse_size
 
     try:
         return parse_size(value)
@@ -339,7 +339,7 @@ def _described(error: Exception) -> str:
 
 
 def _fail(*messages: str, code: int = 2) -> int:
-    from asyncdump.printable import text
+    from asyncdump.text import text
 
     for message in dict.fromkeys(messages):
         sys.stderr.write(f"asyncdump: {text(message)}\n")

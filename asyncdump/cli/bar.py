@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,19 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncdump.cli.columns import cut
-from asyncdump.cli.progress import DUMPING, Tally, Words
-from asyncdump.printable import text
-from asyncdump.size import format_size
+from asyncdump.cli.listener import DUMPING, Listener, Words
+from asyncdump.run.tally import Tally
+from asyncdump.text import text
+from asyncdump.vocabulary.size import format_size
 
 _MOST_LINES = 8
 _NARROW = 60
 
 
-class Bar(Tally):
+class Bar(Tally, Listener):
     """Draws on stderr, four times a second; what is logged meanwhile appears above it."""
 
     def __init__(self, words: Words = DUMPING) -> None:
-        super().__init__(words)
+        super().__init__()
+        self.words: Final = words
         self._console = Console(stderr=True)
         self._live = Live(
             console=self._console,

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from asyncdump.printable import text
+from asyncdump.text import text
 
 _COLUMNS = 80
 _SHORTEST = 8

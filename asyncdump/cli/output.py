@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from signal import Signals
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncdump.relay import PATIENCE, Relay, not_waiting, wait_for_room
+from asyncdump.kernel.relay import PATIENCE, Relay, not_waiting, wait_for_room
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -10,12 +10,12 @@ import msgspec
 
 from asyncdump.cli.columns import table
 from asyncdump.errors import DumpError, explain
-from asyncdump.printable import text
+from asyncdump.kernel.relay import write_all
 from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
-from asyncdump.relay import write_all
-from asyncdump.size import format_size
-from asyncdump.source import describe, gather, open_source, path_of
-from asyncdump.stream import Tally, copy_stream
+from asyncdump.sources.file import describe, gather, open_source, path_of
+from asyncdump.text import text
+from asyncdump.transfer.copy import Copied, copy_stream
+from asyncdump.vocabulary.size import format_size
 
 _STDOUT = 1
 _STEP = 1 << 20
@@ -37,7 +37,7 @@ def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) 
                     fd, source = gather(fd, source)
                 _check_offset(path, offset, source.size)
                 with explain("copy", path):
-                    copy_stream(fd, _STDOUT, Tally(), path=path, source=source, start=offset, length=length)
+                    copy_stream(fd, _STDOUT, Copied(), path=path, source=source, start=offset, length=length)
         finally:
             os.close(fd)
     except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).

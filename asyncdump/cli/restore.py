@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from asyncdump.cli.listener import RESTORING
 from asyncdump.cli.output import excuse_reader
-from asyncdump.cli.progress import RESTORING, new_listener
+from asyncdump.cli.progress import new_listener
 from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_failures, print_totals
-from asyncdump.report import Report
-from asyncdump.restore import open_restore
+from asyncdump.records.report import Report
+from asyncdump.restoring import open_restore
 
 
 def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> int:

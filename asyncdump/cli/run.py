@@ -12,14 +12,18 @@ from typing import Any, Final, TypeVar
 import anyio
 import msgspec
 
+from asyncdump.cli.listener import Listener
 from asyncdump.cli.output import check_stdout, dumping, excuse_reader
-from asyncdump.cli.progress import Listener, new_listener
+from asyncdump.cli.progress import new_listener
 from asyncdump.cli.signals import ending, exit_code
 from asyncdump.cli.tables import print_plan, print_receipt_error, print_summary
+from asyncdump.dumping import open_run, plan_all
 from asyncdump.errors import explain
-from asyncdump.plan import STANDARD_OUTPUT, Options, Plan
-from asyncdump.report import Report
-from asyncdump.run import Run, open_run, plan_all
+from asyncdump.manifest.options import Options
+from asyncdump.plan.plan import Plan
+from asyncdump.records.report import Report
+from asyncdump.run.run import Run
+from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 _DESCRIPTORS: Final = 16
 """What an event loop and the threads beside it open."""
@@ -55,7 +59,7 @@ def _beside(output: str) -> AbstractContextManager[object]:
 
 def dry(manifest: str, options: Options) -> int:
     """Print the plan, and return the exit code."""
-    from asyncdump.finding import expected_methods
+    from asyncdump.probing import expected_methods
 
     async def make() -> Plan:
         return await plan_all(manifest, **msgspec.structs.asdict(options))

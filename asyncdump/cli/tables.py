@@ -7,16 +7,16 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from asyncdump.cli.columns import fill, seconds, table, width
-from asyncdump.digest import LISTS
 from asyncdump.errors import InterruptedDumpError, describe_errno
-from asyncdump.plan import STANDARD_OUTPUT, Plan
-from asyncdump.printable import text
-from asyncdump.record import RECEIPT
-from asyncdump.report import FileReport, Report
-from asyncdump.size import format_size
+from asyncdump.plan.plan import Plan
+from asyncdump.records.report import FileReport, Report
+from asyncdump.text import text
+from asyncdump.vocabulary.names import LISTS, RECEIPT
+from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
-    from asyncdump.finding import Finding
+    from asyncdump.probing import Finding
 
 _MOST_FAILURES = 20
 _MOST_BAD = 20

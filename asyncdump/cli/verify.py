@@ -7,14 +7,15 @@ from typing import Any
 import msgspec
 
 from asyncdump.cli.columns import fill, seconds
+from asyncdump.cli.listener import VERIFYING
 from asyncdump.cli.output import excuse_reader
-from asyncdump.cli.progress import VERIFYING, new_listener
+from asyncdump.cli.progress import new_listener
 from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
 from asyncdump.cli.tables import complain, count, print_lines
-from asyncdump.printable import text
-from asyncdump.size import format_size
-from asyncdump.verify import FileVerdict, Verification, open_verify
+from asyncdump.text import text
+from asyncdump.verifying import FileVerdict, Verification, open_verify
+from asyncdump.vocabulary.size import format_size
 
 _MOST = 20
 _SHOWN = 3

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import Final, Literal
+from typing import Final
 
-from asyncdump.engines.base import Engine, Method, Refusal, Refused, Route
+from asyncdump.engines.base import Engine, Refusal, Refused, Route
 from asyncdump.engines.direct import Direct
 from asyncdump.engines.feed import Splice as FeedBySplice
 from asyncdump.engines.mmap import Mmap
@@ -14,10 +14,10 @@ from asyncdump.engines.reflink import Reflink
 from asyncdump.engines.sendfile import Sendfile
 from asyncdump.engines.splice import Splice
 from asyncdump.errors import describe_errno
-from asyncdump.lane import Lane
-from asyncdump.linux import TRUE_ERRORS
-from asyncdump.sink import ALIGNMENT
-from asyncdump.source import Span
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import TRUE_ERRORS
+from asyncdump.sinks.file import ALIGNMENT
+from asyncdump.vocabulary.values import Choice, Method, Span
 
 __all__ = [
     "ENGINES",
@@ -35,8 +35,6 @@ __all__ = [
     "refusal_of",
 ]
 
-Choice = Literal["auto", "reflink", "direct", "sendfile", "splice", "mmap", "read"]
-"""A method, or ``auto`` to let the kernel decide."""
 
 ENGINES: Final[dict[Method, Engine]] = {
     "reflink": Reflink(),

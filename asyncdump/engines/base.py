@@ -6,15 +6,14 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import ClassVar, Final, Literal, Protocol
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 
-from asyncdump.lane import Lane
-from asyncdump.sink import Sink
-from asyncdump.source import Source, Span, check_kept, truncated
-
-Method = Literal["reflink", "direct", "sendfile", "splice", "mmap", "read"]
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.file import Sink
+from asyncdump.sources.file import check_kept, truncated
+from asyncdump.vocabulary.values import Method, Source, Span
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
-from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
-from asyncdump.lane import Lane
-from asyncdump.sink import ALIGNMENT
-from asyncdump.source import Span
+from asyncdump.engines.base import HOLES, Refusal, Route, Unseen, mapped
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.file import ALIGNMENT
+from asyncdump.vocabulary.values import Method, Span
 
 
 class Direct(Unseen):

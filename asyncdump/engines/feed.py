@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import HOLES, Method, Refused, Route, has_holes
+from asyncdump.engines.base import HOLES, Refused, Route, has_holes
 from asyncdump.engines.read import Read
-from asyncdump.lane import Lane
-from asyncdump.linux import map_for_kernel, some, unmap, vmsplice
-from asyncdump.source import Source, Span, truncated
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import map_for_kernel, some, unmap, vmsplice
+from asyncdump.sources.file import truncated
+from asyncdump.vocabulary.values import Method, Source, Span
 
 
 class Splice(Read):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from asyncdump.engines.base import HOLES, Method, Refusal, Route, Unseen, mapped
-from asyncdump.lane import Lane
-from asyncdump.source import Span
+from asyncdump.engines.base import HOLES, Refusal, Route, Unseen, mapped
+from asyncdump.kernel.lane import Lane
+from asyncdump.vocabulary.values import Method, Span
 
 
 class Mmap(Unseen):

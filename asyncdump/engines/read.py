@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from asyncdump.engines.base import Method, Refusal, Route
-from asyncdump.lane import BUFFER, Buffer, Lane
-from asyncdump.linux import is_zero, read_at, read_past_cache
-from asyncdump.source import SMALL_PAGE, Span, truncated
+from asyncdump.engines.base import Refusal, Route
+from asyncdump.kernel.lane import BUFFER, Buffer, Lane
+from asyncdump.kernel.linux import is_zero, read_at, read_past_cache
+from asyncdump.sources.file import truncated
+from asyncdump.vocabulary.values import SMALL_PAGE, Method, Span
 
 _HUGE_GRAIN: Final = 2 << 20
 _MOST_PIECES: Final = 8

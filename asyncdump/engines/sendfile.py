@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import Method, Refusal, Refused, Route, Unseen
-from asyncdump.lane import Lane
-from asyncdump.source import Span, truncated
+from asyncdump.engines.base import Refusal, Refused, Route, Unseen
+from asyncdump.kernel.lane import Lane
+from asyncdump.sources.file import truncated
+from asyncdump.vocabulary.values import Method, Span
 
 
 class Sendfile(Unseen):

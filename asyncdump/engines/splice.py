@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from asyncdump.engines.base import Method, Route, Unseen
-from asyncdump.lane import Lane
-from asyncdump.linux import some
-from asyncdump.source import Span, truncated
+from asyncdump.engines.base import Route, Unseen
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import some
+from asyncdump.sources.file import truncated
+from asyncdump.vocabulary.values import Method, Span
 
 
 class Splice(Unseen):

@@ -31,7 +31,7 @@ from commands import (
 from files import KiB, MiB, digest_of, leftovers, mentions, noise, unavailable
 
 import asyncdump as package
-from asyncdump.cli.progress import event_record
+from asyncdump.cli.json_lines import event_record
 
 OPTIONS = {
     "--output",
@@ -249,7 +249,7 @@ def test_a_run_without_a_terminal_imports_no_terminal(sources: list[Path], tmp_p
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "asyncdump.run" in imported
+    assert "asyncdump.run.run" in imported
     assert imported & {"rich", "structlog", "trio"} == set()
 
 
@@ -743,7 +743,7 @@ def test_warnings_for_people(sources: list[Path], tmp_path: Path) -> None:
 
 
 def test_every_kind_of_event_is_known_here() -> None:
-    kinds = package.events.Event.__subclasses__()
+    kinds = package.Event.__subclasses__()
     values: dict[str, Any] = {"error": package.DumpError("no")}
     records = [event_record(kind(**{field: values.get(field) for field in kind.__struct_fields__})) for kind in kinds]
     assert {record["event"]: record.keys() - {"event", "at"} for record in records} == FIELDS

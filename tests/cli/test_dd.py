@@ -23,7 +23,9 @@ from files import PAGE, MiB, allocated, mentions, noise, unavailable, write_page
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncdump.cli.dd import main, parse, rate_line
+from asyncdump.cli.dd.command import main
+from asyncdump.cli.dd.operands import parse
+from asyncdump.cli.dd.summary import rate_line
 
 REAL = shutil.which("dd") or "dd"
 RECORDS = re.compile(r"(\d+\+\d+) records in\n(\d+\+\d+) records out\n")

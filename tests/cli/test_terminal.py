@@ -21,7 +21,7 @@ import asyncdump
 from asyncdump.cli import columns
 from asyncdump.cli.bar import Bar
 from asyncdump.cli.columns import cut, table
-from asyncdump.cli.progress import Tally
+from asyncdump.run.tally import Tally
 
 SIZES = [(40, 10), (80, 24), (200, 50)]
 LONG = "a-name-that-goes-on-and-on-" * 8 + "and-ends"

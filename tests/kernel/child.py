@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 import asyncdump
-from asyncdump.run import Run
+from asyncdump.run.run import Run
 
 
 def say(event: asyncdump.Event) -> None:

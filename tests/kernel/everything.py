@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncdump
-from asyncdump import finding
+from asyncdump import probing as finding
 
 
 async def everything(base: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import uvloop
 
 import asyncdump
-from asyncdump.sink import Folder
+from asyncdump.sinks.folder import Folder
 
 MiB = 1 << 20
 PACKAGE = os.path.join(os.path.dirname(asyncdump.__file__), "")

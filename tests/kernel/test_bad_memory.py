@@ -42,9 +42,9 @@ from test_durability import traced
 import asyncdump
 from asyncdump import BadRange, Dump, Zstd
 from asyncdump.errors import EHWPOISON
-from asyncdump.journal import JOURNAL
-from asyncdump.lane import Lane
-from asyncdump.pace import FIRST
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.pace import FIRST
+from asyncdump.vocabulary.names import JOURNAL
 
 SIZE = 5 * MiB + 100
 LAST = SIZE // PAGE
@@ -567,7 +567,7 @@ async def test_a_truncated_source_is_no_zeros_to_a_stage(kind, stages, method, m
 
 async def test_a_run_over_bad_pages_can_be_cancelled(damaged: Path, bad, folder_on, monkeypatch) -> None:
     """Each call for a bad page may take a disk long: the run ends after the one under way."""
-    from asyncdump import salvage
+    from asyncdump.transfer import salvage
 
     calls = []
     read_some = salvage.read_some

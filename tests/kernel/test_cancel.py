@@ -199,8 +199,9 @@ def doomed(make) -> list[asyncdump.Dump]:
 
 async def conduct(dumps: list[asyncdump.Dump], folder: str, on_error: str) -> tuple[asyncdump.Report, list[object]]:
     """Carry out a run whose first source disappears once the plan stands."""
-    from asyncdump.run import Run, running
-    from asyncdump.sink import Folder
+    from asyncdump.run.opening import running
+    from asyncdump.run.run import Run
+    from asyncdump.sinks.folder import Folder
 
     plan = await asyncdump.plan_all(dumps, output=folder, on_error=on_error, concurrency=1)
     os.unlink(dumps[0].source)

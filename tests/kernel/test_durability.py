@@ -35,9 +35,10 @@ from files import (
 )
 
 import asyncdump
-from asyncdump.lane import Lane
-from asyncdump.run import Run, running
-from asyncdump.sink import Folder
+from asyncdump.kernel.lane import Lane
+from asyncdump.run.opening import running
+from asyncdump.run.run import Run
+from asyncdump.sinks.folder import Folder
 
 WRITES = ("pwrite64", "pwritev", "pwritev2", "sendfile", "splice", "copy_file_range", "ftruncate")
 SYNCS = ("fdatasync", "fsync", "syncfs")

@@ -34,9 +34,9 @@ from files import (
 )
 
 import asyncdump
-from asyncdump.digest import new_digest
-from asyncdump.lane import Lane
-from asyncdump.sink import Folder
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.digest import new_digest
 
 KINDS = ("hugetlbfs", "tmpfs", "memfd", "huge_memfd", "ext4", "xfs", "btrfs")
 DESTINATIONS = ("ext4", "xfs", "btrfs", "tmpfs")

@@ -31,7 +31,7 @@ from tool import (
     write_manifest,
 )
 
-from asyncdump.journal import JOURNAL
+from asyncdump.vocabulary.names import JOURNAL
 
 WRITES = ("pwrite64", "pwritev2", "ftruncate", "sendfile", "splice", "copy_file_range")
 SYNCS = ("fdatasync", "fsync", "syncfs")

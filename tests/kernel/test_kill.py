@@ -36,7 +36,7 @@ from tool import (
     write_manifest,
 )
 
-from asyncdump.journal import JOURNAL
+from asyncdump.vocabulary.names import JOURNAL
 
 PAGE_AND_A_BIT = 4096 + 5
 KILLS = int(os.environ.get("ASYNCDUMP_KILLS", "24"))

@@ -22,7 +22,7 @@ from liar import Liar
 from tool import content_of
 
 import asyncdump
-from asyncdump.journal import JOURNAL
+from asyncdump.vocabulary.names import JOURNAL
 
 COUNT = int(os.environ.get("ASYNCDUMP_LIES", "24"))
 FIRST = int(os.environ.get("ASYNCDUMP_LIES_FROM", "0"))

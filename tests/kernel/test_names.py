@@ -16,11 +16,11 @@ from tool import asyncdump as command
 from tool import write_manifest
 
 import asyncdump
-from asyncdump.clash import clashes
-from asyncdump.digest import LISTS
 from asyncdump.errors import DumpError
-from asyncdump.journal import JOURNAL, Head, Journal
-from asyncdump.sink import Draft, Folder
+from asyncdump.records.journal import Head, Journal
+from asyncdump.sinks.clash import clashes
+from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.vocabulary.names import JOURNAL, LISTS
 
 COMPOSED, DECOMPOSED = "\u00e4", "a\u0308"
 ALIKE = [

@@ -33,8 +33,8 @@ from files import (
 
 import asyncdump
 from asyncdump.engines import ENGINES
-from asyncdump.lane import Lane
-from asyncdump.sink import Folder
+from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.folder import Folder
 
 HOLEY = noise(2 * MiB, 1) + bytes(4 * MiB) + noise(2 * MiB, 2) + bytes(8 * MiB)
 FALLOC_FL_PUNCH_HOLE = 2 | 1  # With FALLOC_FL_KEEP_SIZE, as fallocate(2) demands.

@@ -16,7 +16,7 @@ from files import MiB, finish, look_at, new_transfer, noise
 
 import asyncdump
 from asyncdump import Dump
-from asyncdump.events import RunStarted
+from asyncdump.run.events import RunStarted
 
 KINDS = ["hugetlbfs", "huge_memfd", "tmpfs", "memfd", "ext4", "xfs"]
 RACES = int(os.environ.get("ASYNCDUMP_RACES", "12"))

@@ -38,7 +38,8 @@ from tool import (
 from tool import asyncdump as tool
 
 import asyncdump
-from asyncdump.journal import JOURNAL, line
+from asyncdump.records.journal import line
+from asyncdump.vocabulary.names import JOURNAL
 
 NAMES = ("a", "b", "c")
 SIZE = 300 * KiB

@@ -27,13 +27,14 @@ from tool import (
     write_manifest,
 )
 
-from asyncdump.digest import new_digest
 from asyncdump.errors import DumpError
-from asyncdump.journal import JOURNAL, Head, Journal, read_journal
-from asyncdump.lane import Lane
-from asyncdump.linux import sync_file_range
-from asyncdump.report import FileReport
-from asyncdump.sink import Draft, Folder
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import sync_file_range
+from asyncdump.records.journal import Head, Journal, read_journal
+from asyncdump.records.report import FileReport
+from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.vocabulary.digest import new_digest
+from asyncdump.vocabulary.names import JOURNAL
 
 NONE_FITS = -(1 << 40)
 """What the disk stores no more of, not even what compresses."""

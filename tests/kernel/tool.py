@@ -18,8 +18,9 @@ import forked
 import zstandard
 from files import leftovers, read, unavailable
 
-from asyncdump.journal import JOURNAL, read_journal
-from asyncdump.report import FileReport
+from asyncdump.records.journal import read_journal
+from asyncdump.records.report import FileReport
+from asyncdump.vocabulary.names import JOURNAL
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 ENOUGH = 60

@@ -1,0 +1,1 @@
+"""`asyncdump dd`: its operands, what it says, and the command itself."""

@@ -1,0 +1,126 @@
+"""The operands of dd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, get_args
+
+import msgspec
+
+from asyncdump.codecs.zstd import LEVELS, ZstdOptions
+from asyncdump.transfer.copy import StreamMethod
+from asyncdump.vocabulary.size import MAXIMUM, parse_size, refuse_zero_times
+from asyncdump.vocabulary.values import Choice
+
+_CONVERSIONS: Final = {"fsync", "fdatasync", "notrunc", "sparse"}
+
+
+_STATUSES: Final = ("default", "none", "noxfer", "progress")
+
+
+_METHODS: Final = tuple(dict.fromkeys(get_args(Choice) + get_args(StreamMethod)))
+
+
+_ALIASES: Final = {"iseek": "skip", "oseek": "seek"}
+
+
+_FLAGGED: Final = {"count_bytes": "count", "skip_bytes": "skip", "seek_bytes": "seek"}
+
+
+_NUMBERS: Final = frozenset({"bs", "ibs", "obs", "count", "skip", "seek", "iseek", "oseek"})
+
+
+class Operands(msgspec.Struct):
+    """What was asked for; ``skip``, ``seek`` and ``count`` in bytes."""
+
+    source: str | None = None
+    target: str | None = None
+    block: int = 512
+    skip: int = 0
+    seek: int = 0
+    count: int | None = None
+    conversions: set[str] = msgspec.field(default_factory=set)
+    direct: bool = False
+    status: str = "default"
+    method: Any = "auto"
+    zstd: ZstdOptions | None = None
+
+
+def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
+    """Return the operands, and all that is wrong with them."""
+    operands, problems, numbers = Operands(), [], {}
+    flagged: set[str] = set()
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        try:
+            if not equals:
+                raise ValueError("dd's operands have the form name=value")
+            if name in _NUMBERS:
+                refuse_zero_times(value)
+            match name:
+                case "if":
+                    operands.source = value
+                case "of":
+                    operands.target = value
+                case "bs" | "ibs" | "obs":
+                    operands.block = parse_size(value)
+                    if operands.block == 0:
+                        raise ValueError("a block has at least one byte")
+                case "skip" | "iseek" | "seek" | "oseek" | "count":
+                    numbers[_ALIASES.get(name, name)] = value
+                    parse_size(value)
+                case "conv":
+                    operands.conversions = _words(value, _CONVERSIONS)
+                case "oflag":
+                    flags = _words(value, {"direct", "fullblock", "seek_bytes"})
+                    operands.direct |= "direct" in flags
+                    flagged |= {_FLAGGED[flag] for flag in flags & _FLAGGED.keys()}
+                case "iflag":
+                    flags = _words(value, {"fullblock", "count_bytes", "skip_bytes"})
+                    flagged |= {_FLAGGED[flag] for flag in flags & _FLAGGED.keys()}
+                case "status":
+                    operands.status = _one(value, _STATUSES)
+                case "compress":
+                    operands.zstd = zstd_options(value)
+                case "method":
+                    operands.method = _one(value, _METHODS)
+                case _:
+                    raise ValueError(
+                        "unknown operand; known are if of bs count skip seek conv iflag oflag status method compress"
+                    )
+        except ValueError as error:
+            problems.append(f"{argument}: {error}")
+    for name, value in numbers.items():
+        # A count of bytes, as coreutils has it: skip=4096B, count=8KiB, iflag=count_bytes.
+        in_bytes = "B" in value or name in flagged
+        size = parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0
+        if size > MAXIMUM:
+            problems.append(f"{name}={value}: is more than a file can hold, in blocks of {operands.block} bytes")
+        setattr(operands, name, size)
+    return operands, problems
+
+
+def _words(value: str, known: set[str]) -> set[str]:
+    words = set(value.split(","))
+    if unknown := words - known:
+        raise ValueError(f"{', '.join(sorted(unknown))} unknown; known are {', '.join(sorted(known))}")
+    return words
+
+
+def _one(value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"unknown; known are {', '.join(known)}")
+    return value
+
+
+def zstd_options(value: str) -> ZstdOptions | None:
+    """Return how ``compress=`` asks for the output to be compressed, or None for ``none``."""
+    name, _, level = value.partition(":")
+    if value == "none":
+        return None
+    if name != "zstd" or (level and not re.fullmatch(r"-?[0-9]{1,3}", level)):
+        raise ValueError("unknown; known are zstd, zstd:LEVEL, none")
+    if not LEVELS[0] <= int(level or 3) <= LEVELS[1]:
+        raise ValueError(f"a level is from {LEVELS[0]} to {LEVELS[1]}")
+    return ZstdOptions(level=int(level or 3))

@@ -1,0 +1,1 @@
+"""What bytes become, and how they are read back."""

@@ -1,0 +1,228 @@
+"""The content of a dump, whether it is stored raw or compressed."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncdump.codecs.decompress import _STEP, check_frame, decompress, new_decompressor, stored_frame
+from asyncdump.codecs.detect import FRAME_HEADER
+from asyncdump.codecs.seekable import Frame, SeekTable
+from asyncdump.errors import DumpError, explain
+from asyncdump.kernel.linux import close_quietly
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+_BITE: Final = 4 << 10
+"""Bytes decompressed in one call: four of them may become 128 KiB, and what a call returns has no other limit."""
+
+
+class Content(io.RawIOBase):
+    """What both kinds of compressed content have in common."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__()
+        self._fd = fd
+        self._path = path
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
+        target = offset + (self._size() if base is None else base)
+        if target < 0:
+            raise ValueError(f"byte {target} is before the start of {self._path}")
+        self._position = target
+        return target
+
+    def _size(self) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close_quietly(fd)
+        super().close()
+
+    def _damaged(self, what: str, why: object) -> DumpError:
+        return DumpError(f"{what} of {self._path} is damaged: {why}", path=self._path, operation="decompress")
+
+
+class Frames(Content):
+    """Content with a seek table: a frame is decompressed when something of it is read."""
+
+    def __init__(self, fd: int, path: str, frames: SeekTable) -> None:
+        super().__init__(fd, path)
+        self._frames = frames
+        self._held: tuple[int, memoryview] = (-1, memoryview(b""))
+
+    def _size(self) -> int:
+        return self._frames.content
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._position >= self._size() or not view:
+            return 0
+        index = self._frames.holding(self._position)
+        frame = self._frames[index]
+        content = self._content(index, frame)[self._position - frame.offset :][: len(view)]
+        view[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _content(self, index: int, frame: Frame) -> memoryview:
+        held, content = self._held
+        if held != index:
+            self._held = (-1, memoryview(b""))  # Before the next takes as much.
+            content = self._decompress(index, frame)
+            self._held = (index, content)
+        return content
+
+    def _decompress(self, index: int, frame: Frame) -> memoryview:
+        stored = stored_frame(self._fd, frame, index, self._path)
+        content = memoryview(bytearray(frame.length))
+        decompress(frame, index, stored, self._path, content)
+        return content
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in larger pieces, each of which costs its reader some calls; damage comes after them."""
+    held: list[bytes] = []
+    size = 0
+    failure: DumpError | None = None
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= _STEP:
+                yield b"".join(held)
+                held, size = [], 0
+    except DumpError as error:
+        failure = error
+    if held:
+        yield b"".join(held)
+    if failure is not None:
+        raise failure
+
+
+class Stream(Content):
+    """Content without a seek table: decompressed from the start on."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__(fd, path)
+        self._reached = 0
+        self._pieces = _gathered(self._decompress())
+        self._rest = memoryview(b"")
+        self._whole: int | None = None
+        self._failure: DumpError | None = None
+
+    def _decompress(self) -> Iterator[bytes]:
+        import zstandard
+
+        offset = begun = 0
+        decompressor: Any = None
+        while True:
+            with explain("read", self._path):
+                stored = os.pread(self._fd, _STEP, offset)
+            if not stored:
+                break
+            offset += len(stored)
+            left = memoryview(stored)
+            while left:
+                if decompressor is None:
+                    begun = offset - len(left)
+                    with explain("read", self._path):
+                        header = os.pread(self._fd, FRAME_HEADER, begun)
+                    check_frame(header, f"the frame at byte {begun}", self._path)
+                    decompressor = new_decompressor()
+                try:
+                    bite, left = left[:_BITE], left[_BITE:]
+                    piece = decompressor.decompress(bite)
+                except zstandard.ZstdError as error:
+                    end = offset - len(left)
+                    yield from self._last_good(begun, end - len(bite), bite)
+                    raise self._damaged(f"what stands before byte {end}", error) from error
+                if decompressor.eof:
+                    unused = len(decompressor.unused_data)
+                    left, decompressor = memoryview(stored)[len(stored) - len(left) - unused :], None
+                if piece:
+                    yield piece
+        if decompressor is not None:
+            raise self._damaged("the last frame", "the file ends in it")
+
+    def _last_good(self, begun: int, end: int, bite: memoryview) -> Iterator[bytes]:
+        """Yield what a bad bite holds before the damage: the frame is decompressed anew, the bite byte by byte."""
+        import zstandard
+
+        decompressor = new_decompressor()
+        for offset in range(begun, end, _BITE):
+            with explain("read", self._path):
+                decompressor.decompress(os.pread(self._fd, min(_BITE, end - offset), offset))
+        with suppress(zstandard.ZstdError):
+            for place in range(len(bite)):
+                if piece := decompressor.decompress(bite[place : place + 1]):
+                    yield piece
+
+    def _size(self) -> int:
+        if self._whole is None:
+            position = self._position
+            self._position = 1 << 62
+            try:
+                self._advance()
+                self._whole = self._reached
+            finally:
+                self._position = position
+        return self._whole
+
+    def _advance(self) -> None:
+        """Decompress up to the position, or to the end."""
+        if self._position < self._reached:
+            self._reached, self._pieces, self._rest = 0, _gathered(self._decompress()), memoryview(b"")
+            self._failure = None
+        while self._reached < self._position or not self._rest:
+            skipped = min(len(self._rest), self._position - self._reached)
+            self._reached += skipped
+            self._rest = self._rest[skipped:]
+            if self._rest:
+                return
+            piece = self._next()
+            if piece is None:
+                return
+            self._rest = memoryview(piece)
+
+    def _next(self) -> bytes | None:
+        # A generator that has raised is at its end: without this, whoever reads on would take damage for the end.
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return next(self._pieces, None)
+        except DumpError as error:
+            self._failure = error
+            raise
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        if not view:
+            return 0
+        self._advance()
+        if self._reached < self._position:
+            return 0
+        content = self._rest[: len(view)]
+        view[: len(content)] = content
+        self._rest = self._rest[len(content) :]
+        self._reached += len(content)
+        self._position = self._reached
+        return len(content)

@@ -1,0 +1,9 @@
+"""What was asked for: the models of a manifest, read from YAML or built by a program, and what overrides them.
+
+No engine is loaded for them, and nothing that needs one.
+"""
+
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.schema import json_schema
+
+__all__ = ["Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"]

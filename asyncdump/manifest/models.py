@@ -1,0 +1,226 @@
+"""What the user asked for: the models of a manifest and their JSON Schema.
+
+The same models serve a YAML file (read by `asyncdump.manifest.yaml`) and a program that builds them itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from asyncdump.codecs.zstd import BUDGET, LEVELS, WINDOWS, ZstdOptions
+from asyncdump.errors import ManifestError, Problem
+from asyncdump.manifest.complaints import complaint, fields
+from asyncdump.vocabulary.size import KIB, parse_size
+from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
+
+Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
+Sparse = Literal["auto", "never"]
+Size = Annotated[
+    int | str,
+    Meta(description="bytes, or a number with a unit: 512KiB, 16MiB, 1GiB (dd's suffixes)", examples=[4096, "16MiB"]),
+]
+MethodField = Annotated[
+    Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, and is right nearly always")
+]
+ChecksumField = Annotated[Checksum, Meta(description="the digest taken of each dump")]
+DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power cut")]
+SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
+
+
+_LONGEST_WAIT = 60.0
+OnReadErrorField = Annotated[
+    OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
+]
+
+
+class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of a manifest. Values of the wrong type or range raise `ManifestError`."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(message=message, key=name)
+            for name in fields(type(self))
+            if (message := complaint(type(self), name, getattr(self, name)))
+        ]
+        if problems:
+            raise ManifestError(*problems)
+
+
+class Zstd(_Model, frozen=True, kw_only=True):
+    """Compression into a seekable .zst."""
+
+    example: ClassVar[str] = "{zstd: {level: 3}}"
+
+    level: Annotated[int, Meta(description="from fast to small", ge=LEVELS[0], le=LEVELS[1])] = 3
+    threads: Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)] = 0
+    frame: Annotated[Size, Meta(description="content of each frame: the grain of parallel work and reading back")] = (
+        "2MiB"
+    )
+    checksum: Annotated[bool, Meta(description="whether each frame holds a checksum of its content")] = True
+    long: Annotated[
+        Annotated[int, Meta(ge=WINDOWS[0], le=WINDOWS[1])] | None,
+        Meta(description="log2 of the window for matches far away; wants larger frames too"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (cost := self.options.cost) > BUDGET:
+            needed, most = cost // KIB**2, BUDGET // KIB**2
+            message = (
+                f"level {self.level} with frames of {self.frame} needs {needed} MiB for one thread, {most} are the most"
+            )
+            raise ManifestError(Problem(message=f"{message}: use smaller frames, or a lower level", key="frame"))
+
+    @property
+    def options(self) -> ZstdOptions:
+        """What the stage itself takes."""
+        return ZstdOptions(
+            level=self.level,
+            threads=self.threads,
+            frame=parse_size(self.frame),
+            checksum=self.checksum,
+            long=self.long,
+        )
+
+
+CompressField = Annotated[
+    Literal["none", "zstd"] | Zstd | None, Meta(description="zstd, {zstd: {level: 3}} or none: a seekable .zst")
+]
+
+
+FilterField = Annotated[
+    tuple[Annotated[tuple[str, ...], Meta(min_length=1)], ...] | None,
+    Meta(description="programs that the bytes go through, as argument lists; run without a shell, if allowed"),
+]
+FirstField = Annotated[
+    Literal["compress", "filter"] | None,
+    Meta(description="which comes first; by default the one that is written first, in a program compress"),
+]
+TimeoutField = Annotated[
+    Annotated[float, Meta(gt=0, le=86400)] | None,
+    Meta(description="seconds that a filter may take and give nothing"),
+]
+
+
+class Defaults(_Model, frozen=True, kw_only=True):
+    """What holds for each dump that doesn't say otherwise."""
+
+    method: MethodField = "auto"
+    checksum: ChecksumField = "xxh128"
+    durable: DurableField = True
+    sparse: SparseField = "auto"
+    compress: CompressField = "none"
+    filter: FilterField = None
+    first: FirstField = None
+    timeout: TimeoutField = 300.0
+    on_read_error: OnReadErrorField = "fail"
+
+    def __post_init__(self) -> None:
+        _freeze_filter(self)
+        super().__post_init__()
+
+
+class Dump(_Model, frozen=True, kw_only=True):
+    """One source, or all that a glob matches."""
+
+    source: Annotated[
+        str,
+        Meta(description="a path or a glob, relative to the manifest's folder", min_length=1),
+    ]
+    name: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="file name under output, by default {name}, or {name}.zst for a compressed dump; "
+            "{name} {stem} {suffix} {parent} {index} stand for parts of the source",
+        ),
+    ] = None
+    offset: Annotated[Size, Meta(description="where the dump starts in the source (dd's skip)")] = 0
+    length: Annotated[Size | None, Meta(description="how much is dumped at most (dd's count)")] = None
+    method: MethodField | None = None
+    checksum: ChecksumField | None = None
+    durable: DurableField | None = None
+    sparse: SparseField | None = None
+    compress: CompressField = None
+    filter: FilterField = None
+    first: FirstField = None
+    timeout: TimeoutField = None
+    on_read_error: OnReadErrorField | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.source, os.PathLike):
+            msgspec.structs.force_setattr(self, "source", os.fsdecode(self.source))
+        _freeze_filter(self)
+        super().__post_init__()
+
+
+class Retries(_Model, frozen=True, kw_only=True):
+    """How often a file that failed is dumped again, from its start, after the others have had their turn."""
+
+    example: ClassVar[str] = "{times: 3}"
+
+    times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
+    delay: Annotated[float, Meta(description="seconds before the first; each later wait doubles, up to a minute")] = 1.0
+    errors: Annotated[
+        tuple[Passing, ...], Meta(description="which failures pass; a full disk only where somebody makes room")
+    ] = ("EINTR", "EAGAIN")
+
+    def __post_init__(self) -> None:
+        given: Any = self.errors
+        if isinstance(given, list):
+            msgspec.structs.force_setattr(self, "errors", tuple(given))
+        super().__post_init__()
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The errors as errno(3) has them."""
+        return frozenset(getattr(errno, name) for name in self.errors)
+
+    def wait(self, attempt: int) -> float:
+        """Return the seconds to wait before a retry, which are counted from 1."""
+        return float(min(self.delay * 2 ** min(attempt - 1, 32), max(self.delay, _LONGEST_WAIT)))
+
+
+RetriesField = Annotated[
+    Annotated[int, Meta(ge=0, le=1000)] | Retries,
+    Meta(description="how often a file is dumped again after a failure that passes; a number, or a mapping"),
+]
+
+
+class Manifest(_Model, frozen=True, kw_only=True):
+    """A run: which files are dumped, where to, and how."""
+
+    version: Annotated[Literal[1], Meta(description="the version of this format")] = 1
+    output: Annotated[
+        str,
+        Meta(
+            description="folder for the dumps, created 0700 if missing; relative to the manifest's folder",
+            min_length=1,
+        ),
+    ]
+    concurrency: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | Literal["auto"], Meta(description="files in flight")
+    ] = "auto"
+    on_error: Annotated[OnError, Meta(description="what the failure of one file means for the others")] = "continue"
+    retries: RetriesField = 0
+    defaults: Annotated[Defaults, Meta(description="what holds for each dump that doesn't say otherwise")] = (
+        msgspec.field(default_factory=Defaults)
+    )
+    dumps: Annotated[tuple[Dump, ...], Meta(description="what is dumped", min_length=1)]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.output, os.PathLike):
+            msgspec.structs.force_setattr(self, "output", os.fsdecode(self.output))
+        super().__post_init__()
+
+
+def _freeze_filter(model: Defaults | Dump) -> None:
+    """Make tuples of the lists that a program gives."""
+    given: Any = model.filter
+    if isinstance(given, list | tuple):
+        frozen = tuple(tuple(command) if isinstance(command, list) else command for command in given)
+        msgspec.structs.force_setattr(model, "filter", frozen)

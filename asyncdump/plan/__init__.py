@@ -1,0 +1,1 @@
+"""What will be done, as frozen values, and the checks before it."""

@@ -1,0 +1,66 @@
+"""What an earlier run into the same folder has made."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import suppress
+
+import msgspec
+
+from asyncdump.errors import (
+    DumpError,
+)
+from asyncdump.plan.plan import Plan, PlannedDump
+from asyncdump.records.receipt import read_receipt
+from asyncdump.records.report import FileReport
+from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.names import RECEIPT
+
+
+def find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
+    """Return what earlier runs have made in a folder, by name, as far as this run has to know it.
+
+    Raises:
+        DumpError: the records can't be read, or another run has ended in the folder since this one was planned.
+    """
+    if plan.resume:
+        found = read_receipt(folder)
+        return found.ours if found else {}
+    if not plan.overwrite and folder.exists(RECEIPT):
+        raise DumpError(
+            f"another run has ended in {folder.path} since this one was planned",
+            path=folder.path,
+            operation="open",
+            errno=errno.EEXIST,
+            hint="choose another folder, or --overwrite",
+        )
+    if not plan.overwrite:
+        return {}
+    # What is about to be replaced is ours, which a later --resume must know, but is never again to be kept.
+    names = {dump.name for dump in plan.dumps}
+    with suppress(DumpError):
+        found = read_receipt(folder)
+        return {name: _outdated(file) for name, file in found.ours.items() if name in names} if found else {}
+    return {}
+
+
+def _outdated(file: FileReport) -> FileReport:
+    """Return the record of a dump that is to be replaced."""
+    error = file.error or DumpError("an older dump was to be replaced, and the run ended before", path=file.path)
+    return msgspec.structs.replace(file, error=error)
+
+
+def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
+    """Tell whether a dump made earlier is what is asked for now, as far as that's seen without reading it."""
+    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
+    asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
+    if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
+        return False
+    if earlier.bad_bytes and planned.on_read_error == "fail":
+        return False
+    if plan.trust_receipt:
+        return True
+    # The arguments of programs are recorded nowhere, for they may be secrets: the same manifest has the same.
+    if planned.filters and earlier.manifest_sha256 != plan.manifest_sha256:
+        return False
+    return earlier.identity is not None and earlier.identity == planned.source.identity

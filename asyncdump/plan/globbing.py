@@ -1,0 +1,246 @@
+"""The files that a glob matches: found without following links, within bounds, and each of them once.
+
+The patterns are those of Python's ``glob`` with ``recursive=True``: ``*``, ``?``, ``[...]``, ``**`` for any folders;
+what begins with a dot is matched by a pattern that does. What stands before the first wildcard is the user's word, and
+may lead through symbolic links. Behind it none is followed, for anybody who can write there could have made it: neither
+on the way nor as a match. Those of ``/proc/PID/fd`` and ``map_files`` aren't made by anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fnmatch import translate
+from typing import Final
+
+import msgspec
+
+from asyncdump.errors import DumpError, from_oserror
+from asyncdump.kernel.linux import filesystem
+
+MOST_ENTRIES: Final = 2_000_000
+"""Names that are looked at for one glob."""
+
+_MAGIC: Final = re.compile(r"[*?[]")
+_OFTEN: Final = 1024
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A regular file; ``device`` and ``inode`` say which (stat(2)), whatever has its name later.
+
+    ``open`` says that some process has it open, and ``path`` is a link of the kernel's own to it.
+    """
+
+    path: str
+    device: int
+    inode: int
+    open: bool = False
+
+
+class Finds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a glob matches, in natural order, and the folders that could not be looked into."""
+
+    files: tuple[Found, ...]
+    failures: tuple[DumpError, ...]
+
+
+def is_glob(path: str) -> bool:
+    """Tell whether a path holds wildcards."""
+    return _MAGIC.search(path) is not None
+
+
+def find(folder: str, pattern: str, check: Callable[[], None]) -> Finds:
+    """Return the regular files that ``pattern`` matches, relative to ``folder``; each once, by the first of its names.
+
+    One that is called as the pattern is written is among them, whatever its wildcards mean.
+
+    ``check`` is called now and then, and may raise to end it.
+
+    Raises:
+        DumpError: there is more to be looked at than `MOST_ENTRIES`.
+    """
+    walk = _Walk(folder, pattern, check)
+    walk.run()
+    with suppress(OSError):  # Nothing is called as the pattern is written.
+        status = os.lstat(path := os.path.join(folder, pattern))
+        if stat.S_ISREG(status.st_mode):
+            walk.files[path] = _found(path, status)
+    files = sorted(walk.files.items(), key=lambda item: (_natural(item[0]), item[0]))
+    first: dict[tuple[int, int], Found] = {}
+    for _, found in files:
+        first.setdefault((found.device, found.inode), found)
+    return Finds(files=tuple(first.values()), failures=tuple(walk.failures))
+
+
+def _natural(path: str) -> list[tuple[str, int]]:
+    """Sort ``rtemap_2`` before ``rtemap_10``."""
+    return [(text, int(digits or 0)) for text, digits in re.findall("([^0-9]*)([0-9]{0,18})", path)]
+
+
+class _Folder(msgspec.Struct, frozen=True):
+    """A folder to look into: the positions in the pattern that it has come to, and which folder it is."""
+
+    path: str
+    positions: frozenset[int]
+    identity: tuple[int, int] | None
+
+
+class _Walk:
+    """One walk. A folder is looked into once, for all the ways in which a pattern may have come to it.
+
+    A folder is opened by its path, which somebody may have exchanged since it was seen: it must be the one that was.
+    """
+
+    def __init__(self, folder: str, pattern: str, check: Callable[[], None]) -> None:
+        self.files: Final[dict[str, Found]] = {}
+        self.failures: Final[list[DumpError]] = []
+        parts = [part for part in pattern.split("/") if part]
+        if pattern.endswith("/"):
+            parts.append("")  # It asks for folders, which are no files.
+        plain = next(number for number, part in enumerate(parts) if is_glob(part))
+        root = "/" if pattern.startswith("/") else folder
+        self._parts: Final = parts[plain:]
+        self._matchers: Final = [_matcher(part) for part in self._parts]
+        self._check: Final = check
+        self._pattern: Final = pattern
+        self._seen = 0
+        self._waiting = [_Folder(os.path.join(root, *parts[:plain]), self._reached({0}), None)]
+
+    def _reached(self, positions: set[int]) -> frozenset[int]:
+        """Return positions with those behind a ``**``, which may stand for no folder at all."""
+        reached = set(positions)
+        for position in sorted(positions):
+            while position < len(self._parts) and self._parts[position] == "**":
+                position += 1  # noqa: PLW2901 (it walks on from there)
+                reached.add(position)
+        return frozenset(reached)
+
+    def run(self) -> None:
+        while self._waiting:
+            self._look_into(self._waiting.pop())
+
+    def _look_into(self, folder: _Folder) -> None:
+        self._check()
+        try:
+            fd = self._open(folder)
+            if fd is None:
+                return
+            try:
+                for name, positions in self._names(fd, folder.positions):
+                    self._step(fd, folder.path, name, positions)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.failures.append(from_oserror(error, "open", folder.path))
+
+    def _open(self, folder: _Folder) -> int | None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        if folder.identity is not None:
+            flags |= os.O_NOFOLLOW
+        if not self._lists(folder.positions):
+            flags |= os.O_PATH  # One that may be passed, but not listed.
+        try:
+            fd = os.open(folder.path, flags)
+        except (FileNotFoundError, NotADirectoryError):  # Gone, or something else by now: it matches nothing.
+            return None
+        status = os.fstat(fd)
+        if folder.identity not in {None, (status.st_dev, status.st_ino)}:
+            os.close(fd)
+            return None
+        return fd
+
+    def _lists(self, positions: frozenset[int]) -> bool:
+        return any(position < len(self._parts) and is_glob(self._parts[position]) for position in positions)
+
+    def _names(self, fd: int, positions: frozenset[int]) -> Iterator[tuple[str, set[int]]]:
+        """Yield what in a folder takes the pattern further, with the positions that it comes to."""
+        reached: dict[str, set[int]] = {}
+        for position in positions:
+            if position < len(self._parts) and not is_glob(part := self._parts[position]) and part:
+                reached.setdefault(part, set()).add(position + 1)
+        if self._lists(positions):
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    self._count()
+                    if found := self._matching(entry.name, positions):
+                        reached.setdefault(entry.name, set()).update(found)
+        yield from reached.items()
+
+    def _matching(self, name: str, positions: frozenset[int]) -> set[int]:
+        found = set()
+        for position in positions:
+            part = self._parts[position] if position < len(self._parts) else ""
+            if part == "**":
+                if not name.startswith("."):
+                    found.add(position)  # A folder more for it, or a file if nothing else is to come.
+                    if all(rest == "**" for rest in self._parts[position:]):
+                        found.add(len(self._parts))
+            elif is_glob(part) and (not name.startswith(".") or part.startswith(".")):
+                matches = self._matchers[position]
+                if matches is not None and matches(name):
+                    found.add(position + 1)
+        return found
+
+    def _step(self, fd: int, path: str, name: str, positions: set[int]) -> None:
+        place = os.path.join(path, name)
+        reached = self._reached(positions)
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode) and any(position < len(self._parts) for position in reached):
+                self._waiting.append(_Folder(place, reached, _identity_of_folder(fd, name)))
+            elif len(self._parts) not in positions:
+                return
+            elif stat.S_ISREG(status.st_mode):
+                self.files[place] = _found(place, status)
+            elif _is_open_file(fd, path, status) and stat.S_ISREG((target := os.stat(name, dir_fd=fd)).st_mode):
+                self.files[place] = _found(place, target, opened=True)
+        except (FileNotFoundError, NotADirectoryError):  # Gone by now.
+            return
+        except OSError as error:
+            self.failures.append(from_oserror(error, "stat", place))
+
+    def _count(self) -> None:
+        self._seen += 1
+        if self._seen % _OFTEN == 0:
+            self._check()
+        if self._seen > MOST_ENTRIES:
+            raise DumpError(
+                f"{self._pattern} leads to more than {MOST_ENTRIES:,} names",
+                path=self._pattern,
+                operation="glob",
+                hint="name the folders more closely",
+            )
+
+
+def _found(path: str, status: os.stat_result, *, opened: bool = False) -> Found:
+    return Found(path=path, device=status.st_dev, inode=status.st_ino, open=opened)
+
+
+def _is_open_file(parent: int, path: str, status: os.stat_result) -> bool:
+    """Tell whether a link stands for a file that a process has open (proc_pid_fd(5)), and itself may read.
+
+    The mode of such a link says the latter. A descriptor of O_PATH needs no permission: it could be one of any file.
+    """
+    return (
+        os.path.basename(path) in {"fd", "map_files"}
+        and stat.S_ISLNK(status.st_mode)
+        and bool(status.st_mode & stat.S_IRUSR)
+        and filesystem(parent)[0] == "proc"
+    )
+
+
+def _identity_of_folder(parent: int, name: str) -> tuple[int, int]:
+    """Return which folder is under a name, now that it's needed: what is mounted on demand is mounted by this."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return status.st_dev, status.st_ino
+
+
+def _matcher(part: str) -> Callable[[str], object] | None:
+    return re.compile(translate(part)).match if is_glob(part) else None

@@ -1,0 +1,43 @@
+"""A source as it is when a run is planned."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from asyncdump.plan.globbing import Found
+from asyncdump.sources.file import describe, open_source, replaced
+from asyncdump.vocabulary.values import SMALL_PAGE, Source
+
+
+def look_at(path: str, found: Found | None = None) -> Source:
+    """Return what is under a path now; where a glob ``found`` it, that must be the same file still.
+
+    Raises:
+        DumpError: it can't be opened, or isn't a file that can be dumped.
+    """
+    follow = found is None or found.open
+    fd = open_source(path, follow=follow)
+    try:
+        source = describe(fd, path)
+    finally:
+        os.close(fd)
+    if found is not None and source.sized and (source.device, source.inode) != (found.device, found.inode):
+        raise replaced(path)
+    return msgspec.structs.replace(source, found=not follow)
+
+
+def unseen(path: str, found: Found | None = None) -> Source:
+    """Return what is known of a source that can't be opened."""
+    return Source(
+        path=path,
+        filesystem="unknown",
+        page=SMALL_PAGE,
+        size=0,
+        allocated=0,
+        device=found.device if found else 0,
+        inode=found.inode if found else 0,
+        mtime_ns=0,
+        found=True,
+    )

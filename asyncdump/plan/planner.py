@@ -1,0 +1,372 @@
+"""What will be done: globs resolved, sources described, names made, the destination checked.
+
+Nothing is written here. All that would go wrong and can be known beforehand is one `ManifestError`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.engines import FEEDS
+from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
+from asyncdump.kernel.linux import TRUE_ERRORS
+from asyncdump.manifest.models import Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.options import Options
+from asyncdump.manifest.yaml import Marks
+from asyncdump.plan.globbing import find, is_glob
+from asyncdump.plan.look import look_at, unseen
+from asyncdump.plan.plan import Plan, PlannedDump
+from asyncdump.plan.room import need_more, needed
+from asyncdump.plan.templates import render_name
+from asyncdump.records.receipt import read_receipt
+from asyncdump.records.record import LARGEST, room
+from asyncdump.records.report import FileReport
+from asyncdump.sinks.folder import Folder
+from asyncdump.text import as_path
+from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT, name_complaint
+from asyncdump.vocabulary.size import MAXIMUM, format_size, parse_size
+from asyncdump.vocabulary.values import STANDARD_OUTPUT, Source
+
+_SHOWN: Final = 3
+_HEAD_OF_RECEIPT: Final = 64 << 10
+"""Bytes of a receipt at the most before its records: two paths of 4 KiB, if need be with each byte escaped."""
+
+
+def make_plan(
+    manifest: Manifest, marks: Marks, folder: str, options: Options, check: Callable[[], None] = lambda: None
+) -> Plan:
+    """Resolve a manifest against the file system as it is now.
+
+    Args:
+        manifest: what is asked for.
+        marks: where its keys stand, for errors.
+        folder: what relative paths in it are relative to.
+        options: what overrides it.
+        check: is called now and then, and may raise to end it.
+
+    Raises:
+        ManifestError: it can't be carried out. It holds all reasons, and nothing was written.
+    """
+    return _Planner(manifest, marks, folder, options, check).plan()
+
+
+class _Planner:
+    def __init__(
+        self, manifest: Manifest, marks: Marks, folder: str, options: Options, check: Callable[[], None]
+    ) -> None:
+        self._check = check
+        self._manifest = manifest
+        self._marks = marks
+        self._folder = absolute(folder)
+        self._options = options
+        self._problems: list[Problem] = []
+        self._output = self._place(manifest.output if options.output is None else os.fsdecode(options.output))
+        self._earlier: dict[str, FileReport] = {}
+        self._lost = False
+
+    def _complain(self, key: str, message: str) -> None:
+        self._problems.append(self._marks.problem(key, message))
+
+    def plan(self) -> Plan:
+        if self._options.resume:
+            self._earlier = self._find_earlier()
+        dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
+        if self._output == STANDARD_OUTPUT:
+            free = 0
+            if len(dumps) > 1 and not self._misplaced:
+                self._complain("output", f"- is standard output, which takes one dump, not {len(dumps)}")
+        else:
+            free = self._check_output([dump for _, dump in dumps])
+            self._check_names(dumps)
+            self._check_records([dump for _, dump in dumps])
+        if self._problems:
+            raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
+        manifest, options = self._manifest, self._options
+        retries = manifest.retries if options.retries is None else options.retries
+        return Plan(
+            output=self._output,
+            dumps=tuple(dump for _, dump in dumps),
+            concurrency=manifest.concurrency if options.concurrency is None else options.concurrency,
+            on_error=options.on_error or manifest.on_error,
+            overwrite=options.overwrite,
+            free=free,
+            manifest_sha256=self._marks.sha256,
+            resume=options.resume,
+            trust_receipt=options.trust_receipt,
+            retries=retries if isinstance(retries, Retries) else Retries(times=retries),
+        )
+
+    def _find_earlier(self) -> dict[str, FileReport]:
+        """Return what an earlier run has done in the output folder, by name."""
+        if self._output == STANDARD_OUTPUT:
+            if not self._misplaced:
+                self._complain("output", "- is standard output, where no run can be resumed")
+            return {}
+        if not os.path.isdir(self._output):
+            return {}
+        try:
+            folder = Folder(self._output, make=False)
+            try:
+                earlier = read_receipt(folder)
+            finally:
+                folder.close()
+        except DumpError as error:
+            self._complain("output", f"{error}: nothing can be resumed without it; start anew with --overwrite instead")
+            self._lost = True
+            return {}
+        return earlier.ours if earlier else {}
+
+    def _resolve(self, index: int, dump: Dump) -> Iterator[tuple[str, PlannedDump]]:
+        key = f"dumps[{index}]"
+        for position, (source, error, own) in enumerate(self._sources(key, dump.source)):
+            offset = parse_size(dump.offset)
+            if offset > source.size and source.sized and error is None:
+                self._complain(
+                    f"{key}.offset", f"{offset} is behind the end of {source.path}, which has {source.size} bytes"
+                )
+                continue
+            planned = self._planned(dump, source, offset, error)
+            ends_as_zst = planned.zstd is not None and (planned.zstd_last or not planned.filters)
+            template = dump.name if dump.name is not None else "{name}.zst" if ends_as_zst else "{name}"
+            name = self._name(f"{key}.name", own or template, source.path, position)
+            if position == 0:
+                self._check_stages(key, planned)
+            if name is not None:
+                yield key, msgspec.structs.replace(planned, name=name)
+
+    def _check_stages(self, key: str, planned: PlannedDump) -> None:
+        fed = planned.stages or self._output == STANDARD_OUTPUT
+        if fed and planned.method not in {"auto", *FEEDS}:
+            what = "a compressor or filter" if planned.stages else "a pipe"
+            self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
+        if planned.filters and not self._options.allow_filters:
+            names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
+            message = f"runs programs ({names}): that takes --allow-filters, in Python allow_filters=True"
+            self._complain(f"{key}.filter", message)
+        for program, *_ in planned.filters:
+            if shutil.which(program) is None:
+                self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
+
+    def _planned(self, dump: Dump, source: Source, offset: int, error: DumpError | None) -> PlannedDump:
+        options, defaults = self._options, self._manifest.defaults
+        rest = source.size - offset if source.sized and error is None else 0
+        most = MAXIMUM if dump.length is None else parse_size(dump.length)
+        durable = dump.durable if dump.durable is not None else defaults.durable
+        compress = options.compress or dump.compress or defaults.compress
+        zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
+        filters = (dump.filter if dump.filter is not None else defaults.filter) or ()
+        return PlannedDump(
+            source=source,
+            name="",
+            offset=offset,
+            length=min(rest, most),
+            most=None if source.sized else most,
+            error=error,
+            method=options.method or dump.method or defaults.method,
+            checksum=options.checksum or dump.checksum or defaults.checksum,
+            durable=durable if options.durable is None else options.durable,
+            sparse=(dump.sparse or defaults.sparse) == "auto",
+            zstd=zstd,
+            filters=filters,
+            zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
+            timeout=dump.timeout or defaults.timeout or 300.0,
+            on_read_error=options.on_read_error or dump.on_read_error or defaults.on_read_error,
+        )
+
+    def _sources(self, key: str, pattern: str) -> Iterator[tuple[Source, DumpError | None, str]]:
+        """Yield the sources that a text names, each with the error that it fails with, and a name if it has none.
+
+        What is named must be there; what is only matched, and can't be opened, fails by itself.
+        """
+        given = self._path(f"{key}.source", pattern)
+        if given is None:
+            return
+        pattern, path = given, os.path.join(self._folder, given)
+        try:
+            if not is_glob(pattern):
+                yield look_at(path), None, ""
+                return
+            finds = find(self._folder, pattern, self._check)
+        except DumpError as error:
+            self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
+            return
+        if not finds.files:
+            reasons = map(str, finds.failures[:_SHOWN])
+            self._complain(f"{key}.source", "; ".join([f"{pattern} matches no file", *reasons]))
+            return
+        for found in finds.files:
+            self._check()
+            try:
+                yield look_at(found.path, found), None, ""
+            except DumpError as error:
+                yield unseen(found.path, found), error, ""
+        if finds.failures:
+            yield unseen(path), _together(finds.failures), key
+
+    @property
+    def _misplaced(self) -> bool:
+        """Whether the output is no path at all."""
+        return any(problem.key == "output" for problem in self._problems)
+
+    def _place(self, output: str) -> str:
+        """Return where the dumps go: in a manifest relative to its folder, else to the working directory."""
+        path = self._path("output", output)
+        if path is None or path == STANDARD_OUTPUT:
+            return STANDARD_OUTPUT
+        return absolute(path if self._options.output is not None else os.path.join(self._folder, path))
+
+    def _path(self, key: str, given: str) -> str | None:
+        """Return a path that was given, or complain and return None."""
+        try:
+            return as_path(given)
+        except ValueError as error:
+            self._complain(key, str(error))
+            return None
+
+    def _name(self, key: str, template: str, path: str, index: int) -> str | None:
+        try:
+            name = render_name(template, path, index)
+        except ValueError as error:
+            self._complain(key, str(error))
+            return None
+        if complaint := name_complaint(name):
+            self._complain(key, complaint)
+            return None
+        return name
+
+    def _check_records(self, dumps: list[PlannedDump]) -> None:
+        """Complain where the receipt would be larger than what is read of one."""
+        names = {dump.name for dump in dumps}
+        # Of each dump that fails there may be an older one to be told of as well: in this run, or one that resumes it.
+        size = _HEAD_OF_RECEIPT + 2 * sum(room(dump.source.path, dump.name, dump.stages) for dump in dumps)
+        size += sum(room(file.source, name, file.stages) for name, file in self._earlier.items() if name not in names)
+        if size > LARGEST:
+            message = f"is too long for one run: its receipt may have {format_size(size)}, {format_size(LARGEST)} are"
+            self._complain("dumps", f"{message} the most; make several of it, with an output folder each")
+
+    def _check_names(self, dumps: list[tuple[str, PlannedDump]]) -> None:
+        taken: dict[str, str] = {}
+        for key, dump in dumps:
+            if (other := taken.get(dump.name)) is None:
+                taken[dump.name] = dump.source.path
+            else:
+                self._complain(
+                    f"{key}.name",
+                    f"{dump.name} is the name of two dumps, of {other} and of {dump.source.path}: "
+                    "put {index} or {parent} into the name",
+                )
+        sources = {(dump.source.device, dump.source.inode): dump.source.path for _, dump in dumps}
+        existing = []
+        comparable = set()
+        for key, dump in dumps:
+            try:
+                status = os.lstat(os.path.join(self._output, dump.name))
+            except (OSError, ValueError):
+                continue
+            if (source := sources.get((status.st_dev, status.st_ino))) is not None:
+                self._complain(f"{key}.name", f"{dump.name} in {self._output} is {source}, one of the sources")
+            elif stat.S_ISDIR(status.st_mode):
+                self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
+            else:
+                existing.append(dump.name)
+                if _may_be(dump, status):
+                    comparable.add(dump.name)
+        if self._options.resume:
+            if any(name not in self._earlier for name in existing):
+                # A run may be at work, that has given them their names since: it had recorded them before.
+                self._earlier = self._find_earlier()
+            self._check_earlier(dumps)
+            # What may be a dump that no record tells of is compared with its source when its turn comes.
+            existing = [name for name in existing if name not in self._earlier and name not in comparable]
+            if not self._stands(RECEIPT) and not self._stands(JOURNAL) and not existing and not comparable:
+                lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
+                existing += filter(self._stands, sorted(lists))  # Nothing here is of our making.
+            instead = "which no run here has made: move them away, or allow --overwrite too"
+        else:
+            # Without a receipt it isn't ours what a digest list would replace.
+            lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
+            existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, sorted(lists))
+            instead = "choose another folder, or --overwrite"
+            if self._stands(JOURNAL) and not self._is_empty_journal():
+                existing += [] if existing else ["the journal of a run that never ended"]
+                instead = "go on with that run by --resume, choose another folder, or --overwrite"
+        for name in (RECEIPT, JOURNAL):
+            if os.path.isdir(os.path.join(self._output, name)):
+                self._complain("output", f"{name} is a folder in {self._output}: move it away")
+        if existing and not self._options.overwrite and not self._lost:
+            names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
+            self._complain("output", f"{self._output} holds {names} already: {instead}")
+
+    def _check_earlier(self, dumps: list[tuple[str, PlannedDump]]) -> None:
+        """Complain of what would replace the dump of another source."""
+        for key, dump in dumps if not self._options.overwrite else ():
+            earlier = self._earlier.get(dump.name)
+            if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
+                what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
+                self._complain(f"{key}.name", f"{what}: give it another name, or allow --overwrite too")
+
+    def _is_empty_journal(self) -> bool:
+        """Tell whether the journal that stands there is that of a run which ended before it made a first dump."""
+        with suppress(DumpError):
+            folder = Folder(self._output, make=False)
+            try:
+                found = read_receipt(folder)
+            finally:
+                folder.close()
+            return found is not None and not found.known
+        return False
+
+    def _stands(self, name: str) -> bool:
+        return os.path.lexists(os.path.join(self._output, name))
+
+    def _check_output(self, dumps: list[PlannedDump]) -> int:
+        """Check that the folder can be written to and has room; return the bytes free."""
+        place = self._output
+        while not os.path.lexists(place) and place != os.path.dirname(place):
+            place = os.path.dirname(place)
+        if not os.path.isdir(place):
+            self._complain("output", f"{place} is not a folder")
+            return 0
+        try:
+            status = os.statvfs(place)
+        except OSError as error:
+            if error.errno in TRUE_ERRORS:
+                self._complain("output", f"{place} can't be looked at: {describe_errno(error.errno or 0)}")
+            return 0  # A sandbox that doesn't tell: what is wrong is told when it goes wrong.
+        if status.f_flag & os.ST_RDONLY:
+            self._complain("output", f"{place} is on a read-only filesystem")
+        elif not os.access(place, os.W_OK | os.X_OK):
+            self._complain("output", f"{place} can't be written to by this user (EACCES)")
+        free = status.f_bavail * status.f_frsize
+        new = [dump for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok]
+        total = sum(needed(dump, place) for dump in new)
+        if total > free and need_more(new, place, free):
+            self._complain("output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(total)}")
+        return free
+
+
+def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
+    """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
+    fits = dump.source.sized and (dump.zstd is not None or status.st_size == dump.length)
+    return stat.S_ISREG(status.st_mode) and not dump.filters and fits
+
+
+def _together(errors: Sequence[DumpError]) -> DumpError:
+    """Return one error for all that a glob could not look into."""
+    shown = ", ".join(map(str, errors[:_SHOWN])) + f" and {len(errors) - _SHOWN} more" * (len(errors) > _SHOWN)
+    first = errors[0]
+    return DumpError(
+        f"a glob can't see all that it may match: {shown}",
+        path=first.path,
+        operation=first.operation,
+        errno=first.errno,
+        hint=first.hint,
+    )

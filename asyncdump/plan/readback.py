@@ -1,0 +1,105 @@
+"""The plan to read dumps back: to verify them, to compare them with their sources, to restore them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from asyncdump.errors import (
+    DamagedError,
+    DumpError,
+)
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.records.report import FileReport
+from asyncdump.records.standing import has_checksums, look_at, went_through
+from asyncdump.sources.file import describe, open_source
+from asyncdump.vocabulary.values import Source
+
+
+def plain(file: FileReport) -> PlannedDump:
+    """Return the reading of a dump that is to be compared with its record."""
+    _check_dumped(file)
+    source, length = look_at(file)
+    if file.digest is None and not has_checksums(file):
+        raise _unknown(
+            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or use --against-source"
+        )
+    return planned(file, source=source, length=length)
+
+
+def planned(file: FileReport, *, source: Source, length: int, **options: Any) -> PlannedDump:
+    """Return the plan to read a dump back."""
+    given: dict[str, Any] = {"method": "auto", "durable": False, "sparse": False, **options}
+    checksum: Any = file.digest.partition(":")[0] if file.digest else "none"
+    return PlannedDump(
+        source=source, name=file.name, offset=0, length=length, checksum=checksum, expected=file, **given
+    )
+
+
+def from_source(file: FileReport) -> PlannedDump:
+    """Return the reading of a source that is to be compared with its dump."""
+    _check_dumped(file)
+    _, length = look_at(file)
+    if programs := went_through(file):
+        raise _unknown(file, f"{file.path} went through {', '.join(programs)}: it can't be compared with a source", "")
+    fd = open_source(file.source)
+    try:
+        source = describe(fd, file.source)
+    finally:
+        os.close(fd)
+    if source.size < file.offset + file.bytes and source.sized:
+        raise DamagedError(
+            f"{file.path} differs from its source: {file.source} has {source.size} bytes now, "
+            f"{file.offset + file.bytes} are needed",
+            verdict="differs",
+            path=file.path,
+        )
+    if length != file.bytes:
+        raise DamagedError(
+            f"{file.path} differs from its source: it holds {length} bytes, not {file.bytes}",
+            verdict="differs",
+            path=file.path,
+        )
+    return PlannedDump(
+        source=source,
+        name=file.name,
+        offset=file.offset,
+        length=file.bytes,
+        method="read",
+        checksum="none",
+        durable=False,
+        sparse=False,
+    )
+
+
+def _check_dumped(file: FileReport) -> None:
+    if file.error is not None:
+        if file.inode and file.stage == "sync":
+            raise _unknown(file, str(file.error), "complete the run with --resume")
+        raise DamagedError(
+            f"{file.path} was not dumped: {file.error}", verdict="missing", path=file.path, hint=file.error.hint
+        )
+
+
+def _unknown(file: FileReport, why: str, hint: str) -> DamagedError:
+    return DamagedError(why, verdict="unknown", path=file.path, hint=hint)
+
+
+def to_restore(file: FileReport, *, durable: bool) -> PlannedDump:
+    """Return the reading of a dump that is to be restored.
+
+    Raises:
+        DumpError: it was not dumped, or went through programs, which can't be undone here.
+        DamagedError: it isn't there, or has another size.
+    """
+    if file.error is not None:
+        raise DumpError(f"{file.path} was not dumped: {file.error}", path=file.path, hint=file.error.hint)
+    if programs := went_through(file):
+        raise DumpError(
+            f"{file.path} went through {', '.join(programs)}, which can't be undone here",
+            path=file.path,
+            operation="restore",
+            hint="undo that by hand, and put the result into its place",
+        )
+    source, length = look_at(file)
+    return planned(file, source=source, length=length, durable=durable, sparse=True)

@@ -1,0 +1,46 @@
+"""The names of dumps, made from templates."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from typing import Final
+
+_SPEC: Final = re.compile(r"0?\d{0,2}")
+
+
+def render_name(template: str, path: str, index: int) -> str:
+    """Return the name that a template makes for a source.
+
+    Fields: ``{name}`` is the source's base name, ``{stem}`` and ``{suffix}`` its parts before and from the last dot,
+    ``{parent}`` the base name of its folder, ``{index}`` its place among the matches of its glob, from 0; a width may
+    follow a number: ``{index:04}``.
+
+    Raises:
+        ValueError: the template has another field, or isn't one.
+    """
+    base = os.path.basename(path.rstrip("/")) or path
+    stem, suffix = os.path.splitext(base)
+    values: dict[str, str | int] = {
+        "name": base,
+        "stem": stem,
+        "suffix": suffix,
+        "parent": os.path.basename(os.path.dirname(path)),
+        "index": index,
+    }
+    parts: list[str] = []
+    try:
+        fields = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{template!r} is no name: {error}; write {{{{ for a brace") from error
+    for literal, field, spec, conversion in fields:
+        parts.append(literal)
+        if field is None:
+            continue
+        if field not in values or conversion or not _SPEC.fullmatch(spec or ""):
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise ValueError(f"{{{field}{f':{spec}' if spec else ''}}} is no field of a name; there are {known}")
+        value = values[field]
+        parts.append(f"{value:{spec}}" if isinstance(value, int) else value)
+    return "".join(parts)

@@ -1,0 +1,201 @@
+"""What this kernel accepts for a source and a folder, and how fast it is: tried, never looked up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from asyncdump.engines import ENGINES, Method, Refusal, Route, candidates, refusal_of
+from asyncdump.errors import DumpError, ManifestError, Problem, explain
+from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.run.threads import in_thread
+from asyncdump.sinks.file import ALIGNMENT, Sink
+from asyncdump.sinks.folder import Folder
+from asyncdump.sources.file import describe, find_spans, gather, open_source, path_of
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import STANDARD_OUTPUT, UNREADABLE, Source, Span
+
+_LONGEST: Final = 1.0
+"""Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one method.
+
+    Attributes:
+        method: the method that was tried.
+        refusal: why it can't be used here, or None if it can.
+        bytes: how much was moved and made durable to measure it, on one thread.
+        seconds: the time that took, in seconds of the clock.
+        cpu_seconds: the CPU time that took, in seconds.
+        chosen: ``auto`` picks it ``with a checksum``, ``without`` one, ``always`` or ``never``.
+    """
+
+    method: Method
+    refusal: Refusal | None
+    bytes: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    chosen: str = "never"
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+
+async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Finding]:
+    """Try each method on ``source``, into a file without a name in ``folder``; nothing is left there.
+
+    Raises:
+        DumpError: the source can't be opened, or the folder can't be written to.
+    """
+    stop = Stop()
+    return await in_thread(lambda: probe_all(source, folder, stop), give_up=stop.request)
+
+
+def probe_all(
+    source: str | os.PathLike[str], folder: str | os.PathLike[str], stop: Stop | None = None
+) -> list[Finding]:
+    """Do as `probe` does, blocking; what is found after a stop is nothing."""
+    source, folder = path_of(source), path_of(folder)
+    if not os.path.isdir(folder):
+        raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
+    fd = open_source(source)
+    place = Folder(folder)
+    lane = Lane()
+    try:
+        described = describe(fd, source)
+        if not described.sized:
+            fd, described = gather(fd, described)
+        picks = {hashing: _pick(described, fd, place, lane, hashing=hashing) for hashing in (True, False)}
+        return [_try(method, described, fd, place, lane, _chosen(method, picks), stop or Stop()) for method in ENGINES]
+    finally:
+        lane.close()
+        place.close()
+        os.close(fd)
+
+
+def _chosen(method: Method, picks: dict[bool, Method]) -> str:
+    answers = {(True, True): "always", (True, False): "with a checksum", (False, True): "without a checksum"}
+    return answers.get((picks[True] == method, picks[False] == method), "never")
+
+
+def _pick(
+    source: Source, fd: int, folder: Folder, lane: Lane, *, hashing: bool, start: int = 0, cloning: bool = True
+) -> Method:
+    engines = candidates(
+        "auto", source=source.filesystem, destination=folder.filesystem, hashing=hashing, cloning=cloning
+    )
+    for engine in engines[:-1]:
+        if _refusal(engine.method, source, fd, folder, lane, start) is None:
+            return engine.method
+    return engines[-1].method
+
+
+def _refusal(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, start: int) -> Refusal | None:
+    """Try a method on the first block of a source."""
+    sink = folder.scratch()
+    try:
+        span = Span(offset=start, length=min(ALIGNMENT, source.size - start))
+        route = Route(source=source, fd=fd, sink=sink, start=start)
+        if span.length == 0:
+            return ENGINES[method].refuses(route)
+        with explain(method, source.path):
+            try:
+                return refusal_of(ENGINES[method], route, span, lane)
+            except OSError as error:
+                if error.errno not in UNREADABLE:
+                    raise
+                return None  # A page that can't be read is no refusal: what becomes of it is for the dump to say.
+    finally:
+        sink.close()
+
+
+def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, chosen: str, stop: Stop) -> Finding:
+    stop.check()
+    if (refusal := _refusal(method, source, fd, folder, lane, 0)) is not None:
+        return Finding(method=method, refusal=refusal)
+    sink = folder.scratch()
+    try:
+        began, cpu = time.perf_counter(), time.thread_time()
+        with explain(method, source.path):
+            moved = _measure(method, source, fd, sink, lane, began, stop)
+            if (failure := sink.sync()) is not None:
+                raise failure
+        seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
+    finally:
+        sink.close()
+    return Finding(method=method, refusal=None, bytes=moved, seconds=seconds, cpu_seconds=cpu, chosen=chosen)
+
+
+def _measure(method: Method, source: Source, fd: int, sink: Sink, lane: Lane, began: float, stop: Stop) -> int:
+    engine = ENGINES[method]
+    route = Route(source=source, fd=fd, sink=sink, sparse=False)
+    sink.resize(source.size)
+    moved = 0
+    for extent in find_spans(fd, source, 0, source.size):
+        for offset in range(extent.offset, extent.end, engine.span):
+            span = Span(offset=offset, length=min(engine.span, extent.end - offset))
+            if not extent.hole:
+                engine.store(route, span, lane, engine.load(route, span, lane))
+                moved += span.length
+            stop.check()
+            if time.perf_counter() - began > _LONGEST:
+                return moved
+    return moved
+
+
+def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
+    """Return the method that each planned dump would use, tried on a file without a name beside the output folder.
+
+    Raises:
+        ManifestError: the output folder, or the one above it, can't be written to.
+    """
+    if output == STANDARD_OUTPUT:
+        return [f"fails: {dump.error}" if dump.error is not None else _fed(dump) for dump in dumps]
+    while not os.path.isdir(output):
+        output = os.path.dirname(output)
+    lane = Lane()
+    try:
+        folder = Folder(output)
+        try:
+            return [_expected(dump, folder, lane) for dump in dumps]
+        finally:
+            folder.close()
+    except DumpError as error:
+        raise ManifestError(Problem(key="output", message=str(error))) from error
+    finally:
+        lane.close()
+
+
+def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
+    if dump.error is not None:
+        return f"fails: {dump.error}"
+    if dump.stages:
+        return _fed(dump)
+    if not dump.source.sized:  # It is read into memory first, whatever it is moved by then.
+        return dump.method if dump.method != "auto" else "read"
+    if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
+        return "read"  # The only candidate: nothing to try.
+    fd = open_source(dump.source.path, follow=not dump.source.found)
+    try:
+        if dump.method == "auto":
+            hashing, cloning = dump.checksum != "none", dump.on_read_error == "fail"
+            return _pick(dump.source, fd, folder, lane, hashing=hashing, start=dump.offset, cloning=cloning)
+        refusal = _refusal(dump.method, dump.source, fd, folder, lane, dump.offset)
+        return dump.method if refusal is None else f"{dump.method} is refused: {refusal.reason}"
+    finally:
+        os.close(fd)
+
+
+def _fed(dump: PlannedDump) -> str:
+    """Return how bytes come to the first stage or into a pipe, and the stages."""
+    feed = dump.method
+    if feed == "auto":
+        feed = "read" if dump.zstd and not dump.zstd_last else "splice"
+    return ", ".join((feed, *dump.stages))

@@ -1,0 +1,243 @@
+"""What stands beside the dumps and says what they are: the receipt, the digest lists; after a crash the journal."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+from collections import defaultdict
+from functools import cached_property
+from typing import Annotated, Final
+
+import msgspec
+
+from asyncdump.errors import (
+    DumpError,
+    ReceiptError,
+    absolute,
+    explain,
+)
+from asyncdump.records.journal import read_journal
+from asyncdump.records.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
+from asyncdump.records.report import FileReport, Report
+from asyncdump.sinks.folder import Folder
+from asyncdump.sources.file import open_file
+from asyncdump.text import as_path, text, utf8
+from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
+
+RECEIPT_VERSION: Final = 1
+
+_REPLACEMENT: Final = "\ufffd"
+"""What decoders put in the place of bytes that aren't UTF-8."""
+
+
+def receipt(report: Report, version: str) -> bytes:
+    """Return the receipt of a run as JSON; records are brief where it would be larger than what is read."""
+    content = _encoded(report, version)
+    if len(content) > LARGEST:
+        files, earlier = (tuple(map(brief, files)) for files in (report.files, report.earlier))
+        content = _encoded(msgspec.structs.replace(report, files=files, earlier=earlier), version)
+    return content
+
+
+def _encoded(report: Report, version: str) -> bytes:
+    # Record by record: an encoder that was given all would keep every other thread waiting meanwhile.
+    head = {
+        "receipt": RECEIPT_VERSION,
+        "ok": report.ok,
+        "interrupted": report.interrupted,
+        "started": report.started.isoformat(),
+        "ended": report.ended.isoformat(),
+        "seconds": round(report.seconds, 6),
+        "bytes": report.bytes,
+        "stored": report.stored,
+        "manifest_sha256": report.manifest_sha256,
+        "output": text(report.output),
+        "host": platform.node(),
+        "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
+    }
+    pieces = [_formatted(head).removesuffix(b"\n}")]
+    for key, files in (("files", report.files), ("earlier", report.earlier)):
+        pieces.append(b',\n "%b": [' % key.encode())
+        for number, file in enumerate(files):
+            # In the place that it will have, for its lines to be moved in as far as that.
+            record = _formatted({key: [file_record(file)]}).partition(b"[")[2].removesuffix(b"\n ]\n}")
+            pieces.append(b"," + record if number else record)
+        pieces.append(b"\n ]" if files else b"]")
+    pieces.append(b"\n}\n")
+    return b"".join(pieces)
+
+
+def _formatted(content: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=1)
+
+
+def digest_lists(report: Report) -> dict[str, bytes]:
+    """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
+    lists: dict[str, list[bytes]] = defaultdict(list)
+    for file in sorted(report.files, key=lambda file: file.name):
+        if file.ok and file.digest is not None:
+            checksum, _, digest = file.digest.partition(":")
+            if checksum == "blake3" and (utf8(file.name) != file.name or _REPLACEMENT in file.name):
+                continue  # b3sum takes no list with a name that isn't UTF-8, or may be; the receipt has the digest.
+            lists[LISTS[checksum]].append(os.fsencode(f"{digest}  {file.name}\n"))
+    return {name: b"".join(lines) for name, lines in lists.items()}
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What was read of a receipt, or of the journal of a run that never ended.
+
+    Attributes:
+        path: the file that was read.
+        files: the outcome of each dump.
+        earlier: what runs before it have made, and it hasn't made anew.
+        missing: how many dumps the run was to make and hadn't recorded when it was killed.
+    """
+
+    path: str
+    files: tuple[FileReport, ...]
+    earlier: tuple[FileReport, ...] = ()
+    missing: int = 0
+
+    @cached_property
+    def known(self) -> dict[str, FileReport]:
+        """What is known of each name: the dump that was made last, or else why there is none."""
+        known = {file.name: file for file in self.files}
+        for file in self.earlier:
+            if file.name not in known or (file.ok and not known[file.name].ok):
+                known[file.name] = file
+        return known
+
+    @cached_property
+    def ours(self) -> dict[str, FileReport]:
+        """What stands there of our making, by name; under the name of a dump that never was, somebody else's may."""
+        made = {file.name: file for file in (*self.earlier, *self.files) if file.inode}
+        return made | {name: file for name, file in self.known.items() if file.ok}
+
+    @cached_property
+    def unmade(self) -> int:
+        """How many dumps the last run has not made, so that nothing or an older one stands in their place."""
+        known = self.known
+        older = sum(not file.ok and known[file.name].ok for file in self.files)
+        return self.missing + older
+
+
+def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
+    """Return what stands in a folder, or None where there is neither a receipt nor a journal.
+
+    A journal goes before: a receipt beside it is that of an earlier run, or says the same.
+
+    Raises:
+        DumpError: it can't be read, or isn't a receipt.
+    """
+    content = _read(folder, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
+    journal = None if content is None else read_journal(content, folder.path)
+    if journal is not None:
+        path = os.path.join(folder.path, JOURNAL)
+        missing = max(0, journal.head.files - len(journal.files))
+        return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
+    content = _read(folder, name, LARGEST)
+    return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
+
+
+def _read(folder: Folder, name: str, largest: int) -> bytes | None:
+    path = os.path.join(folder.path, name)
+    with explain("open", path):
+        try:
+            fd = open_file(name, follow=False, folder=folder.fd)
+        except FileNotFoundError:
+            return None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _wrong(path, "it is no regular file")
+        if status.st_size > largest:
+            raise _wrong(path, f"it has more than {largest} bytes")
+        with explain("read", path), open(fd, "rb", closefd=False) as file:
+            return file.read(status.st_size)
+    finally:
+        os.close(fd)
+
+
+class _Counted(msgspec.Struct, gc=False):
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Outline(msgspec.Struct, gc=False):
+    """Tells how much there is, and takes next to no memory for it."""
+
+    receipt: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    files: list[_Counted]
+    earlier: list[_Counted] = []
+
+
+class _Content(msgspec.Struct, gc=False):
+    files: list[msgspec.Raw]
+    earlier: list[msgspec.Raw] = []
+
+
+_RECORD: Final = msgspec.json.Decoder(Record)
+
+
+def _parse(content: bytes, path: str, folder: str) -> Receipt:
+    try:
+        outline = msgspec.json.decode(content, type=_Outline)
+        if outline.receipt != RECEIPT_VERSION:
+            raise _wrong(path, f"its version is {outline.receipt}, this asyncdump knows {RECEIPT_VERSION}")
+        count = len(outline.files) + len(outline.earlier)
+        del outline
+        if count * SHORTEST > len(content) + SLACK:
+            raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
+        read = msgspec.json.decode(content, type=_Content)
+        files, earlier = (_taken(records, folder) for records in (read.files, read.earlier))
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
+        raise _wrong(path, str(error)) from error
+    if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
+        raise _wrong(path, "a name stands twice in it")
+    return Receipt(path=path, files=files, earlier=earlier)
+
+
+def _taken(records: list[msgspec.Raw], folder: str) -> tuple[FileReport, ...]:
+    """Return what records tell of, decoded one by one: other threads go on between two."""
+    return tuple(file_of(_RECORD.decode(record), folder) for record in records)
+
+
+def _wrong(path: str, why: str) -> DumpError:
+    return DumpError(
+        f"{path} is no receipt of a run: {why}",
+        path=path,
+        operation="read",
+        hint="name the folder of a run, or its receipt.json",
+    )
+
+
+def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
+    """Read the receipt that a path names, or that in the folder that it names, and keep runs out of the folder.
+
+    Raises:
+        ReceiptError: there is none, or it can't be read.
+        DumpError: the folder can't be opened, or a run is at work in it.
+    """
+    try:
+        path = absolute(as_path(what))
+    except ValueError as error:
+        raise ReceiptError(f"the folder of the run {error}") from error
+    whole = os.path.isdir(path)
+    place, name = (path, RECEIPT) if whole else os.path.split(path)
+    folder = Folder(place, make=False)
+    try:
+        folder.lock(shared=True)
+        try:
+            receipt = read_receipt(folder, name)
+        except DumpError as error:
+            raise ReceiptError(f"{error} ({error.hint})" if error.hint else str(error)) from error
+        if receipt is not None and not receipt.known and not receipt.missing:
+            raise ReceiptError(f"{receipt.path} names no dump")
+        if receipt is None:
+            raise ReceiptError(
+                f"there is no {name} in {place}, and no journal of a run" if whole else f"{path} is not there"
+            )
+    except BaseException:
+        folder.close()
+        raise
+    return receipt, folder

@@ -1,0 +1,118 @@
+"""A dump as it is on its disk, compared with its record without reading its bytes."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import stat
+
+from asyncdump.codecs.decompress import damaged
+from asyncdump.codecs.detect import listed_frames
+from asyncdump.codecs.seekable import SeekTable
+from asyncdump.codecs.zstd import FRAMES
+from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.records.report import FileReport
+from asyncdump.sources.file import describe, open_file, open_regular
+from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.values import Source
+
+
+def look_at(file: FileReport) -> tuple[Source, int]:
+    """Return a dump as a source, and how many bytes of content it has, as far as that's seen without reading them.
+
+    Raises:
+        DamagedError: it is missing, no regular file, or of another size.
+        DumpError: it can't be looked at.
+    """
+    try:
+        with explain("open", file.path):
+            fd = open_file(file.path, follow=False)
+    except DumpError as error:
+        if error.errno == errnos.ENOENT:
+            raise DamagedError(f"{file.path} is missing", verdict="missing", path=file.path) from error
+        if error.errno == errnos.ELOOP:
+            raise DamagedError(
+                f"{file.path} is a symbolic link, not a dump", verdict="missing", path=file.path
+            ) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise DamagedError(f"{file.path} is no regular file", verdict="missing", path=file.path)
+        source = describe(fd, file.path)
+        if source.size < file.size:
+            raise short(file, source.size)
+        if source.size > file.size:
+            raise DamagedError(
+                f"{file.path} is corrupt: it has {source.size} bytes, {file.size} were written",
+                verdict="corrupt",
+                path=file.path,
+                offset=file.size,
+            )
+        length = listed(fd, file.path).content if is_compressed(file) else source.size
+    finally:
+        os.close(fd)
+    if holds_source(file) and length != file.bytes:
+        raise DamagedError(
+            f"{file.path} is corrupt: it holds {length} bytes of its source, {file.bytes} were dumped",
+            verdict="corrupt",
+            path=file.path,
+        )
+    return source, length
+
+
+def is_compressed(file: FileReport) -> bool:
+    """Tell whether a dump is stored as a .zst: whether compression was the last thing that it went through."""
+    return bool(file.stages) and file.stages[-1].startswith("zstd:")
+
+
+def holds_source(file: FileReport) -> bool:
+    """Tell whether the content of a dump, decompressed, is what its source held."""
+    return not file.stages or (is_compressed(file) and len(file.stages) == 1)
+
+
+def has_checksums(file: FileReport) -> bool:
+    """Tell whether each frame of a dump has a checksum, which stands in for a digest.
+
+    Raises:
+        DumpError: that can't be told.
+    """
+    if not is_compressed(file):
+        return False
+    fd = open_regular(file.path)
+    try:
+        return listed(fd, file.path).checksums
+    finally:
+        os.close(fd)
+
+
+def went_through(file: FileReport) -> list[str]:
+    """Return the programs that a dump went through, which nothing here can undo."""
+    return [stage for stage in file.stages if not stage.startswith("zstd:")]
+
+
+def listed(fd: int, path: str) -> SeekTable:
+    """Return the frames of a compressed dump.
+
+    Raises:
+        DamagedError: there is no table of them, or it isn't one that asyncdump has written.
+    """
+    try:
+        frames = listed_frames(fd, path)
+    except DumpError as error:
+        raise DamagedError(str(error), verdict="corrupt", path=path, errno=error.errno, hint=error.hint) from error
+    if frames is None:
+        raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
+    if frames.largest > FRAMES[1]:  # A table may claim anything: memory is given for what we write ourselves.
+        index, frame = next((index, frame) for index, frame in enumerate(frames) if frame.length > FRAMES[1])
+        raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
+    return frames
+
+
+def short(file: FileReport, size: int) -> DamagedError:
+    """Return the error that says a dump ends at byte ``size``, before it should."""
+    return DamagedError(
+        f"{file.path} is short: it ends at byte {size}, {file.size} were written",
+        verdict="short",
+        path=file.path,
+        offset=size,
+    )

@@ -1,0 +1,1 @@
+"""One run under way: its lanes, its events, its end."""

@@ -1,0 +1,81 @@
+"""A run beside the block of code that watches it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import anyio
+
+from asyncdump.log import logger
+from asyncdump.run.events import Event
+from asyncdump.run.run import Run
+from asyncdump.run.threads import Host, current_task, in_thread
+
+GRACE: Final = 10.0
+"""Seconds that a handler has for an event when nothing but that keeps a run from returning."""
+
+
+Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
+"""What is called with each event. A plain function runs in the event loop, and so must not block."""
+
+
+@asynccontextmanager
+async def running(run: Run) -> AsyncIterator[None]:
+    """Have a run conducted beside a block. After the block it has ended, whatever was raised and whoever was cancelled.
+
+    An exception of the block ends the run, and is raised by itself.
+    """
+    task = current_task()
+    run.start()
+    try:
+        yield
+    except BaseException as error:
+        run.cancel()
+        # A task that is destroyed can wait for nothing: the threads of the run end by themselves, and clean up.
+        if not run.forked and (not isinstance(error, GeneratorExit) or current_task() == task):
+            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's own error goes before later ones.
+                await run.wait()
+        raise
+    await run.wait()
+
+
+async def listen(run: Run, handler: Handler) -> None:
+    """Call a handler with each event of a run; once that has ended, it has `GRACE` for each that is left."""
+    now = Host().time
+
+    def hurry() -> None:
+        scope.deadline = now() + GRACE
+
+    with anyio.CancelScope() as scope:
+        run.ended.then(hurry)
+        try:
+            async for event in run:
+                if run.ended.given:
+                    hurry()
+                answer = handler(event)
+                if inspect.isawaitable(answer):
+                    await answer
+        except BaseException as error:
+            if not _is_the_handlers(error):
+                raise
+            failure = error
+            await in_thread(lambda: logger().error("listener_failed", exc_info=failure))
+    if scope.cancelled_caught:
+        await in_thread(lambda: logger().error("listener_stuck", seconds=GRACE))
+
+
+def _is_the_handlers(error: BaseException) -> bool:
+    """Tell whether an error is the handler's own affair: a cancellation too, where nobody has cancelled this task."""
+    if isinstance(error, Exception):
+        return True
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # trio has another.
+        return True
+    return task is None or not task.cancelling()

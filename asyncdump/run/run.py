@@ -1,0 +1,218 @@
+"""One run from the caller's side: `dump_all` awaits it, `open_run` watches it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime
+from threading import Thread
+from typing import Final
+
+import msgspec
+
+from asyncdump.errors import as_failure
+from asyncdump.plan.plan import Plan
+from asyncdump.records.journal import Journal
+from asyncdump.records.receipt import digest_lists, receipt
+from asyncdump.records.report import FileReport, Report, now
+from asyncdump.run.events import Event, RunFinished, RunStarted
+from asyncdump.run.mailbox import Mailbox
+from asyncdump.run.scheduler import Scheduler
+from asyncdump.run.threads import Host, Signal, outlast, start
+from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.place import Place
+from asyncdump.version import __version__
+from asyncdump.vocabulary.names import LISTS, RECEIPT
+from asyncdump.vocabulary.stop import Stop
+
+
+class Run:
+    """A run under way: an asynchronous iterator of its events, for one listener at a time.
+
+    Whoever iterates goes on where another has left off. A second iteration while one waits, and one that was left when
+    another began, raise `RuntimeError`: each event is told once. After the last event iterations end at once.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Place,
+        stop: Stop | None = None,
+        *,
+        earlier: Mapping[str, FileReport] | None = None,
+        receipt: bool = True,
+        guard: Folder | None = None,
+    ) -> None:
+        """``guard`` is a folder that is read meanwhile: it stays locked until the run has ended."""
+        self.plan: Final = plan
+        self._guard: Final = guard
+        self._folder = folder
+        self._journal: Journal | None = None
+        self._earlier: Final = earlier or {}
+        self._receipt = receipt
+        self._mailbox = Mailbox()
+        self._stop = stop or Stop()
+        self._interrupted: str | None = None
+        self._report: Report | None = None
+        self._began = time.perf_counter()
+        self._scheduler = Scheduler(
+            plan,
+            folder,
+            emit=self._mailbox.put,
+            stop=self._stop,
+            clock=self._clock,
+            watch=self._look_around,
+            earlier=earlier,
+        )
+        self.ended: Final = Signal()
+        self._host: Host | None = None
+        self._thread: Thread | None = None
+        self._process: Final = os.getpid()
+        self._failure: BaseException | None = None
+
+    def attach(self, journal: Journal) -> None:
+        """Have what is done taken down."""
+        self._journal = self._scheduler.journal = journal
+
+    def discard(self) -> None:
+        """Give back what a run holds that is never conducted, as if it had never been."""
+        if self._journal is not None and not self._earlier:
+            self._journal.remove()
+        self._release()
+
+    def _release(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+        self._folder.close()
+        if self._guard is not None:
+            self._guard.close()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return aiter(self._mailbox)
+
+    @property
+    def report(self) -> Report:
+        """The outcome, once the run has ended: after the last event, or after ``async with``.
+
+        Raises:
+            RuntimeError: the run hasn't ended.
+        """
+        if self._report is None:
+            raise RuntimeError("the run has not ended yet")
+        return self._report
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End the run within some 100 ms: finished dumps stay, others are removed, the report tells which.
+
+        May be called at any time, more than once, and from any thread or signal handler.
+        """
+        self._interrupted = self._interrupted or reason
+        self._stop.requested = True
+
+    def _clock(self) -> float:
+        return time.perf_counter() - self._began
+
+    def start(self) -> None:
+        """Have the run conducted, in threads that no event loop can cut short.
+
+        Raises:
+            DumpError: no thread can be started. Nothing is held any more then.
+        """
+        self._host = Host()
+        try:
+            self._thread = start(self._conduct)
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that conducts the run: none of its threads is here, nor its loop."""
+        return os.getpid() != self._process
+
+    async def wait(self) -> None:
+        """Wait for the end, through any number of cancellations; the first of them ends the run.
+
+        Raises:
+            BaseException: what ended the run where that wasn't the failure of a file, or the last cancellation.
+        """
+        if self._thread is not None and not self.forked:
+            await outlast(self._thread, self.ended, self.cancel)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _look_around(self) -> None:
+        """End the run when nobody can be waiting for it any more."""
+        if self._host is not None and self._host.gone:
+            self.cancel("the event loop was closed")
+
+    def _conduct(self) -> None:
+        started, self._began = now(), time.perf_counter()
+        try:
+            self._mailbox.put(
+                RunStarted(
+                    at=0.0,
+                    output=self.plan.output,
+                    files=len(self.plan.dumps),
+                    bytes=self.plan.bytes,
+                    concurrency=self._scheduler.concurrency,
+                )
+            )
+            self._scheduler.run()
+        except BaseException as error:  # noqa: BLE001 (raised by `wait`)
+            self._failure = error
+            self.cancel(f"{type(error).__name__}: {error}")
+        try:
+            if self._scheduler.aborted:
+                self.cancel("on_error: abort")
+            self._conclude(started)
+        except BaseException as error:  # noqa: BLE001 (likewise)
+            self._failure = self._failure or error
+        finally:
+            self._release()
+            self._mailbox.close()
+            self.ended.give()
+
+    def _conclude(self, started: datetime) -> None:
+        report = Report(
+            files=self._scheduler.reports,
+            output=self.plan.output,
+            started=started,
+            ended=now(),
+            seconds=self._clock(),
+            interrupted=self._interrupted,
+            manifest_sha256=self.plan.manifest_sha256,
+            earlier=self._still_there(self._scheduler.reports),
+        )
+        try:
+            self._write_records(report)
+        except Exception as error:  # noqa: BLE001 (whatever it is: the dumps are there)
+            report = msgspec.structs.replace(report, receipt_error=as_failure(error, self._folder.path))
+        self._report = report
+        self._mailbox.put(
+            RunFinished(
+                at=self._clock(),
+                files=len(report.files),
+                failed=len(report.failures),
+                bytes=report.bytes,
+                seconds=report.seconds,
+                interrupted=report.interrupted,
+            )
+        )
+
+    def _still_there(self, files: Iterable[FileReport]) -> tuple[FileReport, ...]:
+        """Return what earlier runs have made and this one has neither made anew nor kept."""
+        made = {file.name for file in files if file.ok or file.inode}
+        return tuple(file for name, file in self._earlier.items() if name not in made)
+
+    def _write_records(self, report: Report) -> None:
+        if self._receipt:
+            # What an earlier list says of dumps that were replaced would find fault with those that replaced them.
+            lists = {name: LISTS[file.digest.partition(":")[0]] for name, file in self._earlier.items() if file.digest}
+            standing = {lists[file.name] for file in report.earlier if file.ok and file.name in lists}
+            stale = dict.fromkeys(set(lists.values()) - standing, b"")
+            self._folder.write_small({**stale, **digest_lists(report), RECEIPT: receipt(report, __version__)})
+        if self._journal is not None:
+            self._journal.remove()

@@ -1,0 +1,115 @@
+"""A dump that stands where one is to be made, and of which no record tells: its source tells whether it is the one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from asyncdump.codecs.detect import listed_frames
+from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.records.report import FileReport
+from asyncdump.sinks.folder import sync_file
+from asyncdump.sinks.mirror import Mirror
+from asyncdump.sinks.null import NullPlace
+from asyncdump.sources.file import describe, open_regular, refuse_special
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import Source
+
+
+def recognise(
+    planned: PlannedDump, folder: str, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]
+) -> FileReport:
+    """Return the record of what stands under the name of a planned dump, if it holds what its source holds now.
+
+    Raises:
+        DumpError: it holds something else, or can't be read.
+    """
+    began = time.perf_counter()
+    path = os.path.join(folder, planned.name)
+    if not planned.source.sized:  # What it holds is known when it is read, and is another thing each time.
+        raise _stranger(path, planned)
+    with explain("stat", path):
+        refuse_special(path, os.lstat(path).st_mode)
+    sync_file(path)
+    stored = _look_at(path, planned)
+    compressed = frozenset({planned.name} if planned.zstd is not None else ())
+    # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
+    source = _transfer(planned.source, planned, offset=planned.offset, length=planned.length, stop=stop)
+    held = source
+    try:
+        _carry(source, Mirror(folder, compressed), lane, watch)
+    except DamagedError as error:
+        raise _stranger(path, planned) from error
+    if compressed:
+        held = _transfer(stored, planned, offset=0, length=stored.size, stop=stop)
+        _carry(held, NullPlace(folder), lane, watch)
+    return FileReport(
+        source=planned.source.path,
+        name=planned.name,
+        path=path,
+        offset=planned.offset,
+        bytes=planned.length,
+        size=stored.size,
+        stored=min(stored.size, stored.allocated),
+        seconds=time.perf_counter() - began,
+        method="read",
+        digest=_named(planned, held.digest),
+        content_digest=_named(planned, source.content_digest),
+        error=None,
+        stage="done",
+        stages=planned.stages,
+        kept=True,
+        identity=planned.source.identity,
+        inode=stored.inode,
+        marks=held.marks,
+        durable=planned.durable,
+        manifest_sha256="",
+    )
+
+
+def _look_at(path: str, planned: PlannedDump) -> Source:
+    fd = open_regular(path)
+    try:
+        stored = describe(fd, path)
+        length = stored.size
+        if planned.zstd is not None:
+            length = sum(frame.length for frame in listed_frames(fd, path) or ())
+    finally:
+        os.close(fd)
+    if length != planned.length:
+        raise _stranger(path, planned)
+    return stored
+
+
+def _transfer(source: Source, planned: PlannedDump, **options: Any) -> Transfer:
+    return Transfer(source, planned.name, method="read", checksum=planned.checksum, sparse=False, **options)
+
+
+def _carry(transfer: Transfer, place: NullPlace, lane: Lane, watch: Callable[[Transfer], None]) -> None:
+    watch(transfer)
+    try:
+        transfer.begin(place, lane)
+        transfer.work(lane)
+        transfer.seal(lane)
+    finally:
+        transfer.abort()
+
+
+def _named(planned: PlannedDump, digest: str | None) -> str | None:
+    return None if digest is None else f"{planned.checksum}:{digest}"
+
+
+def _stranger(path: str, planned: PlannedDump) -> DumpError:
+    return DumpError(
+        f"{path} is in no record of a run, and doesn't hold what {planned.source.path} holds now",
+        path=path,
+        operation="compare",
+        errno=errno.EEXIST,
+        hint="move it away, or allow --overwrite too",
+    )

@@ -1,0 +1,51 @@
+"""Names that a filesystem takes for one: it may fold case, normalise, or drop dots, and only it knows how."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+
+from asyncdump.kernel.linux import close_quietly
+from asyncdump.sinks.folder import Folder
+
+
+def clashes(folder: Folder, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each name that leads to the same file as one before it in ``folder``, with that one.
+
+    The filesystem is asked, with empty files in a folder of their own, and only where names are alike. Where that can't
+    be made nothing is found: no name of a run replaces another of it anyway (`Folder.publish`).
+    """
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        alike[_folded(name)].append(name)
+    groups = [group for group in alike.values() if len(group) > 1]
+    found: list[tuple[str, str]] = []
+    if groups:
+        with suppress(OSError), folder.nook() as nook:
+            for group in groups:
+                found += _same(nook, group)
+    return found
+
+
+def _folded(name: str) -> str:
+    """Return what names have in common that any filesystem might take for one."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).rstrip(". ")
+
+
+def _same(nook: int, names: list[str]) -> list[tuple[str, str]]:
+    found = []
+    made: dict[int, str] = {}
+    for name in names:
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=nook)
+            made[os.fstat(fd).st_ino] = name
+            close_quietly(fd)
+        except FileExistsError:
+            inode = os.stat(name, dir_fd=nook, follow_symlinks=False).st_ino
+            found.append((name, made.get(inode, names[0])))
+        except OSError:  # A name that can't be made clashes with none: its dump says why.
+            continue
+    return found

@@ -1,0 +1,90 @@
+"""Sinks that keep nothing: one takes what is only to be looked at, one compares it with a dump that is there."""
+
+from __future__ import annotations
+
+import os
+
+from asyncdump.codecs.content import Frames
+from asyncdump.codecs.detect import listed_frames
+from asyncdump.errors import DamagedError, explain
+from asyncdump.kernel.lane import BUFFER, Buffers
+from asyncdump.kernel.linux import read_at, same
+from asyncdump.sinks.null import NullPlace, NullSink
+from asyncdump.sources.file import open_regular
+
+
+class Mirrored(NullSink):
+    """Compares what is written with what a dump holds at the same place.
+
+    Raises `DamagedError` at the first byte that differs.
+    """
+
+    def __init__(self, path: str, buffers: Buffers, *, compressed: bool) -> None:
+        super().__init__(path)
+        self._buffers = buffers
+        self.fd = open_regular(path)
+        self._frames: Frames | None = None
+        if compressed:
+            try:
+                if (listed := listed_frames(self.fd, path)) is None:
+                    raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
+                self._frames = Frames(os.dup(self.fd), path, listed)  # They close their descriptor themselves.
+            except BaseException:
+                self.close()
+                raise
+
+    def write(self, data: memoryview, offset: int) -> None:
+        for start in range(0, len(data), BUFFER):
+            self._compare(data[start : start + BUFFER], offset + start)
+        self._count(len(data))
+
+    def _compare(self, data: memoryview, offset: int) -> None:
+        buffer = self._buffers.take()
+        try:
+            view = buffer.view[: len(data)]
+            held = self._read(view, offset)
+            if held == len(data) and (same(data, view) or data == view):
+                return
+            first = next((n for n in range(held) if data[n] != view[n]), held)
+        finally:
+            self._buffers.give_back(buffer)
+        raise DamagedError(
+            f"{self.path} differs from its source from byte {offset + first} of its content on",
+            verdict="differs",
+            path=self.path,
+            offset=offset + first,
+        )
+
+    def _read(self, view: memoryview, offset: int) -> int:
+        done = 0
+        while done < len(view):
+            rest, place = view[done:], offset + done
+            with explain("read", self.path):
+                got = read_at(self.fd, rest, place) if self._frames is None else self._seek(rest, place)
+            if got == 0:
+                break
+            done += got
+        return done
+
+    def _seek(self, view: memoryview, offset: int) -> int:
+        assert self._frames is not None
+        with self._lock:
+            self._frames.seek(offset)
+            return self._frames.readinto(view)
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+        super().close()
+
+
+class Mirror(NullPlace):
+    """Stands for the output folder where sources are compared with the dumps in it."""
+
+    def __init__(self, path: str, compressed: frozenset[str]) -> None:
+        super().__init__(path)
+        self._compressed = compressed
+        self._buffers = Buffers()
+
+    def create(self, name: str) -> Mirrored:
+        return Mirrored(os.path.join(self.path, name), self._buffers, compressed=name in self._compressed)

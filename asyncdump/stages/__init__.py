@@ -1,1 +1,0 @@
-"""What bytes pass through on their way: zstd frames in this process, filters in others."""

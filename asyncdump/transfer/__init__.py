@@ -1,0 +1,1 @@
+"""One file under way: from its opening to a sealed sink."""

@@ -1,0 +1,169 @@
+"""What empties the output of the last program."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from asyncdump.codecs.zstd import Compressors, Press
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
+from asyncdump.sinks.file import Sink
+from asyncdump.transfer.feeds import STEP
+from asyncdump.transfer.packer import Packer
+from asyncdump.vocabulary.digest import Marked
+
+_BEHIND: Final = 4 << 20
+
+
+class Empty(Exception):  # noqa: N818 (no failure: it will have more)
+    """A pipe has nothing now. EAGAIN itself may be the sink's answer, which is a failure."""
+
+
+def _taken(pipe: int, view: memoryview) -> int:
+    """Read what a pipe has into ``view`` and return how many bytes; 0 at its end.
+
+    Raises:
+        Empty: there is nothing now.
+    """
+    try:
+        return os.readv(pipe, [view])
+    except BlockingIOError as error:
+        raise Empty from error
+
+
+class Drain:
+    """What empties the last program's output. A step that finds it empty raises `Empty`.
+
+    Attributes:
+        hasher: what hashes all that is written, or None if nothing does.
+    """
+
+    hasher: Marked | None = None
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self.done = False
+
+    def step(self, lane: Lane) -> bool:
+        """Take some; return whether anything was there."""
+        raise NotImplementedError
+
+    def finish(self, lane: Lane) -> None:
+        """Write what is still held."""
+
+
+class CopiedDrain(Drain):
+    """Read into the lane's second buffer, hashed there, and written from there.
+
+    What is hashed is what is written, and what is written stays: programs may move pages on that others still write to
+    (splice(2)), so that two looks at what is in the pipe see two things.
+    """
+
+    def __init__(self, sink: Sink, pipe: int, hasher: Marked | None) -> None:
+        super().__init__(pipe)
+        self.hasher = hasher
+        self._sink = sink
+        self._filled = 0
+        self._written = 0
+
+    def step(self, lane: Lane) -> bool:
+        # The lane's first buffer may hold what waits to be fed.
+        view = lane.spare.view
+        moved = _taken(self._pipe, view[self._filled :])
+        if moved == 0:
+            self.done = True
+            return False
+        if self.hasher is not None:
+            self.hasher.update(view[self._filled : self._filled + moved])
+        self._filled += moved
+        if self._filled == len(view) or self._sink.sequential:
+            self._write(view)
+        return True
+
+    def _write(self, view: memoryview) -> None:
+        self._sink.write(view[: self._filled], self._written)
+        self._written += self._filled
+        self._filled = 0
+
+    def finish(self, lane: Lane) -> None:
+        self._write(lane.spare.view)
+        self._sink.resize(self._written)
+
+
+class SplicedDrain(Drain):
+    """Spliced into the sink's page cache, with write-back at its heels: ``bench filter`` found O_DIRECT slower here,
+    for a pipe hands the disk single pages, and each write waits for it.
+    """
+
+    def __init__(self, sink: Sink, pipe: int) -> None:
+        super().__init__(pipe)
+        self._sink = sink
+        self._flushed = 0
+        self._denied = False
+
+    def step(self, lane: Lane) -> bool:
+        sink, step = self._sink, self._sink.pace.step(STEP)
+        moved = self._move(lane, step)
+        self.done = moved == 0
+        if sink.stored - self._flushed >= sink.pace.step(_BEHIND):
+            self._flush()
+        return moved > 0
+
+    def _move(self, lane: Lane, count: int) -> int:
+        sink = self._sink
+        if not self._denied:
+            try:
+                moved = os.splice(self._pipe, sink.fd, count, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
+            except BlockingIOError as error:
+                raise Empty from error
+            except OSError as error:
+                if error.errno in TRUE_ERRORS:
+                    raise
+                self._denied = True
+            else:
+                sink.note_copied(moved)
+                return moved
+        moved = _taken(self._pipe, lane.spare.view[:count])
+        sink.write_cached(lane.spare.view[:moved], sink.stored)
+        return moved
+
+    def _flush(self) -> None:
+        self._sink.flush_behind(self._flushed, self._sink.stored - self._flushed)
+        self._flushed = self._sink.stored
+
+    def finish(self, lane: Lane) -> None:
+        if self._flushed < self._sink.stored:
+            self._flush()
+
+
+class FramesDrain(Drain):
+    """Compressed: gathered into frames, which a packer writes."""
+
+    def __init__(self, compressors: Compressors, pipe: int, press: Press, packer: Packer) -> None:
+        super().__init__(pipe)
+        self._compressors = compressors
+        self._press = press
+        self._packer = packer
+        self.hasher = packer.hasher
+        self._filled = 0
+        self._count = 0
+
+    def step(self, lane: Lane) -> bool:
+        frame = self._press.options.frame
+        moved = _taken(self._pipe, self._press.buffer.view[self._filled : frame])
+        self._filled += moved
+        if moved == 0:
+            self.done = True
+        if self._filled == frame or (moved == 0 and (self._filled or not self._count)):
+            self._pack()
+        return moved > 0
+
+    def _pack(self) -> None:
+        frame = self._compressors.frame(self._press, self._press.buffer, self._filled)
+        self._packer.append(self._count, frame, self._filled)
+        self._count += 1
+        self._filled = 0
+
+    def finish(self, lane: Lane) -> None:
+        self._packer.finish()

@@ -1,0 +1,228 @@
+"""One file under way through filters, or into a pipe: fed and emptied in turn by one thread that never blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+from asyncdump.codecs.zstd import Compressors, Press, ZstdOptions
+from asyncdump.engines import FEEDS, Engine, Refusal, Route
+from asyncdump.errors import DumpError, FilterError, explain, from_oserror
+from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.sinks.file import Sink
+from asyncdump.sinks.pipe import PipeSink
+from asyncdump.sinks.place import Place
+from asyncdump.transfer.drains import CopiedDrain, Drain, Empty, FramesDrain, SplicedDrain
+from asyncdump.transfer.feeds import Feed, FramesFeed, PlainFeed
+from asyncdump.transfer.filters import Commands, Filters
+from asyncdump.transfer.packer import Packer
+from asyncdump.transfer.transfer import Transfer
+from asyncdump.vocabulary.digest import new_digest
+from asyncdump.vocabulary.values import UNREADABLE, Source, Span
+
+
+class Piped(Transfer):
+    """A `Transfer` whose bytes go through programs: spliced into the first, spliced out of the last.
+
+    With ``zstd`` they are compressed before the programs, or with ``zstd_last`` after them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        *,
+        filters: Commands,
+        timeout: float,
+        zstd: ZstdOptions | None,
+        zstd_last: bool,
+        compressors: Compressors,
+        buffers: Buffers,
+        **options: Any,
+    ) -> None:
+        super().__init__(source, name, **options)
+        self._commands: Final = filters
+        self._timeout: Final = timeout
+        self._zstd: Final = zstd
+        self._zstd_last: Final = zstd_last
+        self._compressors: Final = compressors
+        self._buffers: Final = buffers
+        self._filters: Filters | None = None
+        self._feed: Feed | None = None
+        self._drain: Drain | None = None
+        self._progressed = 0.0
+        self._borrowed = ExitStack()
+
+    def _prepare(self, folder: Place) -> list[Engine]:
+        # Before programs are started: they would wait as well.
+        press = None if self._zstd is None else self._borrowed.enter_context(self._compressors.press(self._zstd))
+        sink = self._route.sink
+        if self._commands:
+            self._filters = Filters(self._commands, self._stop.check)
+        stdin = self._filters.stdin if self._filters else sink.fd
+        if press is not None and not self._zstd_last:
+            self._feed = FramesFeed(self, stdin, press)
+        else:
+            self._feed = PlainFeed(self, stdin)
+        if self._filters is not None:
+            self._drain = self._new_drain(sink, self._filters.stdout, press if self._zstd_last else None)
+        self._progressed = time.monotonic()
+        if self._choice != "auto":
+            return [FEEDS[self._choice]]
+        # A pipe that outlives this process gets a copy: the pages of a source go on changing with it.
+        live = self._filters is not None and isinstance(self._feed, PlainFeed)
+        return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
+
+    def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
+        hasher = None if isinstance(sink, PipeSink) else new_digest(self._checksum)
+        if press is not None:
+            packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=press.options.checksum)
+            return FramesDrain(self._compressors, stdout, press, packer)
+        if hasher is None and not sink.sequential:
+            return SplicedDrain(sink, stdout)
+        sink.expect(self.length)  # Most programs give about as much as they take; the end sets it right.
+        return CopiedDrain(sink, stdout, hasher)
+
+    def _step(self, lane: Lane) -> bool:
+        self._stop.check()
+        assert self._feed is not None
+        if self._feed.done and (self._drain is None or self._drain.done):
+            return False
+        fed = not self._feed.done and self._fed(self._feed, lane)
+        emptied = self._drain is not None and not self._drain.done and self._emptied(lane)
+        if fed or emptied:
+            self._progressed = time.monotonic()
+        else:
+            self._wait()
+        return True
+
+    def _fed(self, feed: Feed, lane: Lane) -> bool:
+        try:
+            moved = feed.step(lane)
+        except BlockingIOError:
+            return False
+        except BrokenPipeError as error:
+            if self._filters is not None:
+                raise self._told(self._filters.closed_early()) from error
+            raise from_oserror(error, "write", self._route.sink.path) from error
+        except OSError as error:
+            # A page that can't be read was met, and gone around, where it was read: this is the writer's.
+            writing = error.errno in UNREADABLE
+            raise self._failure(error, self._engines[0], self.left(), lane, storing=writing) from error
+        if feed.done and self._filters is not None:
+            self._filters.close_stdin()
+        return moved
+
+    def _emptied(self, lane: Lane) -> bool:
+        assert self._drain is not None
+        with explain("write", self._route.sink.path):
+            try:
+                return self._drain.step(lane)
+            except Empty:
+                return False
+
+    def _wait(self) -> None:
+        sink = self._route.sink
+        if self._filters is None:
+            assert isinstance(sink, PipeSink)
+            sink.wait()
+            return
+        feeding = self._feed is not None and not self._feed.done
+        self._filters.wait(feeding=feeding, emptying=self._drain is not None and not self._drain.done)
+        if time.monotonic() - self._progressed > self._timeout:
+            raise self._told(self._filters.stuck(self._timeout))
+
+    def _told(self, error: Any) -> Any:
+        error.path = self.source.path
+        return error
+
+    def _finish(self, lane: Lane) -> None:
+        if self._filters is not None:
+            self.stage = "filter"
+            while not self._filters.ended():
+                self._wait()
+            if (complaint := self._filters.complaint()) is not None:
+                raise self._told(complaint)
+        sink = self._route.sink
+        if self._drain is not None:
+            with explain("write", sink.path):
+                self._drain.finish(lane)
+            self._note_stored(self._drain.hasher)
+        if self._hasher is not None and isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
+            self.content_digest = self._hasher.hexdigest()
+        self.give_back()
+
+    def give_back(self, error: BaseException | None = None) -> None:
+        """Leave no program and no descriptor of one, and give back what there was to compress with.
+
+        Raises:
+            FilterError: a program can't be killed.
+        """
+        self._feed = self._drain = None  # With the buffers that they have.
+        self._borrowed.close()
+        filters, self._filters = self._filters, None
+        if filters is not None and (left := filters.kill()):
+            raise self._undead(left, error) from error
+
+    def _undead(self, left: list[str], error: BaseException | None) -> FilterError:
+        why = "" if error is None else f"{error}; "
+        return FilterError(
+            f"{why}{', '.join(left)} can't be killed: it waits for a device or a filesystem that doesn't answer",
+            command=left[0].partition(" ")[0],
+            path=self.source.path,
+            operation="kill",
+            errno=error.errno if isinstance(error, DumpError) else None,
+            hint="it ends when what it waits for answers, or with the next start of the system",
+        )
+
+    # --- for feeds and drains --------------------------------------------------------------------------------------
+
+    @property
+    def route(self) -> Route:
+        return self._route
+
+    @property
+    def zstd(self) -> ZstdOptions:
+        assert self._zstd is not None
+        return self._zstd
+
+    @property
+    def compressors(self) -> Compressors:
+        return self._compressors
+
+    def next_spans(self) -> Iterator[Span]:
+        """Yield the frames of the source, one after another."""
+        end = self._offset + self.length
+        for start in range(self._offset, end, self.zstd.frame):
+            yield Span(offset=start, length=min(self.zstd.frame, end - start))
+
+    def left(self) -> Span:
+        """Return what of the source was not fed yet."""
+        return Span(offset=self._offset + self.moved, length=self.length - self.moved)
+
+    def refused(self, refusal: Refusal, lane: Lane) -> None:
+        """Have the next way to feed, before the first byte.
+
+        Raises:
+            MethodRefusedError: there is none.
+        """
+        self._fall_back(refusal, lane)
+
+    @property
+    def spliced(self) -> bool:
+        return self._engines[0] is FEEDS["splice"]
+
+    def note_fed(self, length: int) -> None:
+        self.moved += length
+        if self._filters is None:
+            self._route.sink.note_copied(length)
+
+    def load(self, span: Span, lane: Lane, *, hashed: bool = True) -> memoryview:
+        """Bring a span into the lane's buffer, and hash it if it is to have a digest."""
+        data = self._load(self._engines[0], span, lane)
+        assert data is not None
+        if hashed:
+            self._hash(span, data)
+        return data

@@ -1,0 +1,88 @@
+"""Memory that can't be read: the errors that say so, and what of a span can be read around it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from asyncdump.engines import Route
+from asyncdump.engines.read import read_some
+from asyncdump.sources.file import truncated
+from asyncdump.vocabulary.values import SMALL_PAGE, UNREADABLE, BadRange, Span
+
+MOST_BAD: Final = 4096
+"""Ranges that are listed of one file; of more there are only the bytes."""
+
+
+def read_around(route: Route, span: Span, view: memoryview, check: Callable[[], None]) -> Iterator[BadRange]:
+    """Read a span into ``view`` and yield each page of 4 KiB in it that can't be read: there ``view`` holds zeros.
+
+    A good stretch is read in steps that double, so that it costs few calls; a bad one costs a call for each page, as
+    nothing else tells that the next is bad too. ``check`` is called before each, and may raise to end it.
+
+    Raises:
+        SourceChangedError: the source ends before the span does.
+        OSError: another error than those of `UNREADABLE`.
+    """
+    done, step = 0, span.length
+    while done < span.length:
+        check()
+        offset = span.offset + done
+        page = min(SMALL_PAGE - offset % SMALL_PAGE, span.length - done)
+        wanted = max(page, min(step, span.length - done))
+        try:
+            got = read_some(route, view[done : done + wanted], offset)
+        except OSError as error:
+            number = error.errno or 0
+            if number not in UNREADABLE:
+                raise
+            step = 0
+            if wanted > page:  # Which page it was is only told by reading one.
+                continue
+            view[done : done + page] = bytes(page)
+            yield BadRange(offset=offset, length=page, errno=number)
+            got = page
+        else:
+            step = 2 * max(step, got)
+        if got == 0:
+            raise truncated(route.source.path, offset, span.end)
+        done += got
+
+
+class BadRanges:
+    """What of one source can't be read, from several threads: the first `MOST_BAD` ranges, and how much more."""
+
+    def __init__(self) -> None:
+        self._ranges: list[BadRange] = []
+        self._more = 0
+        self._lock = threading.Lock()
+
+    def add(self, ranges: Iterable[BadRange]) -> None:
+        with self._lock:
+            self._ranges += ranges
+            if len(self._ranges) > 2 * MOST_BAD:
+                self._shorten()
+
+    def _shorten(self) -> None:
+        self._ranges = merged(self._ranges)
+        self._more += sum(each.length for each in self._ranges[MOST_BAD:])
+        del self._ranges[MOST_BAD:]
+
+    def told(self) -> tuple[tuple[BadRange, ...], int]:
+        """Return the ranges, in the order of the source, and the bytes of those that are not among them."""
+        with self._lock:
+            self._shorten()
+            return tuple(self._ranges), self._more
+
+
+def merged(ranges: Iterable[BadRange]) -> list[BadRange]:
+    """Return ranges in the order of the source, neighbours with the same errno as one."""
+    merged: list[BadRange] = []
+    for each in sorted(ranges, key=lambda each: each.offset):
+        last = merged[-1] if merged else None
+        if last is not None and last.end == each.offset and last.errno == each.errno:
+            merged[-1] = BadRange(offset=last.offset, length=last.length + each.length, errno=last.errno)
+        else:
+            merged.append(each)
+    return merged

@@ -1,0 +1,1 @@
+"""Frozen values and plain functions that everything may use."""
