@@ -107,7 +107,7 @@ class TestNames:
     """A name stands for something complete, or for nothing."""
 
     @pytest.mark.parametrize("durable", [True, False])
-    def test_names_appear_only_when_published(self, durable: bool, store: Store) -> None:
+    def test_names_appear_only_when_published(self, durable, store: Store) -> None:
         sink = written(store, "dump", noise(100))
         assert names(store) == set()
         assert store.entry("dump") is None
@@ -270,7 +270,7 @@ class TestLocks:
     """Two runs at once are refused, readers share."""
 
     @pytest.mark.parametrize(("first", "second"), [(False, False), (False, True), (True, False)])
-    def test_runs_keep_each_other_out(self, first: bool, second: bool, output: str) -> None:
+    def test_runs_keep_each_other_out(self, first, second, output: str) -> None:
         with closing(open_store(output)) as one, closing(open_store(output)) as other:
             one.lock(shared=first)
             with pytest.raises(DumpError, match="another run") as refused:
@@ -428,7 +428,7 @@ class TestSinksWithoutADescriptor:
 
     @pytest.mark.parametrize("sequential", [True, False])
     @pytest.mark.parametrize("holes", [True, False])
-    async def test_what_auto_takes(self, holes: bool, sequential: bool, make) -> None:
+    async def test_what_auto_takes(self, holes, sequential, make) -> None:
         data = content(5 * MiB + 77)
         source = make("tmpfs", data, holes=holes)
         with MemoryPlace(sequential=sequential) as place:

@@ -83,8 +83,8 @@ class Scheduler:
         self._committer = Committer(plan, place, stop, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
-        # The counts of threads and what is to be done again are changed by whoever holds the turn. The locks of `Queue`,
-        # `Telling` and `Committer` may be taken within it, never the other way round.
+        # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
+        # `Queue`, `Telling` and `Committer` may be taken within it, never the other way round.
         self._turn = threading.RLock()
         self._over = threading.Condition(self._turn)  # The run waits for the end of all threads.
         self._moving = 0
@@ -167,9 +167,10 @@ class Scheduler:
 
     def _round(self) -> None:
         """Serve all that waits."""
-        wanted = max(1, min(self._lanes, self._useful_lanes()))
+        wanted = min(self._lanes, self._useful_lanes())
         self._moving, self._committing = wanted, True
-        self._committer.open()
+        if wanted:  # Else nobody would close it.
+            self._committer.open()
         threads = []
         try:
             threads.append(self._started(self._commit, self._committed))
