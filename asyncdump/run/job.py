@@ -14,7 +14,6 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.transfer.piped import Piped
 from asyncdump.transfer.transfer import Transfer
 
 
@@ -112,10 +111,8 @@ def failure_of(job: Job, error: AsyncdumpError, folder: str, manifest_sha256: st
 
 def has_room(job: Job) -> bool:
     """Tell whether one more lane may work on a file: its compression may have a limit of threads, a pipe takes one."""
-    zstd = job.planned.zstd
-    if isinstance(job.transfer, Piped):
-        return False
-    return zstd is None or not zstd.threads or job.lanes < zstd.threads
+    most = job.transfer.most_lanes
+    return most is None or job.lanes < most
 
 
 def share(job: Job) -> int:

@@ -17,9 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from asyncdump.codecs.zstd import Compressors
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError, as_failure
-from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.earlier import fits
 from asyncdump.plan.plan import Plan, PlannedDump
@@ -33,10 +32,9 @@ from asyncdump.run.threads import start
 from asyncdump.sinks.folder import Draft, Folder, sync_file
 from asyncdump.sinks.pipe import Outlet
 from asyncdump.sinks.place import Place
-from asyncdump.transfer.packed import Packed
-from asyncdump.transfer.piped import Piped
-from asyncdump.transfer.proof import Proof, prove
-from asyncdump.transfer.transfer import Transfer
+from asyncdump.transfer.choose import transfer_of
+from asyncdump.transfer.proof import prove
+from asyncdump.transfer.resources import resources
 from asyncdump.vocabulary.stop import Stop
 
 SHARED: Final = 64 << 20
@@ -101,8 +99,7 @@ class Scheduler:
         self._sealed: deque[Job] = deque()
         self._broken: BaseException | None = None
         self._again: list[Job] = []
-        self._compressors = Compressors(stop.check)
-        self._buffers = Buffers()
+        self._resources = resources(stop)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._waiting = deque(sorted(self._jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
@@ -113,35 +110,6 @@ class Scheduler:
         earlier = self._earlier.get(planned.name)
         told = not isinstance(self._folder, Folder | Outlet)
         return Job(index, planned, earlier=earlier, told_elsewhere=told)
-
-    def _transfer(self, planned: PlannedDump) -> Transfer:
-        options: dict[str, Any] = {
-            "offset": planned.offset,
-            "length": planned.length,
-            "method": planned.method,
-            "checksum": planned.checksum,
-            "sparse": planned.sparse,
-            "stop": self._stop,
-            "on_read_error": planned.on_read_error,
-            "most": planned.most,
-        }
-        if planned.expected is not None:
-            return Proof(planned.source, planned.name, expected=planned.expected, **options)
-        shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
-        if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
-            return Piped(
-                planned.source,
-                planned.name,
-                filters=planned.filters,
-                timeout=planned.timeout,
-                zstd=planned.zstd,
-                zstd_last=planned.zstd_last,
-                **shared,
-                **options,
-            )
-        if planned.zstd:
-            return Packed(planned.source, planned.name, zstd=planned.zstd, **shared, **options)
-        return Transfer(planned.source, planned.name, **options)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:
@@ -297,7 +265,7 @@ class Scheduler:
         for job in jobs:
             job.lanes = 1
             job.error, job.sealed = None, False
-            job.under_way = self._transfer(job.planned)
+            job.under_way = transfer_of(job.planned, self._folder, self._resources)
             self._active[job] = None
         return jobs
 
