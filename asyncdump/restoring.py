@@ -1,4 +1,4 @@
-"""The dumps of a run, put back: into huge pages through a mapping, into tmpfs and ordinary files by the engines."""
+"""Restoring: `restore_all` writes dumps back into huge pages, tmpfs or files, `open_restore` watches that."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from asyncdump.plan.readback import to_restore
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
 from asyncdump.records.standing import is_compressed
+from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
@@ -31,7 +32,7 @@ _MOST: Final = 20
 
 
 class Restorer:
-    """A restore under way: its `run` tells of it while it lasts, `report` is there when that has ended."""
+    """A restore in progress: an asynchronous iterator of its events, like a `Run`."""
 
     def __init__(
         self,
@@ -77,9 +78,16 @@ class Restorer:
             self._targets.close()
             raise
 
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return aiter(self.run)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End it within about 100 ms: finished targets stay, others are removed. May be called from anywhere."""
+        self.run.cancel(reason)
+
     @property
     def report(self) -> Report:
-        """What came of it; ``path`` of each file is where it was put.
+        """The outcome, once it has ended; ``path`` of each file is its target.
 
         Raises:
             RuntimeError: it hasn't ended.
@@ -101,24 +109,24 @@ async def restore_all(
     concurrency: Concurrency = "auto",
     on_event: Handler | None = None,
 ) -> Report:
-    """Put the dumps of a run back, each compared with its digest on the way.
+    """Restore the dumps of a run, and verify each against its digest on the way.
 
-    A target has its name only when it is whole, and proved to be where a digest was taken. Zeros stay holes. On
-    hugetlbfs a target has the size of the content in whole huge pages.
+    A target appears under its final name only when it is complete, and verified where a digest was recorded. Zeros stay
+    holes. On hugetlbfs, the size of a target is a multiple of the huge page size.
 
     Args:
-        what: the folder of the run, or its receipt.
-        to: the folder for the targets, created with mode 0700 if missing. They have the names of the dumps, without
-            ``.zst`` where those are compressed.
-        map: other targets for some, by the names of the dumps; paths relative to ``to``.
-        overwrite: replace files of the same names; without it they are an error.
+        what: the directory of the run, or its receipt.
+        to: the directory for the targets, created with mode 0700 if missing. They have the names of the dumps, without
+            ``.zst`` if those are compressed.
+        map: other targets, by the names of their dumps; paths are relative to ``to``.
+        overwrite: replace existing files; without it they are an error.
         durable: whether to wait until the targets would survive a power cut.
         concurrency: files in flight, or ``auto``.
         on_event: called with each event, as that of `dump_all`.
 
     Raises:
-        ReceiptError: it can't be carried out: no receipt, targets that exist, too few huge pages. Nothing was written.
-        DumpError: a folder can't be opened, or a run is at work in it.
+        ReceiptError: it can't be done: no receipt, targets that exist, too few huge pages. Nothing was written.
+        DumpError: a directory can't be opened, or a run is running in it.
     """
     async with open_restore(
         what, to, map=map, overwrite=overwrite, durable=durable, concurrency=concurrency
@@ -138,7 +146,17 @@ async def open_restore(
     durable: bool = True,
     concurrency: Concurrency = "auto",
 ) -> AsyncIterator[Restorer]:
-    """Start what `restore_all` does, to watch or cancel its ``run``."""
+    """Start what `restore_all` does, and give it as an asynchronous iterator of its events::
+
+        async with asyncdump.open_restore("/var/dumps/out", "/dev/hugepages") as restorer:
+            async for event in restorer:
+                print(event)
+        restorer.report.raise_for_failures()
+
+    Raises:
+        ReceiptError: it can't be done: no receipt, targets that exist, too few huge pages. Nothing was written.
+        DumpError: a directory can't be opened, or a run is running in it.
+    """
 
     def prepare() -> Restorer:
         receipt, folder = open_receipt(what)

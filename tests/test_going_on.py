@@ -294,7 +294,7 @@ async def test_a_table_that_claims_gigabytes_costs_no_memory(output, sources) ->
 
 def test_what_is_kept_has_no_progress_left_to_tell() -> None:
     mailbox = Mailbox()
-    mailbox.put(Progress(at=0, name="a", done=1, total=2, stage="verify"))
+    mailbox.put(Progress(at=0, name="a", done=1, total=2, phase="verify"))
     mailbox.put(FileKept(at=1, name="a", source="s", bytes=2, digest=None))
     mailbox.close()
 

@@ -311,7 +311,7 @@ def check_life(life: list[Event], file: asyncdump.FileReport) -> None:
         assert (end.bytes, end.stored, end.digest, end.method) == (file.bytes, file.stored, file.digest, file.method)
         assert before
     elif isinstance(end, FileFailed):
-        assert (end.error, end.stage) == (file.error, file.stage)
+        assert (end.error, end.phase) == (file.error, file.stage)
     if before:
         started, *progress = before
         assert isinstance(started, FileStarted)

@@ -28,10 +28,13 @@ from asyncdump.vocabulary.stop import Stop
 
 
 class Run:
-    """A run under way: an asynchronous iterator of its events, for one listener at a time.
+    """A run in progress: an asynchronous iterator of its events, for one listener at a time.
 
-    Whoever iterates goes on where another has left off. A second iteration while one waits, and one that was left when
-    another began, raise `RuntimeError`: each event is told once. After the last event iterations end at once.
+    An iteration continues where an earlier one was left. A second one at the same time raises `RuntimeError`, for each
+    event is given once. After the last event, iterations end immediately.
+
+    Attributes:
+        plan: what it does.
     """
 
     def __init__(

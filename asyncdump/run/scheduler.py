@@ -391,7 +391,7 @@ class Scheduler:
                     name=transfer.name,
                     done=transfer.moved,
                     total=transfer.length,
-                    stage=state[1],
+                    phase=state[1],
                 )
             )
 
@@ -467,7 +467,7 @@ class Scheduler:
                 self._announce(job)
             self._emit(
                 FileFailed(
-                    at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage
+                    at=self._clock(), name=planned.name, source=planned.source.path, error=error, phase=job.stage
                 )
             )
             job.under_way = None

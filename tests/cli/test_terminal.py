@@ -285,7 +285,7 @@ def opened(name: str, size: int, method: Any = "read") -> asyncdump.FileStarted:
 
 
 def moved(name: str, done: int, total: int) -> asyncdump.Progress:
-    return asyncdump.Progress(at=0, name=name, done=done, total=total, stage="move")
+    return asyncdump.Progress(at=0, name=name, done=done, total=total, phase="move")
 
 
 def finished(name: str, size: int) -> asyncdump.FileFinished:
@@ -296,7 +296,7 @@ def finished(name: str, size: int) -> asyncdump.FileFinished:
 
 
 def failed(name: str) -> asyncdump.FileFailed:
-    return asyncdump.FileFailed(at=0, name=name, source="x", error=asyncdump.DumpError("no"), stage="move")
+    return asyncdump.FileFailed(at=0, name=name, source="x", error=asyncdump.DumpError("no"), phase="move")
 
 
 def drawing(*events: asyncdump.Event, size: tuple[int, int] = (80, 24)) -> list[str]:
