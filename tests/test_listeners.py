@@ -97,6 +97,23 @@ async def test_so_is_one_while_the_first_is_busy_with_an_event() -> None:
     assert (await anext(aiter(mailbox))).name == "c"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_listener_whose_wait_was_cancelled_makes_way_for_another(backend) -> None:
+    async def main() -> None:
+        mailbox = Mailbox()
+        left = aiter(mailbox)
+        with anyio.move_on_after(0) as scope:
+            await anext(left)
+        assert scope.cancelled_caught
+        first = aiter(mailbox)
+        with pytest.raises(RuntimeError, match="listener"):
+            await anext(left)
+        mailbox.put(failed("a"))
+        assert await anext(first)
+
+    anyio.run(main, backend=backend)
+
+
 async def test_a_listener_that_stumbles_makes_way_for_another() -> None:
     mailbox = Mailbox()
     for name in "abc":

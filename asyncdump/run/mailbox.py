@@ -57,19 +57,26 @@ class Mailbox:
         news.give()
 
     def __aiter__(self) -> Listener:
-        """Return the iteration of the one listener.
+        listener = Listener(self)
+        self.claim(listener)
+        return listener
 
-        Another begins where one was left: the end of ``async for`` drops it, and so this reference to it.
+    def claim(self, listener: Listener) -> None:
+        """Make an iteration the one that gets events, if no other does.
+
+        An iteration ends when ``async for`` drops it, or when waiting for an event is cancelled: another can continue.
 
         Raises:
             RuntimeError: there is one already. Each event is given once: two listeners would get a part of them each.
         """
-        listening = self._listener() if self._listener is not None else None
-        if listening is not None and not (self._closed and not self._events):
+        listening = None if self._listener is None else self._listener()
+        if listening not in {None, listener} and not (self._closed and not self._events):
             raise RuntimeError("this run has a listener already: each event is given once, to one task")
-        listener = Listener(self)
         self._listener = weakref.ref(listener)
-        return listener
+
+    def release(self) -> None:
+        """Let another iteration continue."""
+        self._listener = None
 
     async def next(self) -> Event | None:
         """Return the next event, or None at the end."""
@@ -100,7 +107,12 @@ class Listener:
         return self
 
     async def __anext__(self) -> Event:
-        event = await self._mailbox.next()
+        self._mailbox.claim(self)
+        try:
+            event = await self._mailbox.next()
+        except BaseException:  # Its traceback may keep this iteration alive.
+            self._mailbox.release()
+            raise
         if event is None:
             raise StopAsyncIteration
         return event
