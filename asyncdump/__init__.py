@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asyncdump.dumping import plan_all as plan_all
     from asyncdump.engines import Refusal as Refusal
     from asyncdump.errors import AsyncdumpError as AsyncdumpError
+    from asyncdump.errors import BusyError as BusyError
     from asyncdump.errors import DamagedError as DamagedError
     from asyncdump.errors import DumpError as DumpError
     from asyncdump.errors import FilterError as FilterError
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from asyncdump.errors import ManifestError as ManifestError
     from asyncdump.errors import MethodRefusedError as MethodRefusedError
     from asyncdump.errors import NotDurableError as NotDurableError
+    from asyncdump.errors import OutputError as OutputError
     from asyncdump.errors import Problem as Problem
     from asyncdump.errors import ReceiptError as ReceiptError
     from asyncdump.errors import SourceChangedError as SourceChangedError
+    from asyncdump.errors import TargetExistsError as TargetExistsError
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
     from asyncdump.manifest import Manifest as Manifest
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from asyncdump.reading import open_dump as open_dump
     from asyncdump.records.report import FileReport as FileReport
     from asyncdump.records.report import Report as Report
+    from asyncdump.records.verification import FileVerdict as FileVerdict
+    from asyncdump.records.verification import Verification as Verification
     from asyncdump.restoring import Restorer as Restorer
     from asyncdump.restoring import open_restore as open_restore
     from asyncdump.restoring import restore_all as restore_all
@@ -66,8 +71,6 @@ if TYPE_CHECKING:
     from asyncdump.run.events import RunStarted as RunStarted
     from asyncdump.run.run import Run as Run
     from asyncdump.run.tally import Tally as Tally
-    from asyncdump.verifying import FileVerdict as FileVerdict
-    from asyncdump.verifying import Verification as Verification
     from asyncdump.verifying import Verifier as Verifier
     from asyncdump.verifying import open_verify as open_verify
     from asyncdump.verifying import verify_all as verify_all
@@ -82,6 +85,7 @@ _HOMES = {
     "engines": ("Refusal",),
     "errors": (
         "AsyncdumpError",
+        "BusyError",
         "DamagedError",
         "DumpError",
         "FilterError",
@@ -89,9 +93,11 @@ _HOMES = {
         "ManifestError",
         "MethodRefusedError",
         "NotDurableError",
+        "OutputError",
         "Problem",
         "ReceiptError",
         "SourceChangedError",
+        "TargetExistsError",
     ),
     "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
     "manifest.options": ("Overrides",),
@@ -99,6 +105,7 @@ _HOMES = {
     "probing": ("Finding", "probe"),
     "reading": ("DumpInfo", "describe_dump", "open_dump"),
     "records.report": ("FileReport", "Report"),
+    "records.verification": ("FileVerdict", "Verification"),
     "restoring": ("Restorer", "open_restore", "restore_all"),
     "run.events": (
         "Event",
@@ -113,7 +120,7 @@ _HOMES = {
     ),
     "run.run": ("Run",),
     "run.tally": ("Tally",),
-    "verifying": ("FileVerdict", "Verification", "Verifier", "open_verify", "verify_all"),
+    "verifying": ("Verifier", "open_verify", "verify_all"),
     "vocabulary.values": ("BadRange", "Identity", "Method", "Source"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Final, Unpack
 
-from asyncdump.errors import ManifestError, Problem, absolute
+from asyncdump.errors import ManifestError, Problem, absolute, opening_output
 from asyncdump.manifest.keywords import checked, given, spell_out
 from asyncdump.manifest.models import Dump, Manifest
 from asyncdump.manifest.options import Overrides
@@ -120,12 +120,14 @@ def _working_folder() -> str:
 
 
 def _open_output(plan: Plan, stop: Stop) -> Run:
-    """Take possession of the output folder, and learn what is done already."""
+    """Lock the output directory, and find out what is done already."""
     if plan.output == STANDARD_OUTPUT:
         return Run(plan, Outlet(_STDOUT, stop.check), stop)
-    folder = Folder(plan.output)
+    with opening_output():
+        folder = Folder(plan.output)
     try:
-        folder.lock()
+        with opening_output():
+            folder.lock()
         for name in RESERVED:
             folder.hold(name)
         earlier = find_earlier(plan, folder)
@@ -134,7 +136,8 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
         run = Run(plan, folder, stop, earlier=earlier)
         # Last, for it replaces the journal of a run before: nothing may fail any more.
         head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
-        run.attach(Journal(folder, head, earlier.values()))
+        with opening_output():
+            run.attach(Journal(folder, head, earlier.values()))
     except BaseException:
         folder.close()
         raise
@@ -149,8 +152,9 @@ def _check_names(plan: Plan, folder: Folder) -> None:
             *(
                 Problem(
                     key="output",
-                    message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are one name "
-                    f"to the filesystem of {folder.path}: give the dump another",
+                    message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are the same "
+                    f"name to the filesystem of {folder.path}",
+                    remedy="give the dump another",
                 )
                 for name, other in same
             )
@@ -177,8 +181,10 @@ async def open_run(what: What, **options: Unpack[Overrides]) -> AsyncIterator[Ru
 
     Raises:
         ManifestError: it can't be done; nothing was written. All reasons are reported.
-        DumpError: the output directory can't be created, another run is running in it, the limit of open files is too
-            low, or no thread can be started.
+        TargetExistsError: dumps of these names exist; nothing was written.
+        BusyError: another run is running in the output directory.
+        OutputError: the output directory can't be created, opened or written to.
+        DumpError: the limit of open files is too low, or no thread can be started.
     """
     made = await plan_all(what, **options)
     stop = Stop()
@@ -204,8 +210,10 @@ async def dump_all(what: What, *, on_event: Handler | None = None, **options: Un
 
     Raises:
         ManifestError: it can't be done; nothing was written. All reasons are reported.
-        DumpError: the output directory can't be created, another run is running in it, the limit of open files is too
-            low, or no thread can be started.
+        TargetExistsError: dumps of these names exist; nothing was written.
+        BusyError: another run is running in the output directory.
+        OutputError: the output directory can't be created, opened or written to.
+        DumpError: the limit of open files is too low, or no thread can be started.
     """
     async with open_run(what, **options) as run:
         if on_event is not None:

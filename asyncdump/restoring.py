@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import defaultdict
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from asyncdump.errors import DumpError, ReceiptError, absolute
+from asyncdump.errors import DumpError, Problem, ReceiptError, TargetExistsError, absolute, opening_output
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.pools import short_of_pages, short_of_space
 from asyncdump.plan.readback import to_restore
@@ -26,6 +27,7 @@ from asyncdump.sinks.folder import Folder
 from asyncdump.sinks.targets import Targets
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import TEMPORARY_PREFIX, name_complaint
+from asyncdump.vocabulary.tables import listed
 from asyncdump.vocabulary.values import Concurrency
 
 _MOST: Final = 20
@@ -56,7 +58,8 @@ class Restorer:
                 self._failed[file.name] = msgspec.structs.replace(
                     file, error=error, stage="plan", bytes=0, path=paths[file.name]
                 )
-        self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
+        with opening_output():
+            self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
         try:
             if problems := [
                 *self._targets.clashes(),
@@ -95,7 +98,7 @@ class Restorer:
         report = self.run.report
         files = {file.name: file for file in report.files} | self._failed
         return msgspec.structs.replace(
-            report, files=tuple(files[name] for name in self._order), unrecorded=self._missing
+            report, files=tuple(files[name] for name in self._order), unrecorded=self._missing, action="restored"
         )
 
 
@@ -125,8 +128,11 @@ async def restore_all(
         on_event: called with each event, as that of `dump_all`.
 
     Raises:
-        ReceiptError: it can't be done: no receipt, targets that exist, too few huge pages. Nothing was written.
-        DumpError: a directory can't be opened, or a run is running in it.
+        ReceiptError: it can't be done: no receipt, too few huge pages. Nothing was written.
+        TargetExistsError: targets exist; nothing was written.
+        BusyError: a run is running in one of the directories.
+        OutputError: a target directory can't be created or opened.
+        DumpError: the directory of the run can't be opened, or no thread can be started.
     """
     async with open_restore(
         what, to, map=map, overwrite=overwrite, durable=durable, concurrency=concurrency
@@ -154,8 +160,11 @@ async def open_restore(
         restorer.report.raise_for_failures()
 
     Raises:
-        ReceiptError: it can't be done: no receipt, targets that exist, too few huge pages. Nothing was written.
-        DumpError: a directory can't be opened, or a run is running in it.
+        ReceiptError: it can't be done: no receipt, too few huge pages. Nothing was written.
+        TargetExistsError: targets exist; nothing was written.
+        BusyError: a run is running in one of the directories.
+        OutputError: a target directory can't be created or opened.
+        DumpError: the directory of the run can't be opened, or no thread can be started.
     """
 
     def prepare() -> Restorer:
@@ -167,7 +176,7 @@ async def open_restore(
             raise
 
     def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
-        target = os.path.realpath(absolute(_given("the folder to restore to", to)))
+        target = os.path.realpath(absolute(_given("the directory to restore to", to)))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
@@ -189,12 +198,12 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     }
     own = os.path.realpath(os.path.dirname(receipt.path))
     if wrong := [path for path in {to, *paths.values()} if own in {os.path.dirname(path), os.path.realpath(path)}]:
-        raise ReceiptError(f"{wrong[0]} is in the folder of the dumps: restore elsewhere")
+        raise ReceiptError(f"{wrong[0]} is in the directory of the dumps: restore elsewhere")
     if wrong := [path for path in paths.values() if os.path.basename(path).startswith(TEMPORARY_PREFIX)]:
         raise ReceiptError(f"{wrong[0]} is a name that asyncdump uses itself")
     folders = {to, *map(os.path.dirname, paths.values())}
     if wrong := sorted(folders.union(*map(_above, folders)) & set(paths.values())):
-        raise ReceiptError(f"{wrong[0]} is a folder that dumps are restored to, and the target of one")
+        raise ReceiptError(f"{wrong[0]} is the target of a dump, and a directory that dumps are restored to")
     dumps: dict[str, list[str]] = defaultdict(list)
     for name, path in paths.items():
         dumps[path].append(name)
@@ -237,17 +246,25 @@ def default_target(file: FileReport) -> str:
 
 
 def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
-    problems = []
+    unfit: list[str] = []
+    existing: list[str] = []
     for path in paths.values():
         try:
             mode = os.lstat(path).st_mode
         except OSError:
             continue
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            problems.append(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
+            unfit.append(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
         elif not overwrite:
-            problems.append(f"{path} exists already: restore elsewhere, or allow --overwrite")
-    if len(problems) > _MOST:
-        problems[_MOST:] = [f"and {len(problems) - _MOST} more"]
-    if problems:
+            existing.append(path)
+    remedy = "restore elsewhere, or pass {overwrite}"
+    problems = [Problem(message=message) for message in unfit]
+    if len(unfit) > _MOST:
+        problems[_MOST:] = [Problem(message=f"and {len(unfit) - _MOST} more")]
+    if existing:
+        exist = "exists" if len(existing) == 1 else "exist"
+        problems.append(Problem(message=f"{listed(existing)} {exist} already", remedy=remedy))
+    if unfit:
         raise ReceiptError(*problems)
+    if existing:
+        raise TargetExistsError(*problems, path=existing[0], errno=errno.EEXIST)

@@ -8,19 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import msgspec
-
-from asyncdump.errors import (
-    DamagedError,
-    DumpError,
-    InterruptedDumpError,
-    Verdict,
-)
+from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError
 from asyncdump.plan.plan import Plan
 from asyncdump.plan.readback import from_source, plain
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
 from asyncdump.records.standing import is_compressed
+from asyncdump.records.verification import FileVerdict, Verification
 from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
@@ -32,86 +26,12 @@ from asyncdump.vocabulary.names import RESERVED, TEMPORARY_PREFIX
 from asyncdump.vocabulary.values import Concurrency
 
 
-class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome for one dump.
-
-    Attributes:
-        name, path: its name, and its full path.
-        verdict: ``ok``; ``corrupt``; ``short``; ``missing``; ``differs`` from its source; or ``unknown``, where that
-            can't be decided: it has no digest, it is the output of a filter and can't be compared with a source, or a
-            call failed.
-        bytes: the bytes of the source that it contains.
-        offset: where in the file as stored the first bad frame or 2 MiB block begins, in bytes; for a dump that differs
-            from its source, the first such byte of its content. None where that isn't known.
-        frame: the number of the first bad frame of a compressed dump, from 0, or None.
-        message: why it isn't ``ok``.
-        hint: what can be done about it.
-        seconds: how long it took.
-    """
-
-    name: str
-    path: str
-    verdict: Verdict
-    bytes: int
-    offset: int | None = None
-    frame: int | None = None
-    message: str = ""
-    hint: str = ""
-    seconds: float = 0.0
-
-
-class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a verification.
-
-    Attributes:
-        receipt: what the dumps were compared with: a receipt, or the journal of a run that never ended.
-        files: the outcome for each dump in it.
-        unrecorded: how many dumps the last run should have made and didn't: it was killed, or an older dump is there.
-        strays: files in the directory that aren't in the receipt; they are not a failure.
-        seconds: how long it took.
-        interrupted: what ended it early, or None.
-    """
-
-    receipt: str
-    files: tuple[FileVerdict, ...]
-    unrecorded: int
-    strays: tuple[str, ...]
-    seconds: float
-    interrupted: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """True if every dump of the run is there and ``ok``."""
-        verified = all(file.verdict == "ok" for file in self.files)
-        return verified and not self.unrecorded and self.interrupted is None
-
-    @property
-    def failures(self) -> tuple[FileVerdict, ...]:
-        return tuple(file for file in self.files if file.verdict != "ok")
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of the sources that the dumps which are ``ok`` contain."""
-        return sum(file.bytes for file in self.files if file.verdict == "ok")
-
-    def raise_for_failures(self) -> None:
-        """Raise an ``ExceptionGroup`` of `DamagedError` if any dump isn't ``ok``, or the run never ended."""
-        errors: list[Exception] = [
-            DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
-            for file in self.failures
-        ]
-        if self.unrecorded:
-            errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
-        if errors:
-            lost = len(errors) - bool(self.unrecorded) + self.unrecorded
-            raise ExceptionGroup(f"{lost} of {len(self.files) + self.unrecorded} dumps are not verified", errors)
-
-
 class Verifier:
     """A verification in progress: an asynchronous iterator of its events, like a `Run`."""
 
     def __init__(self, receipt: Receipt, folder: Folder, *, against_source: bool, concurrency: Concurrency) -> None:
         self._receipt: Final = receipt
+        self._against_source: Final = against_source
         self._began = time.perf_counter()
         self._known: dict[str, FileVerdict] = {}
         # Dumps of earlier runs that this one didn't make may have been removed since.
@@ -161,6 +81,7 @@ class Verifier:
             strays=self._strays,
             seconds=time.perf_counter() - self._began,
             interrupted=report.interrupted,
+            against_source=self._against_source,
         )
 
 
@@ -181,7 +102,8 @@ async def verify_all(
 
     Raises:
         ReceiptError: there is no receipt, or it can't be read.
-        DumpError: the directory can't be read, or a run is running in it.
+        BusyError: a run is running in the directory.
+        DumpError: the directory can't be read, or no thread can be started.
     """
     async with open_verify(what, against_source=against_source, concurrency=concurrency) as verifier:
         if on_event is not None:
@@ -202,7 +124,8 @@ async def open_verify(
 
     Raises:
         ReceiptError: there is no receipt, or it can't be read.
-        DumpError: the directory can't be read, or a run is running in it.
+        BusyError: a run is running in the directory.
+        DumpError: the directory can't be read, or no thread can be started.
     """
 
     def prepare() -> Verifier:

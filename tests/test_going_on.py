@@ -111,7 +111,7 @@ async def test_a_file_of_somebody_else_under_the_name_of_a_dump_that_never_was(o
     report = await asyncdump.dump_all(plan, output=output, allow_filters=True)
     assert [file.ok for file in report.files] == [True, False]
     (output / "ring1").write_text("mine")
-    with pytest.raises(asyncdump.ManifestError, match="holds ring1 already"):
+    with pytest.raises(asyncdump.TargetExistsError, match="ring1"):
         await resume(output, *sources[:2])
     assert (output / "ring1").read_text() == "mine"
 

@@ -16,6 +16,7 @@ from asyncdump.version import __version__
 NAMES = [
     "AsyncdumpError",
     "BadRange",
+    "BusyError",
     "DamagedError",
     "Defaults",
     "Dump",
@@ -38,6 +39,7 @@ NAMES = [
     "Method",
     "MethodRefusedError",
     "NotDurableError",
+    "OutputError",
     "Overrides",
     "Plan",
     "PlannedDump",
@@ -54,6 +56,7 @@ NAMES = [
     "Source",
     "SourceChangedError",
     "Tally",
+    "TargetExistsError",
     "Verification",
     "Verifier",
     "Zstd",

@@ -17,6 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import file_names, templates, text
 
+import asyncdump
 from asyncdump.errors import ManifestError
 from asyncdump.manifest.models import Defaults, Dump, Manifest
 from asyncdump.manifest.options import Overrides
@@ -485,11 +486,25 @@ def test_dumps_that_are_there_already(complaints: Complainer, plan: Planner, out
     (out / "rtemap_2").touch()
     (out / "ring.bin").symlink_to("nowhere")
     (out / "receipt.json").touch()
-    holds = f"output: {out} holds rtemap_2, ring.bin, receipt.json already: choose another folder, or --overwrite"
-    assert complaints(*dumps) == [holds]
+    with pytest.raises(asyncdump.TargetExistsError) as caught:
+        plan(*dumps)
+    (problem,) = caught.value.problems
+    assert (problem.key, caught.value.path) == ("output", str(out))
+    assert "rtemap_2, ring.bin, receipt.json" in problem.message
+    assert "overwrite=True" in problem.hint
     assert len(plan(*dumps, overwrite=True).dumps) == 5
     (out / "rtemap_1").touch()
-    assert complaints(*dumps) == [holds.replace("holds ", "holds rtemap_1, ").replace(", receipt.json", " and 1 more")]
+    (complaint,) = complaints(*dumps)
+    assert "rtemap_1, rtemap_2, ring.bin and 1 more" in complaint
+
+
+def test_existing_dumps_and_another_mistake(plan: Planner, out: Path) -> None:
+    """All is reported; that something exists isn't all that a caller has to decide."""
+    (out / "ring.bin").touch()
+    with pytest.raises(asyncdump.ManifestError) as caught:
+        plan(Dump(source="ring.bin"), Dump(source="nothing"))
+    assert type(caught.value) is asyncdump.ManifestError
+    assert {problem.key for problem in caught.value.problems} == {"output", "dumps[1].source"}
 
 
 def test_a_folder_that_has_the_name_of_a_dump(complaints: Complainer, out: Path) -> None:

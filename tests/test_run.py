@@ -202,7 +202,7 @@ async def test_durable_false_overrides_true(dumps, folder) -> None:
 
 async def test_a_folder_in_use_needs_overwrite(dumps, folder) -> None:
     assert (await asyncdump.dump_all(dumps[:1], output=folder)).ok
-    with pytest.raises(asyncdump.ManifestError, match=r"holds dump-0, receipt\.json already"):
+    with pytest.raises(asyncdump.TargetExistsError, match=r"dump-0, receipt\.json"):
         await asyncdump.dump_all(dumps, output=folder)
     assert (await asyncdump.dump_all(dumps, output=folder, overwrite=True)).ok
     check_dumps(folder)

@@ -93,7 +93,7 @@ def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str
     from asyncdump.cli.logs import configure_later
     from asyncdump.cli.run import dry, wet
 
-    configure_later(log_format)
+    configure_later(log_format, summary=progress != "json")
     if options["trust_receipt"] and not options["resume"]:
         raise click.UsageError("--trust-receipt says what --resume is to keep: give that too")
     chosen = Overrides(**options)  # type: ignore[typeddict-item] # made from its definition
@@ -254,15 +254,15 @@ def info(dumps: tuple[str, ...], *, as_json: bool, compressed: bool | None) -> N
 
 
 def run() -> int:
-    """Run the command line and return its exit code: 2 for what was wrong before the start."""
+    """Run the command line and return its exit code."""
     try:
         cli(prog_name="asyncdump")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (ManifestError, ReceiptError) as error:
-        return _fail(*map(str, error.problems))
+        return _fail(*map(str, error.problems), code=error.exit_code)
     except AsyncdumpError as error:
-        return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}")
+        return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}", code=error.exit_code)
     except (OSError, MemoryError, RuntimeError, ExceptionGroup) as error:
         # The host's state, not a fault of ours: no memory, no thread, no descriptor. What is done stays recorded.
         return _fail(*map(_described, _told_apart(error)), code=1)

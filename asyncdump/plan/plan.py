@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from heapq import heappop, heappush
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -54,6 +54,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A run that is ready to start: `dump_all` and `open_run` take it. It can be pickled.
 
+    ``print`` shows it as a table, and so does a notebook.
+
     It names the very files that were there when it was made: a source that was replaced by then fails.
 
     Attributes:
@@ -84,6 +86,31 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def bytes(self) -> int:
         """The bytes of all dumps together."""
         return sum(dump.length for dump in self.dumps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: see the API reference for its keys."""
+        from asyncdump.plan.summary import record_of
+
+        return record_of(self)
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=1).decode()
+
+    def __str__(self) -> str:
+        from asyncdump.plan.summary import summary_of
+
+        return str(summary_of(self))
+
+    def __repr__(self) -> str:
+        from asyncdump.plan.summary import total_of
+
+        return f"<Plan: {total_of(self)}>"
+
+    def _repr_html_(self) -> str:
+        from asyncdump.plan.summary import summary_of
+
+        return summary_of(self).html()
 
     def split(self, parts: int) -> tuple[Plan, ...]:
         """Return plans that together are this one, of about the same number of bytes each, in any case none empty.

@@ -16,7 +16,7 @@ import msgspec
 
 from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.engines import FEEDS
-from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
+from asyncdump.errors import DumpError, ManifestError, Problem, TargetExistsError, absolute, describe_errno
 from asyncdump.kernel.linux import TRUE_ERRORS
 from asyncdump.manifest.models import Dump, Manifest, Retries, Zstd
 from asyncdump.manifest.options import Overrides, first
@@ -71,9 +71,11 @@ class _Planner:
         self._output = self._place(options.get("output"))
         self._earlier: dict[str, FileReport] = {}
         self._lost = False
+        self._existing: list[Problem] = []
 
-    def _complain(self, key: str, message: str) -> None:
-        self._problems.append(self._marks.problem(key, message))
+    def _complain(self, key: str, message: str, remedy: str = "") -> Problem:
+        self._problems.append(self._marks.problem(key, message, remedy))
+        return self._problems[-1]
 
     def plan(self) -> Plan:
         if self._options.get("resume"):
@@ -88,7 +90,10 @@ class _Planner:
             self._check_names(dumps)
             self._check_records([dump for _, dump in dumps])
         if self._problems:
-            raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
+            only = len(self._problems) == len(self._existing)
+            raise (TargetExistsError if only else ManifestError)(
+                *sorted(self._problems, key=lambda problem: problem.line), path=self._output if only else ""
+            )
         manifest, options = self._manifest, self._options
         again = options.get("retries")
         retries = manifest.retries if again is None else again
@@ -120,7 +125,8 @@ class _Planner:
             finally:
                 folder.close()
         except DumpError as error:
-            self._complain("output", f"{error}: nothing can be resumed without it; start anew with --overwrite instead")
+            message = f"{error}: nothing can be resumed without it"
+            self._complain("output", message, "start from scratch with {overwrite} instead")
             self._lost = True
             return {}
         return earlier.ours if earlier else {}
@@ -150,8 +156,7 @@ class _Planner:
             self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
         if planned.filters and not self._options.get("allow_filters"):
             names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
-            message = f"runs programs ({names}): that takes --allow-filters, in Python allow_filters=True"
-            self._complain(f"{key}.filter", message)
+            self._complain(f"{key}.filter", f"runs programs ({names})", "pass {allow_filters} to allow that")
         for program, *_ in planned.filters:
             if shutil.which(program) is None:
                 self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
@@ -196,7 +201,7 @@ class _Planner:
                 return
             finds = find(self._folder, pattern, self._check)
         except DumpError as error:
-            self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
+            self._complain(f"{key}.source", str(error), error.hint)
             return
         if not finds.files:
             reasons = map(str, finds.failures[:_SHOWN])
@@ -289,21 +294,21 @@ class _Planner:
             if not self._stands(RECEIPT) and not self._stands(JOURNAL) and not existing and not comparable:
                 lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
                 existing += filter(self._stands, sorted(lists))  # Nothing here is of our making.
-            instead = "which no run here has made: move them away, or allow --overwrite too"
+            instead = "no run here has made them: move them away, or pass {overwrite} too"
         else:
             # Without a receipt it isn't ours what a digest list would replace.
             lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
             existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, sorted(lists))
-            instead = "choose another folder, or --overwrite"
+            instead = "choose another directory, or pass {overwrite}"
             if self._stands(JOURNAL) and not self._is_empty_journal():
                 existing += [] if existing else ["the journal of a run that never ended"]
-                instead = "go on with that run by --resume, choose another folder, or --overwrite"
+                instead = "continue that run with {resume}, choose another directory, or pass {overwrite}"
         for name in (RECEIPT, JOURNAL):
             if os.path.isdir(os.path.join(self._output, name)):
                 self._complain("output", f"{name} is a folder in {self._output}: move it away")
         if existing and not self._options.get("overwrite") and not self._lost:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
-            self._complain("output", f"{self._output} holds {names} already: {instead}")
+            self._existing.append(self._complain("output", f"{self._output} has {names} already", instead))
 
     def _check_earlier(self, dumps: list[tuple[str, PlannedDump]]) -> None:
         """Complain of what would replace the dump of another source."""
@@ -311,7 +316,7 @@ class _Planner:
             earlier = self._earlier.get(dump.name)
             if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
                 what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
-                self._complain(f"{key}.name", f"{what}: give it another name, or allow --overwrite too")
+                self._complain(f"{key}.name", what, "give it another name, or pass {overwrite} too")
 
     def _is_empty_journal(self) -> bool:
         """Tell whether the journal that stands there is that of a run which ended before it made a first dump."""

@@ -43,7 +43,7 @@ _LONGEST_HOLE: Final = 64 << 20
 """Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
 
 _UNREADABLE_HINT: Final = (
-    "a page of it can't be read: see dmesg; on_read_error: zero (--on-read-error zero) dumps the rest, with zeros there"
+    "a page of it can't be read: see dmesg; {on_read_error=zero} dumps the rest, with zeros in its place"
 )
 
 
@@ -235,7 +235,7 @@ class Transfer:
             path=self.source.path,
             operation=engine.method,
             errno=refusal.errno,
-            hint=f"use method: auto, or one that works here: {', '.join(others)}" if others else "use method: auto",
+            hint=f"use method auto, or one that works here: {', '.join(others)}" if others else "use method auto",
         )
 
     @_gives_back

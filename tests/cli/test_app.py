@@ -97,7 +97,7 @@ def test_all_is_dumped(sources: list[Path], tmp_path: Path) -> None:
     assert done.stderr == f"dumping 3 files, 4.0 MiB, to {tmp_path}/out\n"
     lines = done.stdout.splitlines()
     assert lines[0] == f"3 of 3 files dumped to {tmp_path}/out"
-    assert lines[-1] == "Written beside them: receipt.json, XXH128SUMS"
+    assert lines[-1] == "Also written: receipt.json, XXH128SUMS"
     assert re.search(r"^read +3 +4\.0 MiB +4\.0 MiB$", done.stdout, re.MULTILINE)
     assert re.search(r"^total +3 +4\.0 MiB +4\.0 MiB +\d+\.\d\d s +[\d.]+ [KMG]iB/s$", done.stdout, re.MULTILINE)
 
@@ -113,15 +113,31 @@ def test_some_failed(sources: list[Path], tmp_path: Path) -> None:
     told = [line for line in done.stderr.splitlines() if line.startswith("asyncdump: ")]
     assert len(told) == 2
     assert told[0].startswith(f"asyncdump: failed: ring0 (move): reflink is refused for {sources[0]} (tmpfs): E")
-    assert told[1].startswith("asyncdump:   use method: auto, or one that works here: ")
+    assert told[1].startswith("asyncdump:   use method auto, or one that works here: ")
     assert [file["stage"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
 
 
-def test_twenty_failures_are_told_and_the_others_counted(shm: Path, tmp_path: Path) -> None:
+def test_equal_failures_are_told_once(shm: Path, tmp_path: Path) -> None:
     for number in range(23):
         (shm / f"ring{number}").write_bytes(noise(100))
     write_manifest(tmp_path, f"{shm}/ring*", defaults={"method": "reflink"})
     done = asyncdump("m.yaml", "--quiet", cwd=tmp_path)
+    assert done.returncode == 1
+    first, example, hint = done.stderr.splitlines()
+    assert re.fullmatch(r"asyncdump: failed: 23 files \(move\): E.+: ring0, ring1, ring2 and 20 more", first)
+    assert "ring0" in example
+    assert hint.startswith("asyncdump:   use method auto")
+
+
+def test_twenty_kinds_of_failures_are_told_and_the_others_counted(shm: Path, tmp_path: Path) -> None:
+    names = "abcdefghijklmnopqrstuvw"
+    for name in names:
+        (shm / name).write_bytes(noise(100))
+    filters = [
+        {"source": f"{shm}/{name}", "filter": [["sh", "-c", f"cat > /dev/null; echo {name}{name} >&2; exit 1"]]} for name in names
+    ]
+    write_manifest(tmp_path, *filters)
+    done = asyncdump("m.yaml", "--quiet", "--allow-filters", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("asyncdump: failed: ") == 20
     assert done.stderr.splitlines()[-1] == f"asyncdump: and 3 more: see {tmp_path}/out/receipt.json"
@@ -358,7 +374,7 @@ def test_checksum(checksum, digests, sources: list[Path], tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     lists = [name for name in os.listdir(tmp_path / "out") if name.endswith("SUMS")]
     beside = ", ".join(["receipt.json", *lists])
-    assert done.stdout.splitlines()[-1] == f"Written beside them: {beside}"
+    assert done.stdout.splitlines()[-1] == f"Also written: {beside}"
     assert lists == ([digests] if digests else [])
     if digests:
         expected = [f"{digest_of(source.read_bytes(), checksum)}  {source.name}" for source in sources]
@@ -374,7 +390,7 @@ def test_on_error(sources: list[Path], tmp_path: Path) -> None:
     assert receipt(tmp_path / "out")["interrupted"] == "on_error: abort"
     assert done.stdout.splitlines()[0].endswith(", ended early: on_error: abort")
     assert "asyncdump: failed: ring0 (move)" in done.stderr
-    assert "asyncdump: 2 files not dumped: the run was ended by on_error: abort" in done.stderr
+    assert "asyncdump: 2 files not dumped: the run was interrupted by on_error: abort" in done.stderr
     done = asyncdump("m.yaml", "--on-error", "continue", "--overwrite", cwd=tmp_path)
     assert done.returncode == 1
     check_dumps(tmp_path / "out", sources[1:])
@@ -389,7 +405,7 @@ def test_what_is_there_already_is_not_replaced(sources: list[Path], tmp_path: Pa
     done = asyncdump(manifest, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"asyncdump: {manifest}:1: output: {tmp_path}/out holds ring1 already: choose another folder, or --overwrite\n"
+        f"asyncdump: {manifest}:1: output: {tmp_path}/out has ring1 already: choose another directory, or pass --overwrite\n"
     )
     assert snapshot(tmp_path) == before
     done = asyncdump(manifest, "--overwrite", cwd=tmp_path)
@@ -404,7 +420,7 @@ def test_a_receipt_that_is_there_is_not_replaced(sources: list[Path], tmp_path: 
     (tmp_path / "out" / "ring0").unlink()
     done = asyncdump("m.yaml", cwd=tmp_path)
     assert done.returncode == 2
-    assert "holds receipt.json already" in done.stderr
+    assert "has receipt.json already" in done.stderr
 
 
 @pytest.mark.kernel
@@ -699,7 +715,7 @@ def test_plain_lines(endless: Path, tmp_path: Path) -> None:
         r" *\d+ %  [\d.]+ [GT]iB of 4\.0 TiB moved, 0 B durable, 0 of 1 files, [\d.]+ [MG]iB/s, \d+ s left\n", line
     )
     assert rest.returncode == 143
-    assert rest.stderr.splitlines()[-2] == "asyncdump: 1 file not dumped: the run was ended by SIGTERM"
+    assert rest.stderr.splitlines()[-2] == "asyncdump: 1 file not dumped: the run was interrupted by SIGTERM"
     assert rest.stdout.startswith(f"0 of 1 file dumped to {tmp_path}/out, ended early: SIGTERM\n")
 
 
@@ -863,7 +879,7 @@ def test_a_receipt_that_can_not_be_written(progress, sources: list[Path], tmp_pa
     write_manifest(tmp_path, in_the_way, *others)
     done = asyncdump("m.yaml", "--progress", progress, "--allow-filters", cwd=tmp_path)
     assert done.returncode == 1
-    assert "Written beside them" not in done.stdout
+    assert "Also written" not in done.stdout
     assert re.search(r"^asyncdump: the receipt could not be written: rename of .+: EISDIR", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
 

@@ -41,7 +41,7 @@ def spoil(run: Path) -> None:
 def test_all_is_well(run: Path) -> None:
     done = asyncdump("verify", "out", cwd=run)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"4 of 4 dumps proved whole by {run}/out/receipt.json: 12.0 MiB in ")
+    assert done.stdout.startswith(f"4 of 4 dumps verified against {run}/out/receipt.json: 12.0 MiB in ")
     assert done.stderr == f"verifying 4 files, 12.0 MiB, in {run}/out\n"
     assert asyncdump("verify", "out/receipt.json", "-q", cwd=run).stdout == ""
 
@@ -50,7 +50,7 @@ def test_what_is_wrong_is_told_on_stderr(run: Path) -> None:
     spoil(run)
     done = asyncdump("verify", "out", "--progress", "none", cwd=run)
     assert done.returncode == 1
-    assert done.stdout.startswith("1 of 4 dumps proved whole")
+    assert done.stdout.startswith("1 of 4 dumps verified against")
     out = run / "out"
     why = f"its digest is another one, from the block at byte {2 * MiB} on"
     assert done.stderr.splitlines() == [
@@ -145,7 +145,7 @@ def test_resume_keeps_what_is_whole_and_does_the_rest(run: Path) -> None:
     inode = (run / "out" / "ring0").stat().st_ino
     done = asyncdump("m.yaml", "--resume", cwd=run)
     assert done.returncode == 0, done.stderr
-    assert "1 file of them kept from an earlier run, and found whole" in done.stdout
+    assert "1 file kept from an earlier run (verified)" in done.stdout
     assert (run / "out" / "ring0").stat().st_ino == inode
     assert asyncdump("verify", "out", cwd=run).returncode == 0
     receipt = json.loads(read(run / "out" / "receipt.json"))

@@ -309,12 +309,12 @@ def test_one_run_at_a_time(at_work) -> None:
         ["restore", dumps.output, "--to", dumps.output],
     ):
         refused = asyncdump(*command)
-        assert refused.returncode == 2, (command, refused.stderr)
-        assert f"another run is at work in {dumps.output}" in refused.stderr, command
+        assert refused.returncode == 3, (command, refused.stderr)
+        assert f"another run is running in {dumps.output}" in refused.stderr, command
         assert "wait for it to end" in refused.stderr
     refused = asyncdump(dumps.manifest, "--allow-filters")
     assert refused.returncode == 2
-    assert "holds first already" in refused.stderr
+    assert "has first already" in refused.stderr
     assert leftovers(dumps.output) != []  # Nobody has swept what the run is writing.
     gate.open()
     _, said = process.communicate(timeout=ENOUGH)
