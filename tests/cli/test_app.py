@@ -134,7 +134,8 @@ def test_twenty_kinds_of_failures_are_told_and_the_others_counted(shm: Path, tmp
     for name in names:
         (shm / name).write_bytes(noise(100))
     filters = [
-        {"source": f"{shm}/{name}", "filter": [["sh", "-c", f"cat > /dev/null; echo {name}{name} >&2; exit 1"]]} for name in names
+        {"source": f"{shm}/{name}", "filter": [["sh", "-c", f"cat > /dev/null; echo {name}{name} >&2; exit 1"]]}
+        for name in names
     ]
     write_manifest(tmp_path, *filters)
     done = asyncdump("m.yaml", "--quiet", "--allow-filters", cwd=tmp_path)
