@@ -42,6 +42,9 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
         offset: where in the file as stored the first bad frame or 2 MiB block begins, in bytes; of one that differs
             from its source, the first such byte of its content. None where that isn't known.
         frame: the number of the first bad frame of a compressed dump, from 0, or None.
+        ranges: where the file as stored is damaged, in whole 2 MiB blocks, as ``(offset, length)`` in bytes: the first
+            64 of them, neighbours as one. Empty where that isn't known.
+        damaged: the bytes of all such ranges.
         message: why it isn't ``ok``.
         hint: what can be done.
         seconds: how long it took.
@@ -53,6 +56,8 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     offset: int | None = None
     frame: int | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
+    damaged: int = 0
     message: str = ""
     hint: str = ""
     seconds: float = 0.0
@@ -214,6 +219,8 @@ def _verdict(file: FileReport, error: Exception, seconds: float) -> FileVerdict:
         bytes=file.bytes,
         offset=damage.offset if damage else None,
         frame=damage.frame if damage else None,
+        ranges=damage.ranges if damage else (),
+        damaged=damage.damaged if damage else 0,
         message="not verified: ended before" if isinstance(error, InterruptedDumpError) else str(error),
         hint=getattr(error, "hint", ""),
         seconds=seconds,

@@ -247,7 +247,7 @@ async def test_the_journal_stands_in_for_a_receipt(output, sources) -> None:
     [
         (lambda folder: (folder / "receipt.json").unlink(), "there is no receipt.json"),
         (lambda folder: (folder / "receipt.json").write_text("{"), "is no receipt of a run"),
-        (lambda folder: (folder / "receipt.json").write_text('{"receipt": 2, "files": []}'), "its version is 2"),
+        (lambda folder: (folder / "receipt.json").write_text('{"receipt": 3, "files": []}'), "version 3"),
         (lambda folder: change(folder, lambda file: file.update(name="../x")), "leaves the output folder"),
         (lambda folder: change(folder, lambda file: file.update(bytes=-1)), "is no receipt"),
         (lambda folder: change(folder, lambda file: file.update(digest="md5:00")), "is no receipt"),
@@ -288,11 +288,11 @@ async def test_not_while_a_run_is_at_work_there(output, sources) -> None:
 
 
 async def test_receipts_of_earlier_versions(output, sources) -> None:
-    """They have neither marks nor sizes: damage is told, but not where."""
+    """They have neither blocks nor sizes: damage is told, but not where."""
     await dump(output, sources)
     receipt = json.loads(read(output / "receipt.json"))
     for file in receipt["files"]:
-        for key in ("marks", "size", "identity", "inode", "offset", "kept"):
+        for key in ("blocks", "size", "identity", "inode", "offset", "kept"):
             del file[key]
     (output / "receipt.json").write_text(json.dumps(receipt))
     assert (await verify_all(output)).ok

@@ -60,7 +60,7 @@ def print_failures(report: Report, done: str) -> None:
     failures = [file for file in report.failures if not isinstance(file.error, InterruptedDumpError)]
     given_up = len(report.failures) - len(failures)
     for file in failures[:_MOST_FAILURES]:
-        complain(f"failed: {file.name} ({file.stage}): {file.error}")
+        complain(f"failed: {file.name} ({file.phase}): {file.error}")
         if file.error is not None and file.error.hint:
             complain(f"  {file.error.hint}")
     if len(failures) > _MOST_FAILURES:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,8 +14,22 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
+from asyncdump.run.owners import Owners
 from asyncdump.transfer.piped import Piped
 from asyncdump.transfer.transfer import Transfer
+
+
+class Facts(NamedTuple):
+    """What the records of all dumps of a run say alike, or by it; a `Job` has nothing of it, for the garbage collector.
+
+    Attributes:
+        clock: returns the seconds since the run began.
+        owners: knows who had the sources mapped.
+    """
+
+    clock: Callable[[], float]
+    owners: Owners
+    manifest_sha256: str
 
 
 class Job(msgspec.Struct, eq=False):
@@ -30,7 +44,9 @@ class Job(msgspec.Struct, eq=False):
     under_way: Transfer | None = None
     lanes: int = 0
     open_to_join: bool = False
-    started: float = 0.0
+    began: float | None = None
+    lane: int | None = None
+    moved_by: int = 0
     sealed: bool = False
     published: bool = False
     error: AsyncdumpError | None = None
@@ -48,20 +64,23 @@ class Job(msgspec.Struct, eq=False):
         return self.under_way
 
     @property
-    def stage(self) -> str:
+    def phase(self) -> str:
         """What is being done, or ``plan`` before anything was."""
-        return self.under_way.stage if self.under_way is not None and self.started else "plan"
+        return self.under_way.stage if self.under_way is not None and self.began is not None else "plan"
 
     def watch(self, proof: Transfer) -> None:
         """Have the progress of a proof told."""
         self.proof = proof
 
 
-def report_of(job: Job, manifest_sha256: str) -> FileReport:
+def report_of(job: Job, facts: Facts) -> FileReport:
     """Return the outcome of a dump that is sealed."""
     planned, transfer = job.planned, job.transfer
     assert transfer.engine is not None
     assert transfer.sink is not None
+    assert job.began is not None
+    began, now = job.began, facts.clock()
+    maps, maps_left_out = facts.owners.of(planned.source)
     digest, content_digest = (
         f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
     )
@@ -73,40 +92,54 @@ def report_of(job: Job, manifest_sha256: str) -> FileReport:
         bytes=transfer.length,
         size=transfer.size,
         stored=transfer.sink.stored,
-        seconds=time.perf_counter() - job.started,
+        seconds=now - began,
+        began=began,
+        ended=now,
+        lane=job.lane,
+        lanes=max(1, job.moved_by),
         method=transfer.engine.method,
         digest=digest,
         error=None,
-        stage="done",
+        phase="done",
         content_digest=content_digest,
         stages=planned.stages,
         identity=planned.source.identity,
         inode=transfer.inode,
-        marks=transfer.marks,
+        blocks=transfer.blocks,
+        content_blocks=transfer.content_blocks,
+        stat=planned.source.stat,
+        maps=maps,
+        maps_left_out=maps_left_out,
         durable=planned.durable,
-        manifest_sha256=manifest_sha256,
+        manifest_sha256=facts.manifest_sha256,
         bad=transfer.bad,
         bad_left_out=transfer.bad_left_out,
     )
 
 
-def failure_of(job: Job, error: AsyncdumpError, folder: str, manifest_sha256: str) -> FileReport:
+def failure_of(job: Job, error: AsyncdumpError, folder: str, facts: Facts) -> FileReport:
     """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
     if isinstance(error, NotDurableError):
-        return msgspec.structs.replace(report_of(job, manifest_sha256), error=error, stage="sync", bytes=0, stored=0)
+        return msgspec.structs.replace(report_of(job, facts), error=error, phase="sync", bytes=0, stored=0)
     engine = job.under_way.engine if job.under_way is not None else None
+    now = facts.clock()
     return FileReport(
         source=job.planned.source.path,
         name=job.planned.name,
         path=os.path.join(folder, job.planned.name),
         bytes=0,
         stored=0,
-        seconds=time.perf_counter() - job.started if job.started else 0.0,
+        seconds=0.0 if job.began is None else now - job.began,
+        began=job.began,
+        ended=None if job.began is None else now,
+        lane=job.lane,
+        lanes=0 if job.lane is None else max(1, job.moved_by),
         method=engine.method if engine else None,
         digest=None,
         error=error,
-        stage=job.stage,
+        phase=job.phase,
         stages=job.planned.stages,
+        stat=job.planned.source.stat,
     )
 
 
@@ -171,4 +204,4 @@ def note(job: Job, error: AsyncdumpError) -> None:
         return
     job.error = error
     if not isinstance(error, InterruptedDumpError) and not job.told_elsewhere:
-        logger().warning("dump_failed", source=job.planned.source.path, stage=job.stage, error=str(error))
+        logger().warning("dump_failed", source=job.planned.source.path, phase=job.phase, error=str(error))

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from threading import Thread
 from typing import Any, Final
 
@@ -26,8 +27,9 @@ from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.events import Event, FileFailed, FileFinished, FileKept, FileRetried, FileStarted, Progress
-from asyncdump.run.job import Job, abort, failure_of, guarded, has_room, note, report_of, seal, share, work
+from asyncdump.run.job import Facts, Job, abort, failure_of, guarded, has_room, note, report_of, seal, share, work
 from asyncdump.run.limits import default_lanes, within_open_files
+from asyncdump.run.owners import Owners
 from asyncdump.run.stranger import recognise
 from asyncdump.run.threads import start
 from asyncdump.sinks.folder import Draft, Folder, sync_file
@@ -72,6 +74,7 @@ class Scheduler:
         clock: Callable[[], float],
         watch: Callable[[], object],
         earlier: Mapping[str, FileReport] | None = None,
+        owners: Owners | None = None,
     ) -> None:
         lanes = default_lanes(folder.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
@@ -89,6 +92,7 @@ class Scheduler:
         self._group: Final = max(1, min(_GROUP, allowed // 4))
         self._batch: Final = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
+        self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
         self.journal: Journal | None = None
         # All that follows is changed by whoever holds the turn; no thread works while it does.
         self._turn = threading.RLock()
@@ -101,6 +105,7 @@ class Scheduler:
         self._sealed: deque[Job] = deque()
         self._broken: BaseException | None = None
         self._again: list[Job] = []
+        self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
         self._compressors = Compressors(stop.check)
         self._buffers = Buffers()
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
@@ -126,7 +131,16 @@ class Scheduler:
             "most": planned.most,
         }
         if planned.expected is not None:
-            return Proof(planned.source, planned.name, expected=planned.expected, **options)
+            return Proof(
+                planned.source,
+                planned.name,
+                expected=planned.expected,
+                offset=planned.offset,
+                length=planned.length,
+                method=planned.method,
+                sparse=planned.sparse,
+                stop=self._stop,
+            )
         shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
         if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
             return Piped(
@@ -164,7 +178,7 @@ class Scheduler:
         finally:
             # Every thread has ended by now: what isn't published won't be.
             rest = [job for job in self._jobs if job.index not in self._outcomes]
-            abort([job for job in rest if job.started and not job.published])
+            abort([job for job in rest if job.began is not None and not job.published])
             for job in rest:
                 if job.published:
                     self._finish(job)
@@ -255,7 +269,7 @@ class Scheduler:
     # --- lanes ---------------------------------------------------------------------------------------------------
 
     def _lane(self) -> None:
-        lane = Lane()
+        lane = Lane(next(self._numbers))
         try:
             while jobs := self._next():
                 self._serve(jobs, lane)
@@ -296,7 +310,7 @@ class Scheduler:
         self._in_flight += 1
         for job in jobs:
             job.lanes = 1
-            job.error, job.sealed = None, False
+            job.error, job.sealed, job.moved_by = None, False, 0
             job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs
@@ -337,6 +351,7 @@ class Scheduler:
         if job.kept is None:
             work(job, lane)
         with self._turn:
+            job.moved_by += 1
             job.lanes -= 1
             if job.lanes:
                 return False
@@ -420,7 +435,7 @@ class Scheduler:
         return passing and job.attempts < retries.times and not self._stop.requested
 
     def _finish(self, job: Job) -> None:
-        report = report_of(job, self._plan.manifest_sha256)
+        report = report_of(job, self._facts)
         with self._turn:
             self._outcomes[job.index] = report
             self._announce(job)
@@ -462,12 +477,12 @@ class Scheduler:
                     FileRetried(at=self._clock(), name=planned.name, error=error, attempt=job.attempts, delay=delay)
                 )
                 return
-            self._outcomes[job.index] = failure_of(job, error, self._folder.path, self._plan.manifest_sha256)
+            self._outcomes[job.index] = failure_of(job, error, self._folder.path, self._facts)
             if job.under_way is not None and job.under_way.moved:
                 self._announce(job)
             self._emit(
                 FileFailed(
-                    at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.stage
+                    at=self._clock(), name=planned.name, source=planned.source.path, error=error, stage=job.phase
                 )
             )
             job.under_way = None
@@ -492,10 +507,11 @@ class Scheduler:
         if job.planned.error is not None:  # There is nothing to open.
             note(job, job.planned.error)
             return
-        job.started = job.started or time.perf_counter()
-        if job.earlier is not None and self._is_whole(job, job.earlier, lane):
-            durable = job.earlier.durable or job.planned.durable
-            job.kept = msgspec.structs.replace(job.earlier, kept=True, durable=durable)
+        job.lane = lane.number
+        job.began = self._clock() if job.began is None else job.began
+        if job.earlier is not None:
+            job.kept = self._whole_still(job, job.earlier, lane)
+        if job.kept is not None:
             self._record_kept(job.kept)
             return
         if job.earlier is None:
@@ -530,25 +546,25 @@ class Scheduler:
         job.kept = msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256)
         self._record_kept(job.kept)
 
-    def _is_whole(self, job: Job, earlier: FileReport, lane: Lane) -> bool:
-        """Tell whether an earlier run has done this very thing, and what it wrote is whole still."""
+    def _whole_still(self, job: Job, earlier: FileReport, lane: Lane) -> FileReport | None:
+        """Return the record of what an earlier run has done, if it has done this very thing and that is whole still."""
         if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
-            return False
+            return None
         try:
             if job.planned.durable and not earlier.durable:
                 sync_file(earlier.path)
-            prove(earlier, lane, self._stop, job.watch)
+            proved = prove(earlier, lane, self._stop, job.watch)
             if isinstance(self._folder, Folder) and not self._folder.hold(earlier.name):
-                return False
+                return None
         except InterruptedDumpError as error:
             note(job, error)
         except Exception as error:  # noqa: BLE001 (whatever it is: what can't be proved is dumped again)
             logger().warning("dumped_again", dump=earlier.name, error=str(error) or type(error).__name__)
         else:
-            return True
+            return msgspec.structs.replace(proved, kept=True, durable=earlier.durable or job.planned.durable)
         finally:
             job.proof = None
-        return False
+        return None
 
     def _publish(self, group: list[Job]) -> None:
         for durable in (True, False):
@@ -559,7 +575,7 @@ class Scheduler:
                 continue
             try:
                 if self.journal is not None:
-                    self.journal.append(report_of(job, self._plan.manifest_sha256) for job in jobs)
+                    self.journal.append(report_of(job, self._facts) for job in jobs)
                 sinks: list[Any] = [job.transfer.sink for job in jobs]
                 errors: Sequence[AsyncdumpError | None] = self._folder.publish(
                     sinks, durable=durable, overwrite=self._plan.overwrite, journal=self.journal
@@ -574,4 +590,4 @@ class Scheduler:
                 note(job, failure)
                 if self.journal is not None and isinstance(failure, NotDurableError):
                     with suppress(DumpError):  # It says then that the dump is done: a run that goes on proves that.
-                        self.journal.append([failure_of(job, failure, self._folder.path, self._plan.manifest_sha256)])
+                        self.journal.append([failure_of(job, failure, self._folder.path, self._facts)])

@@ -17,7 +17,7 @@ import msgspec
 from asyncdump.errors import DumpError, SourceChangedError, explain
 from asyncdump.kernel.linux import filesystem, some
 from asyncdump.text import as_path
-from asyncdump.vocabulary.values import MEMORY, SMALL_PAGE, Source, Span
+from asyncdump.vocabulary.values import MEMORY, SMALL_PAGE, Source, Span, Stat
 
 LARGEST_STREAM: Final = 64 << 20
 """Bytes that are read of a source that doesn't tell its size: they are held in memory until they are written."""
@@ -168,6 +168,7 @@ def describe(fd: int, path: str) -> Source:
         mtime_ns=status.st_mtime_ns,
         memfd=kind in MEMORY and path.startswith("/proc/") and _is_memfd(fd),
         sized=sized,
+        stat=Stat(mode=status.st_mode, uid=status.st_uid, gid=status.st_gid, mtime_ns=status.st_mtime_ns),
     )
 
 

@@ -73,7 +73,8 @@ class Packed(Transfer):
                     return False
                 number, self._taken = self._taken, self._taken + 1
                 data = self._load_first(span, lane) if not self._proved else self._load(self._engines[0], span, lane)
-                self._hash(span, data)
+                rest = self._hash(span, data)
+            self._hash_blocks(rest)
             if data is None:
                 frame = self._compressors.zeros(press, span.length)
             else:
@@ -108,9 +109,8 @@ class Packed(Transfer):
                 with self._compressors.press(self._zstd) as press:
                     self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
-        if self._hasher is not None:
-            self.content_digest = self._hasher.hexdigest()
-            self._note_stored(self._packer.hasher)
+        self._note_content(self._hasher)
+        self._note_stored(self._packer.hasher)
 
     def give_back(self, error: BaseException | None = None) -> None:
         """Give the block back that was being filled."""

@@ -150,8 +150,8 @@ class Piped(Transfer):
             with explain("write", sink.path):
                 self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
-        if self._hasher is not None and isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
-            self.content_digest = self._hasher.hexdigest()
+        if isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
+            self._note_content(self._hasher)
         self.give_back()
 
     def give_back(self, error: BaseException | None = None) -> None:
@@ -224,5 +224,5 @@ class Piped(Transfer):
         data = self._load(self._engines[0], span, lane)
         assert data is not None
         if hashed:
-            self._hash(span, data)
+            self._hash_blocks(self._hash(span, data))
         return data

@@ -29,11 +29,12 @@ from asyncdump.errors import (
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import close_quietly
 from asyncdump.kernel.pace import Pace, pace_of
-from asyncdump.sinks.file import ZEROS, Sink
+from asyncdump.sinks.file import Sink
 from asyncdump.sinks.place import Place
 from asyncdump.sources.file import check_kept, find_spans, reopen, truncated
 from asyncdump.transfer.salvage import BadRanges, merged, read_around
-from asyncdump.vocabulary.digest import Marked, new_digest
+from asyncdump.vocabulary.blocks import Blocks
+from asyncdump.vocabulary.digest import Hasher, new_digest
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import UNREADABLE, BadRange, Checksum, Choice, OnReadError, Source, Span
 
@@ -76,8 +77,8 @@ class Transfer:
         moved: bytes moved so far, holes included.
         engine: what moves them, once `begin` has returned.
         digest: the digest of the file as it is stored, in hexadecimal, once sealed.
-        marks: what it was after each block, to place damage.
         content_digest: the digest of the bytes of the source; the same, unless they went through stages.
+        blocks, content_blocks: the digests of the blocks of both.
         stage: what is being done: ``open``, ``move``, ``digest``.
     """
 
@@ -104,8 +105,9 @@ class Transfer:
         self.inode = 0
         self.engine: Engine | None = None
         self.digest: str | None = None
-        self.marks = ""
         self.content_digest: str | None = None
+        self.blocks: Blocks | None = None
+        self.content_blocks: Blocks | None = None
         self.sink: Sink | None = None
         self._offset: Final = offset
         self._choice: Final[Choice] = method
@@ -123,7 +125,7 @@ class Transfer:
         self._pace: Pace | None = None
         self._sink_pace: Pace | None = None
         self._spans: Iterator[Span] = iter(())
-        self._hasher: Marked | None = None
+        self._hasher: Hasher | None = None
         self._hash_on_the_way = False
         self._turn = threading.Lock()  # Held while a span is taken, loaded and hashed: in the order of the file.
         self._counting = threading.Lock()
@@ -259,7 +261,8 @@ class Transfer:
             engine = self.engine
             assert engine is not None
             data = self._load(engine, span, lane)
-            self._hash(span, data)
+            rest = self._hash(span, data)
+        self._hash_blocks(rest)
         if not span.hole:
             self._store(engine, span, lane, data)
         elif not self._sparse:
@@ -300,14 +303,20 @@ class Transfer:
     def _forgives(self, error: OSError) -> bool:
         return self._on_read_error == "zero" and error.errno in UNREADABLE
 
-    def _hash(self, span: Span, data: memoryview | None) -> None:
+    def _hash(self, span: Span, data: memoryview | None) -> tuple[int, memoryview] | None:
+        """Hash what comes next in the file; for whoever has the turn. What is returned is for `_hash_blocks`."""
         if self._hasher is None or not self._hash_on_the_way:
-            return
+            return None
         if data is not None:
-            self._hasher.update(data)
-            return
-        for done in range(0, span.length, len(ZEROS)):
-            self._hasher.update(ZEROS[: span.length - done])
+            return self._hasher.take(data)
+        self._hasher.zeros(span.length)
+        return None
+
+    def _hash_blocks(self, rest: tuple[int, memoryview] | None) -> None:
+        """Take the digests of whole blocks: without the turn, for no block needs another to be hashed before it."""
+        if rest is not None:
+            assert self._hasher is not None
+            self._hasher.put(*rest)
 
     def _store(self, engine: Engine, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write one span; what is refused goes to the next engine, as long as that loses nothing."""
@@ -334,8 +343,8 @@ class Transfer:
         for piece in self._cut(span):
             with self._turn:
                 data = self._load(engine, piece, lane)
-                if first:
-                    self._hash(piece, data)
+                rest = self._hash(piece, data) if first else None
+            self._hash_blocks(rest)
             self._store(engine, piece, lane, data)
 
     def _store_around(self, error: OSError, span: Span, lane: Lane) -> None:
@@ -427,12 +436,16 @@ class Transfer:
         if not self._hash_on_the_way:
             self.stage = "digest"
             self._route.sink.read_back(self.length, self._hasher, lane, self._stop.check)
-        self.content_digest = self._hasher.hexdigest()
+        self._note_content(self._hasher)
         self._note_stored(self._hasher)
 
-    def _note_stored(self, hasher: Marked | None) -> None:
+    def _note_content(self, hasher: Hasher | None) -> None:
         if hasher is not None:
-            self.digest, self.marks = hasher.hexdigest(), hasher.marks.hex()
+            self.content_digest, self.content_blocks = hasher.hexdigest(), hasher.blocks()
+
+    def _note_stored(self, hasher: Hasher | None) -> None:
+        if hasher is not None:
+            self.digest, self.blocks = hasher.hexdigest(), hasher.blocks()
 
     def give_back(self, error: BaseException | None = None) -> None:
         """Give back what others may be waiting for, with ``error`` if a step has failed; called more than once.
