@@ -18,7 +18,7 @@ from asyncdump.errors import (
     explain,
 )
 from asyncdump.kernel.processes import boot_id
-from asyncdump.records.journal import read_journal
+from asyncdump.records.journal import is_cut, read_journal
 from asyncdump.records.record import (
     LARGEST,
     READABLE,
@@ -172,6 +172,19 @@ def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
         return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
     content = _read(folder, name, LARGEST)
     return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
+
+
+def is_journal_empty(folder: Folder) -> bool:
+    """Tell whether the journal in a folder is that of a run which ended before it made a first dump.
+
+    Raises:
+        DumpError: it can't be read, or is of a version that isn't read here: who knows what it tells.
+    """
+    content = _read(folder, JOURNAL, 2 * LARGEST)
+    if content is None or is_cut(content):
+        return True
+    journal = read_journal(content, folder.path)
+    return journal is not None and not journal.files and not journal.earlier
 
 
 def _read(folder: Folder, name: str, largest: int) -> bytes | None:

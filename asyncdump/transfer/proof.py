@@ -125,8 +125,8 @@ class Proof(Transfer):
     def _misfit(self) -> DamagedError:
         """Return the error that says the digest doesn't match, and where the damage is as far as the record tells."""
         expected = self._expected
-        if self._marked is not None:
-            first = first_damage(self._marked.marks.hex(), expected.marks, expected.size)
+        if self._marked is not None or (expected.blocks is None and expected.size < BLOCK):
+            first = 0 if self._marked is None else first_damage(self._marked.marks.hex(), expected.marks, expected.size)
             return self._corrupt(f"digest mismatch; first bad 2 MiB block at byte {first}", first)
         blocks, damaged = expected.blocks, self._damaged()
         if blocks is None or not damaged:
