@@ -93,7 +93,7 @@ class Hasher:
     def blocks(self) -> Blocks:
         """Return the digests of all blocks so far; those that were taken have been put."""
         last = self._open.digest() if self.length % BLOCK else b""
-        return Blocks(length=self.length, digests=bytes(self._row) + last).within()
+        return Blocks(length=self.length, grain=BLOCK, digests=bytes(self._row) + last).within()
 
 
 def new_digest(checksum: Checksum) -> Hasher | None:

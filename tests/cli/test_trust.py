@@ -52,7 +52,7 @@ def test_what_is_wrong_is_told_on_stderr(run: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.startswith("1 of 4 dumps proved whole")
     out = run / "out"
-    why = f"its digest is another one, from the block at byte {2 * MiB} on"
+    why = f"digest mismatch; first bad 2 MiB block at byte {2 * MiB}"
     assert done.stderr.splitlines() == [
         f"asyncdump: corrupt: ring1: {out}/ring1 is corrupt: {why}",
         f"asyncdump: short: ring2: {out}/ring2 is short: it ends at byte 7, {3 * MiB + 2} were written",
