@@ -54,6 +54,9 @@ def find_mappings(
     Args:
         files: the files that are looked for.
         seconds: how long to look at most; ``ended`` may end it sooner.
+
+    Raises:
+        TimeoutError: there were processes still to be looked at.
     """
     wanted = {_column(file): file for file in files}
     devices = {column.partition(b" ")[0] for column in wanted}
@@ -61,8 +64,10 @@ def find_mappings(
         return
     until, own = time.monotonic() + seconds, str(os.getpid())
     for pid in _processes():
-        if time.monotonic() > until or ended():
+        if ended():
             return
+        if time.monotonic() > until:
+            raise TimeoutError(f"not all processes could be looked at in {seconds:g} s")
         if pid != own:
             with suppress(OSError, ValueError, IndexError):
                 yield from _mappings_of(int(pid), wanted, devices)

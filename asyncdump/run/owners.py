@@ -76,6 +76,8 @@ class Owners:
                     shared=found.shared,
                 )
                 self._found[file].append(mapping)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the dumps don't need it)
+            logger().warning("mappings_unknown", error=str(error) or type(error).__name__)
         finally:
             self._files = set()  # Nothing that grows with the files is kept for the garbage collector to look at.
             self._over.set()
