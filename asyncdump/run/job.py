@@ -35,6 +35,8 @@ class Facts(NamedTuple):
 class Job(msgspec.Struct, eq=False):
     """One planned dump and what has become of it; changed by the lane that has it, then by the committer.
 
+    ``stands`` tells of a complete dump that an attempt has left under its name, and could not make durable.
+
     ``under_way`` is there only while it is: of 80,000 dumps hardly any are, and what is kept of all of them would cost
     each full collection of garbage a part of a second, in which no thread goes on.
     """
@@ -54,6 +56,7 @@ class Job(msgspec.Struct, eq=False):
     told_elsewhere: bool = False
     earlier: FileReport | None = None
     kept: FileReport | None = None
+    stands: FileReport | None = None
     proof: Transfer | None = None
     announced: bool = False
     told: tuple[int, str] = (0, "")
@@ -121,6 +124,8 @@ def failure_of(job: Job, error: AsyncdumpError, folder: str, facts: Facts) -> Fi
     """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
     if isinstance(error, NotDurableError):
         return msgspec.structs.replace(report_of(job, facts), error=error, phase="sync", bytes=0, stored=0)
+    if job.stands is not None:  # What a later attempt has failed of changes nothing of what has the name.
+        return msgspec.structs.replace(job.stands, error=error)
     engine = job.under_way.engine if job.under_way is not None else None
     now = facts.clock()
     return FileReport(

@@ -470,6 +470,8 @@ class Scheduler:
         planned = job.planned
         with self._turn:
             if self._may_pass(job, error):
+                if isinstance(error, NotDurableError):
+                    job.stands = failure_of(job, error, self._folder.path, self._facts)
                 job.attempts += 1
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
