@@ -62,9 +62,13 @@ if TYPE_CHECKING:
     from asyncdump.verifying import FileVerdict as FileVerdict
     from asyncdump.verifying import Verification as Verification
     from asyncdump.verifying import verify_all as verify_all
+    from asyncdump.vocabulary.blocks import Blocks as Blocks
     from asyncdump.vocabulary.values import BadRange as BadRange
     from asyncdump.vocabulary.values import Identity as Identity
+    from asyncdump.vocabulary.values import ProcessMapping as ProcessMapping
     from asyncdump.vocabulary.values import Source as Source
+    from asyncdump.vocabulary.values import Span as Span
+    from asyncdump.vocabulary.values import Stat as Stat
 
 _HOMES = {
     "dumping": ("dump_all", "open_run", "plan_all"),
@@ -101,7 +105,8 @@ _HOMES = {
     ),
     "run.run": ("Run",),
     "verifying": ("FileVerdict", "Verification", "verify_all"),
-    "vocabulary.values": ("BadRange", "Identity", "Source"),
+    "vocabulary.blocks": ("Blocks",),
+    "vocabulary.values": ("BadRange", "Identity", "ProcessMapping", "Source", "Span", "Stat"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
