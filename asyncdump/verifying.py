@@ -99,10 +99,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def raise_for_failures(self) -> None:
         """Raise an ``ExceptionGroup`` of `DamagedError`, if any dump isn't ``ok`` or the run never ended."""
-        errors: list[Exception] = [
-            DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
-            for file in self.failures
-        ]
+        errors: list[Exception] = [_error(file) for file in self.failures]
         if self.unrecorded:
             errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
@@ -202,6 +199,12 @@ async def open_verify(
     verifier = await in_thread(prepare, lambda made: made.run.discard())
     async with running(verifier.run):
         yield verifier
+
+
+def _error(file: FileVerdict) -> DamagedError:
+    error = DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
+    error.ranges, error.damaged = file.ranges, file.damaged
+    return error
 
 
 def _judged(file: FileReport) -> FileVerdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -372,10 +373,16 @@ async def test_of_many_ranges_the_first_are_told(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(300 * MiB))
     await asyncdump.dump_all([Dump(source=tmp_path / "source")], output=tmp_path / "out", durable=False)
     damage(tmp_path / "out/source", list(range(0, 300 * MiB, 2 * BLOCK)))
-    [failed] = (await verify_all(tmp_path / "out")).failures
+    outcome = await verify_all(tmp_path / "out")
+    [failed] = outcome.failures
     assert failed.ranges == tuple((start, BLOCK) for start in range(0, 128 * BLOCK, 2 * BLOCK))
     assert failed.damaged == 75 * BLOCK
     assert "75 of 150" in failed.message
+    with pytest.raises(ExceptionGroup) as raised:
+        outcome.raise_for_failures()
+    [error] = raised.value.exceptions
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.ranges, again.damaged) == (error.ranges, error.damaged) == (failed.ranges, failed.damaged)
 
 
 def test_a_hasher_without_halves_takes_its_first_block_itself() -> None:
