@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from asyncdump.vocabulary.blocks import BLOCK, WIDTH, ZERO, Blocks
@@ -30,8 +31,11 @@ class Hasher:
 
     def __init__(self, digest: Digest, *, halves: bool = False) -> None:
         """With ``halves``, the last 8 bytes of the digest are the XXH3-64 of the same bytes, as XXH3-128 has it."""
+        from xxhash import xxh3_64_digest
+
         self.length = 0
         self._digest: Final = digest
+        self._digest_of: Final[Callable[[memoryview], bytes]] = xxh3_64_digest
         self._halves: Final = halves
         self._row: Final = bytearray()
         self._open: Digest  # The block that isn't full yet, if `length` ends within one.
@@ -66,10 +70,8 @@ class Hasher:
 
     def put(self, place: int, data: memoryview) -> None:
         """Take the digests of whole blocks, and note them from ``place`` on."""
-        from xxhash import xxh3_64_digest
-
         for start in range(0, len(data), BLOCK):
-            self._row[place : place + WIDTH] = xxh3_64_digest(data[start : start + BLOCK])
+            self._row[place : place + WIDTH] = self._digest_of(data[start : start + BLOCK])
             place += WIDTH
 
     def zeros(self, length: int) -> None:
