@@ -87,7 +87,7 @@ def brief(file: FileReport) -> FileReport:
     )
     if (error := file.error) is None:
         return counted
-    number = error.errno if isinstance(error, DumpError) else None
+    number = error.errno
     error = DumpError(_cut(str(error)), errno=number, hint=_cut(error.hint))
     return msgspec.structs.replace(counted, error=error, blocks=None, content_blocks=None, stat=None)
 
@@ -211,7 +211,7 @@ def file_record(file: FileReport, *, earlier: bool = False) -> Record:
 
 def error_record(error: AsyncdumpError) -> ErrorRecord:
     """Return an error as JSON can hold it."""
-    number = error.errno if isinstance(error, DumpError) else None
+    number = error.errno
     return ErrorRecord(
         type=type(error).__name__,
         message=text(str(error)),

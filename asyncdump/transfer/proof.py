@@ -9,59 +9,78 @@ from typing import Final, cast
 
 import msgspec
 
-from asyncdump.engines import Engine, Route
-from asyncdump.errors import DamagedError, DumpError, SourceChangedError
+from asyncdump.engines import Engine
+from asyncdump.errors import DamagedError
 from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.plan.readback import planned
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import holds_source, is_compressed, listed, look_at, short
 from asyncdump.sinks.folder import Draft, MappedDraft
 from asyncdump.sinks.null import NullPlace
 from asyncdump.sinks.place import Place
+from asyncdump.sources.file import FileSource, reopen
+from asyncdump.transfer.resources import Resources, resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.transfer.unpack import DirectRead, Unpack
 from asyncdump.vocabulary.blocks import BLOCK
 from asyncdump.vocabulary.digest import Hasher, bare_digest, new_digest
 from asyncdump.vocabulary.marks import Marked, first_damage
 from asyncdump.vocabulary.stop import Stop
-from asyncdump.vocabulary.values import Checksum, Choice, Source, Span
+from asyncdump.vocabulary.values import Checksum, Span
+
+
+class DumpSource(FileSource):
+    """A dump that is read back: an `OpenSource` whose failures are damage, which its record tells from change."""
+
+    def __init__(self, opened: FileSource, expected: FileReport) -> None:
+        super().__init__(opened.fd, opened.described)
+        self._expected: Final = expected
+
+    def ended(self, at: int, expected: int) -> DamagedError:
+        return short(self._expected, os.fstat(self.fd).st_size)
+
+    def failure(self, error: OSError, operation: str, offset: int) -> DamagedError:
+        path = self.described.path
+        return DamagedError(
+            f"{path} is corrupt: {super().failure(error, operation, offset)}",
+            verdict="corrupt",
+            path=path,
+            errno=error.errno,
+            offset=offset - offset % BLOCK,
+        )
+
+    def check_end(self, end: int) -> None:
+        size = os.fstat(self.fd).st_size
+        if size < self._expected.size:
+            raise short(self._expected, size)
+
+    def check_still_valid(self, end: int) -> None:
+        """Check its size; its digest shows the rest."""
+        self.check_end(end)
 
 
 class Proof(Transfer):
-    """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what ``expected`` says."""
+    """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what its record says."""
 
-    def __init__(
-        self,
-        source: Source,
-        name: str,
-        *,
-        expected: FileReport,
-        offset: int,
-        length: int,
-        method: Choice,
-        sparse: bool,
-        stop: Stop,
-    ) -> None:
-        super().__init__(
-            source,
-            name,
-            offset=offset,
-            length=length,
-            method=method,
-            checksum=_kind_of(expected.content_digest or expected.digest),
-            sparse=sparse,
-            stop=stop,
-        )
-        self._expected: Final = expected
+    def __init__(self, planned: PlannedDump, resources: Resources) -> None:
+        assert planned.expected is not None
+        checksum = _kind_of(planned.expected.content_digest or planned.expected.digest)
+        super().__init__(msgspec.structs.replace(planned, checksum=checksum), resources)
+        self._expected: Final = planned.expected
         self._marked: Marked | None = None  # In place of blocks, where the record is of version 1.
         self._unpack: Unpack | None = None
         self._direct: DirectRead | None = None
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    def _open(self) -> DumpSource:
+        return DumpSource(reopen(self.source), self._expected)
+
+    def _prepare(self, place: Place) -> list[Engine]:
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if not is_compressed(self._expected):
-            self._hasher = self._new_hasher()
-            engines = super()._prepare(folder)
+            self._reader.hasher = self._new_hasher()
+            engines = super()._prepare(place)
             # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
             kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
             self._direct = DirectRead(self._route.fd)
@@ -81,29 +100,18 @@ class Proof(Transfer):
         self._marked = Marked(digest)
         return Hasher(self._marked)
 
-    def _cut_spans(self, route: Route) -> Iterator[Span]:
+    def _spans(self) -> Iterator[Span]:
         if self._unpack is None:
-            yield from super()._cut_spans(route)
-        else:
-            yield from self._cut(Span(offset=0, length=self.length))
+            return super()._spans()
+        return self._reader.cut(Span(offset=0, length=self.length))
 
-    def _load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
+    def _step(self, lane: Lane) -> bool:
         try:
-            return super()._load(engine, span, lane)
-        except SourceChangedError as error:
-            raise short(self._expected, os.fstat(self._route.fd).st_size) from error
+            return super()._step(lane)
         except DamagedError as error:
             if self._unpack is not None:
                 self._place(error, self._unpack)
             raise
-
-    def _check_size(self, span: Span) -> None:
-        size = os.fstat(self._route.fd).st_size
-        if size < self._expected.size:
-            raise short(self._expected, size)
-
-    def _check_kept(self) -> None:
-        self._check_size(Span(offset=0, length=self.length))  # Its digest tells the rest.
 
     def _finish(self, lane: Lane) -> None:
         if self._unpack is None:
@@ -111,7 +119,7 @@ class Proof(Transfer):
         else:
             self._unpack.finish(self._route, lane, self._stop.check)
             self._note_stored(self._unpack.stored)
-            self._note_content(self._hasher)
+            self._note_content(self._reader.hasher)
         self._compare()
 
     def _compare(self) -> None:
@@ -161,19 +169,6 @@ class Proof(Transfer):
         failure.note_ranges((each.offset, each.length) for each in damaged)
         return failure
 
-    def _failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
-        failure = super()._failure(error, engine, span, lane, storing=storing)
-        if isinstance(failure, DamagedError) or failure.path != self.source.path:
-            return failure
-        block = span.offset - span.offset % BLOCK
-        return DamagedError(
-            f"{self.source.path} is corrupt: {failure}",
-            verdict="corrupt",
-            path=failure.path,
-            errno=failure.errno,
-            offset=block,
-        )
-
 
 def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> FileReport:
     """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
@@ -195,7 +190,7 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
             )
         return file
     nowhere = NullPlace(os.path.dirname(file.path))
-    proof = Proof(source, file.name, expected=file, length=length, method="auto", sparse=False, stop=stop, offset=0)
+    proof = Proof(planned(file, source=source, length=length), resources(stop))
     watch(proof)
     try:
         proof.begin(nowhere, lane)
