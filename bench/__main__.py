@@ -14,6 +14,7 @@ from bench.large import large
 from bench.loop import loop
 from bench.pairs import pairs
 from bench.raw import raw
+from bench.records import records
 from bench.shapes import shapes
 from bench.start import start
 from bench.verify import verify
@@ -30,7 +31,23 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-for command in (raw, pairs, zstd, filters, verify, large, shapes, loop, engines, chunk, lanes, group, start, house):
+for command in (
+    raw,
+    pairs,
+    zstd,
+    filters,
+    verify,
+    large,
+    shapes,
+    loop,
+    engines,
+    chunk,
+    lanes,
+    group,
+    start,
+    records,
+    house,
+):
     main.add_command(command)
 
 if __name__ == "__main__":
