@@ -107,7 +107,7 @@ def test_a_star_import_brings_them_all() -> None:
 
 
 def test_no_other_name_is_made_up() -> None:
-    with pytest.raises(AttributeError, match="'asyncdump' has no attribute 'dump_some'"):
+    with pytest.raises(AttributeError, match="dump_some"):
         _ = asyncdump.dump_some
 
 

@@ -110,7 +110,7 @@ def test_neighbours_are_one_range_if_they_fail_alike() -> None:
 
 
 def test_a_source_that_ends_is_truncated_and_not_zeros() -> None:
-    with pytest.raises(SourceChangedError, match=f"truncated while it was dumped: it ends at byte {len(DATA)}"):
+    with pytest.raises(SourceChangedError, match=str(len(DATA))):
         around(Memory({1023: errno.EIO}), 4 * MiB - PAGE, 2 * PAGE)
 
 

@@ -23,7 +23,7 @@ Part = tuple[int, memoryview]
 _MOST_PARTS: Final = 512
 """Of one process_vm_readv(2); the kernel takes UIO_MAXIOV, which is 1024."""
 
-# ioctl_pagemap_scan(2), Linux 6.7
+# PAGEMAP_SCAN of Linux 6.7; see PAGEMAP_SCAN(2const).
 _SCAN: Final = 0xC0606610
 _ARGUMENTS: Final = struct.Struct("12Q")
 _WALK_END: Final = 4
@@ -33,7 +33,7 @@ _ZERO: Final = 1 << 5
 _GUARD: Final = 1 << 8
 """A page of madvise(2) MADV_GUARD_INSTALL; told since Linux 6.15."""
 
-# proc_pid_pagemap(5)
+# An entry of /proc/PID/pagemap; see proc_pid_pagemap(5).
 _ENTRY: Final = 8
 _ENTRIES: Final = 1 << 16
 _ENTRY_DATA: Final = 3 << 62

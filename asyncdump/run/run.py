@@ -73,7 +73,8 @@ class Run:
 
     def attach(self, journal: Journal) -> None:
         """Have what is done taken down."""
-        self._journal = self._scheduler.journal = journal
+        self._journal = journal
+        self._scheduler.attach(journal)
 
     def discard(self) -> None:
         """Give back what a run holds that is never conducted, as if it had never been."""

@@ -106,9 +106,9 @@ def open_mapped(pid: int, mapping: Mapping) -> FileSource | None:
             )
         with suppress(OSError):
             return _opened(path)
-    error = from_oserror(failure or FileNotFoundError(), "open", mapping.path)
-    error.hint = "it takes the capability CAP_CHECKPOINT_RESTORE, or root, to read a file through a mapping of it"
-    raise error
+    refused = from_oserror(failure or FileNotFoundError(), "open", mapping.path)
+    refused.hint = "it takes the capability CAP_CHECKPOINT_RESTORE, or root, to read a file through a mapping of it"
+    raise refused
 
 
 def _opened(path: str) -> FileSource:

@@ -30,6 +30,7 @@ def liars(claimed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield point
 
 
+@pytest.mark.sample(22)
 @pytest.mark.parametrize("how", [{}, {"checksum": "none"}, {"compress": "zstd"}, {"method": "splice"}])
 @pytest.mark.parametrize("length", LENGTHS)
 async def test_what_it_gives_is_dumped_whatever_it_claims(length, how, liars, claimed, tmp_path: Path) -> None:
