@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from threading import Thread
 from typing import Final
 
@@ -33,6 +32,7 @@ from asyncdump.sinks.pipe import Outlet
 from asyncdump.sinks.place import Place
 from asyncdump.transfer.choose import transfer_of
 from asyncdump.transfer.resources import resources
+from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 
 _BATCH_FILES: Final = 16
@@ -86,9 +86,11 @@ class Scheduler:
         self._committing = False
         self._broken: BaseException | None = None
         self._again: list[Job] = []
+        self._resources = resources(stop)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
-        transfers = partial(transfer_of, place=folder, resources=resources(stop))
-        self._queue = Queue(self._jobs, transfers, stop, concurrency=self.concurrency, lanes=self._lanes, batch=batch)
+        self._queue = Queue(
+            self._jobs, self._transfer, stop, concurrency=self.concurrency, lanes=self._lanes, batch=batch
+        )
 
     def attach(self, journal: Journal) -> None:
         """Have what is done taken down in a journal."""
@@ -98,6 +100,9 @@ class Scheduler:
         earlier = self._earlier.get(planned.name)
         told = not isinstance(self._folder, Folder | Outlet)
         return Job(index, planned, earlier=earlier, told_elsewhere=told)
+
+    def _transfer(self, planned: PlannedDump) -> Transfer:
+        return transfer_of(planned, self._folder, self._resources)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:
