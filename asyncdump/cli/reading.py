@@ -12,7 +12,7 @@ from asyncdump.cli.tables import width
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.relay import write_all
 from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
-from asyncdump.sources.file import describe, gather, open_source, path_of
+from asyncdump.sources.file import open_now, open_source, path_of
 from asyncdump.text import text
 from asyncdump.transfer.copy import Copied, copy_stream
 from asyncdump.vocabulary.size import format_size
@@ -26,21 +26,11 @@ def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) 
     """Write a part of a dump's content to standard output, and return the exit code."""
     path = path_of(path)
     try:
-        fd = open_source(path)
-        try:
-            source = describe(fd, path)
-            if compressed is None:
-                compressed = Kinds().compressed(path)
-            if compressed:
-                _cat_compressed(path, offset, length)
-            else:
-                if not source.sized:
-                    fd, source = gather(fd, source)
-                _check_offset(path, offset, source.size)
-                with explain("copy", path):
-                    copy_stream(fd, _STDOUT, Copied(), path=path, source=source, start=offset, length=length)
-        finally:
-            os.close(fd)
+        os.close(open_source(path))  # What can't be opened is reported as such, before its name is looked at.
+        if Kinds().compressed(path) if compressed is None else compressed:
+            _cat_compressed(path, offset, length)
+        else:
+            _cat_plain(path, offset, length)
     except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).
         return 1
     except DumpError as error:
@@ -48,6 +38,16 @@ def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) 
             return 1
         raise
     return 0
+
+
+def _cat_plain(path: str, offset: int, length: int | None) -> None:
+    origin = open_now(path)
+    try:
+        _check_offset(path, offset, origin.described.size)
+        with explain("copy", path):
+            copy_stream(origin.fd, _STDOUT, Copied(), path=path, source=origin.described, start=offset, length=length)
+    finally:
+        origin.close()
 
 
 def _cat_compressed(path: str, offset: int, length: int | None) -> None:

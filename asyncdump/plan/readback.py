@@ -12,7 +12,8 @@ from asyncdump.errors import (
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at, went_through
-from asyncdump.sources.file import describe, open_source
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
 from asyncdump.vocabulary.values import Source
 
 

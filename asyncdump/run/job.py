@@ -14,7 +14,6 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.transfer.piped import Piped
 from asyncdump.transfer.transfer import Transfer
 
 
@@ -59,10 +58,8 @@ class Job(msgspec.Struct, eq=False):
     @property
     def has_room(self) -> bool:
         """Whether one more lane may work on it: its compression may have a limit of threads, a pipe takes one."""
-        zstd = self.planned.zstd
-        if isinstance(self.transfer, Piped):
-            return False
-        return zstd is None or not zstd.threads or self.lanes < zstd.threads
+        most = self.transfer.most_lanes
+        return most is None or self.lanes < most
 
     @property
     def share(self) -> int:

@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from threading import Thread
-from typing import Any, Final
+from typing import Final
 
-from asyncdump.codecs.zstd import Compressors
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
-from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.journal import Journal
@@ -31,9 +30,8 @@ from asyncdump.run.threads import start
 from asyncdump.sinks.folder import Draft, Folder
 from asyncdump.sinks.pipe import Outlet
 from asyncdump.sinks.place import Place
-from asyncdump.transfer.packed import Packed
-from asyncdump.transfer.piped import Piped
-from asyncdump.transfer.proof import Proof
+from asyncdump.transfer.choose import transfer_of
+from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 
@@ -88,8 +86,7 @@ class Scheduler:
         self._committing = False
         self._broken: BaseException | None = None
         self._again: list[Job] = []
-        self._compressors = Compressors(stop.check)
-        self._buffers = Buffers()
+        self._resources = resources(stop)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
             self._jobs, self._transfer, stop, concurrency=self.concurrency, lanes=self._lanes, batch=batch
@@ -105,33 +102,7 @@ class Scheduler:
         return Job(index, planned, earlier=earlier, told_elsewhere=told)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
-        options: dict[str, Any] = {
-            "offset": planned.offset,
-            "length": planned.length,
-            "method": planned.method,
-            "checksum": planned.checksum,
-            "sparse": planned.sparse,
-            "stop": self._stop,
-            "on_read_error": planned.on_read_error,
-            "most": planned.most,
-        }
-        if planned.expected is not None:
-            return Proof(planned.source, planned.name, expected=planned.expected, **options)
-        shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
-        if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
-            return Piped(
-                planned.source,
-                planned.name,
-                filters=planned.filters,
-                timeout=planned.timeout,
-                zstd=planned.zstd,
-                zstd_last=planned.zstd_last,
-                **shared,
-                **options,
-            )
-        if planned.zstd:
-            return Packed(planned.source, planned.name, zstd=planned.zstd, **shared, **options)
-        return Transfer(planned.source, planned.name, **options)
+        return transfer_of(planned, self._folder, self._resources)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:

@@ -51,6 +51,7 @@ class Folder:
             DumpError: it can't be created or opened, or isn't a folder.
         """
         self.path: Final = path
+        self.sequential: Final = False
         if make:
             with explain("mkdir", path):
                 _make_folders(path)
