@@ -21,7 +21,7 @@ import asyncdump
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
 from asyncdump.run.limits import default_lanes
-from asyncdump.run.scheduler import SHARED
+from asyncdump.run.queue import SHARED
 from asyncdump.vocabulary.values import Span
 
 PATIENCE = 20
