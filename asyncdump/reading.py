@@ -16,7 +16,8 @@ from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import is_compressed, went_through
 from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import describe, open_source, path_of
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source, path_of
 
 _STEP: Final = 1 << 20
 

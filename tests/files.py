@@ -21,8 +21,11 @@ import xxhash
 import asyncdump
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import describe, open_source
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
+from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.names import JOURNAL
 from asyncdump.vocabulary.stop import Stop
@@ -120,17 +123,15 @@ def look_at(path: str | Path) -> Source:
         os.close(fd)
 
 
-def new_transfer(source: Source, name: str = "dump", **options: Any) -> Transfer:
+def planned_dump(source: Source, name: str = "dump", **options: Any) -> PlannedDump:
+    """Return the plan to dump a source, all of it unless ``options`` say otherwise."""
     offset = options.pop("offset", 0)
-    given: dict[str, Any] = {
-        "offset": offset,
-        "length": source.size - offset,
-        "method": "auto",
-        "checksum": "none",
-        "sparse": True,
-        "stop": Stop(),
-    }
-    return Transfer(source, name, **{**given, **options})
+    given: dict[str, Any] = {"length": source.size - offset, "method": "auto", "checksum": "none", "sparse": True}
+    return PlannedDump(source=source, name=name, offset=offset, durable=False, **{**given, **options})
+
+
+def new_transfer(source: Source, name: str = "dump", *, stop: Stop | None = None, **options: Any) -> Transfer:
+    return Transfer(planned_dump(source, name, **options), resources(stop or Stop()))
 
 
 def finish(transfer: Transfer, folder: Folder, lane: Lane, *, durable: bool = False) -> None:

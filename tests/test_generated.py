@@ -12,7 +12,9 @@ from files import MiB, noise, read
 
 import asyncdump
 from asyncdump import Dump
-from asyncdump.sources.file import describe, gather, open_source
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
+from asyncdump.sources.unsized import gather
 
 STEADY = [
     "/proc/version",
@@ -118,11 +120,11 @@ async def test_a_link_to_such_a_file(tmp_path: Path) -> None:
 
 
 def test_more_than_is_held_in_memory(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("asyncdump.sources.file.LARGEST_STREAM", 100)
+    monkeypatch.setattr("asyncdump.sources.unsized.LARGEST_STREAM", 100)
     fd = open_source("/proc/kallsyms")
     try:
         with pytest.raises(asyncdump.DumpError, match="/proc/kallsyms"):
-            gather(fd, describe(fd, "/proc/kallsyms"))
+            gather(fd, "/proc/kallsyms")
         os.fstat(fd)  # It is the caller's still.
     finally:
         os.close(fd)

@@ -19,6 +19,7 @@ from asyncdump.records.standing import has_checksums, look_at
 from asyncdump.sinks.comparing import ComparingPlace
 from asyncdump.sinks.folder import Folder, sync_file
 from asyncdump.sinks.place import Store
+from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_file, open_regular, open_source
 
 pytestmark = pytest.mark.timeout(20)
@@ -98,14 +99,14 @@ def report_of(path: str) -> FileReport:
         method="read",
         digest=None,
         error=None,
-        stage="done",
+        phase="done",
         stages=("zstd:3",),
         size=1,
     )
 
 
 def planned_of(path: str) -> PlannedDump:
-    source = asyncdump.sources.file.describe(os.open(__file__, os.O_RDONLY), path)
+    source = describe(os.open(__file__, os.O_RDONLY), path)
     return PlannedDump(
         source=source,
         name=os.path.basename(path),

@@ -28,7 +28,8 @@ import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.place import PlacedSink
 from asyncdump.vocabulary.values import Span
 
 Main = Callable[[], Awaitable[Any]]
@@ -153,7 +154,7 @@ async def test_the_report_is_what_is_on_disk(dumps, folder) -> None:
         assert (file.source, file.name, file.bytes, file.stored) == (dump.source, dump.name, size, size)
         assert file.path == os.path.join(folder, dump.name)
         assert file.digest == f"sha256:{digest_of(noise(size, size), 'sha256')}"
-        assert (file.method, file.error, file.stage) == ("read", None, "done")
+        assert (file.method, file.error, file.phase) == ("read", None, "done")
         assert 0 < file.seconds <= report.seconds
     receipt = receipt_of(folder)
     assert receipt["ok"]
@@ -201,7 +202,7 @@ async def test_durable_false_overrides_true(dumps, folder) -> None:
 
 async def test_a_folder_in_use_needs_overwrite(dumps, folder) -> None:
     assert (await asyncdump.dump_all(dumps[:1], output=folder)).ok
-    with pytest.raises(asyncdump.ManifestError, match=r"dump-0, receipt\.json.*overwrite"):
+    with pytest.raises(asyncdump.TargetExistsError, match=r"dump-0, receipt\.json"):
         await asyncdump.dump_all(dumps, output=folder)
     assert (await asyncdump.dump_all(dumps, output=folder, overwrite=True)).ok
     check_dumps(folder)
@@ -310,7 +311,7 @@ def check_life(life: list[Event], file: asyncdump.FileReport) -> None:
         assert (end.bytes, end.stored, end.digest, end.method) == (file.bytes, file.stored, file.digest, file.method)
         assert before
     elif isinstance(end, FileFailed):
-        assert (end.error, end.stage) == (file.error, file.stage)
+        assert (end.error, end.phase) == (file.error, file.phase)
     if before:
         started, *progress = before
         assert isinstance(started, FileStarted)
@@ -634,7 +635,7 @@ def test_what_waits_to_be_made_durable_is_given_up(backend, make, held: Held, fo
     publish = Folder.publish
     groups: list[list[str]] = []
 
-    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: bool) -> list[Any]:
+    def publish_late(folder: Folder, sinks: Sequence[PlacedSink], **options: bool) -> list[Any]:
         groups.append([sink.name for sink in sinks])
         assert held.wait()
         return publish(folder, sinks, **options)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import BUFFER, Buffer, Lane
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.draft import Draft
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.digest import new_digest
 
 Opener = Callable[..., Folder]

@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdump.errors import DumpError, SourceChangedError
-from asyncdump.sources.file import describe, find_spans, open_source, reopen
-from asyncdump.vocabulary.values import Source, Span
+from asyncdump.sources.describe import describe
+from asyncdump.sources.extents import find_spans
+from asyncdump.sources.file import open_source, reopen
+from asyncdump.vocabulary.values import Source, Span, Stat
 
 
 @pytest.fixture(scope="module", params=["tmpfs", "ext4"])
@@ -251,6 +253,7 @@ def test_a_file_is_described(kind, request) -> None:
         inode=status.st_ino,
         mtime_ns=status.st_mtime_ns,
         memfd=False,
+        stat=Stat(mode=status.st_mode, uid=status.st_uid, gid=status.st_gid, mtime_ns=status.st_mtime_ns),
     )
     assert look_at(path).kind == kind
     assert look_at(path).has_holes
@@ -303,12 +306,12 @@ def planned(tmp_path: Path) -> Source:
 @pytest.mark.usefixtures("no_leak")
 def test_what_has_grown_is_still_the_same(planned: Source) -> None:
     os.truncate(planned.path, 2000)
-    fd, now = reopen(planned)
+    source = reopen(planned)
     try:
-        assert (now.inode, now.size) == (planned.inode, 2000)
-        assert os.fstat(fd).st_ino == planned.inode
+        assert (source.described.inode, source.described.size) == (planned.inode, 2000)
+        assert os.fstat(source.fd).st_ino == planned.inode
     finally:
-        os.close(fd)
+        source.close()
 
 
 @pytest.mark.usefixtures("no_leak")

@@ -7,9 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
-from asyncdump.errors import (
-    DumpError,
-)
+from asyncdump.errors import DumpError, Problem, TargetExistsError
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
@@ -21,18 +19,21 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
     """Return what earlier runs have made in a store, by name, as far as this run has to know it.
 
     Raises:
-        DumpError: the records can't be read, or another run has ended in it since this one was planned.
+        DumpError: the records can't be read.
+        TargetExistsError: another run has ended in it since this one was planned.
     """
     if plan.resume:
         found = read_receipt(store)
         return found.ours if found else {}
     if not plan.overwrite and store.exists(RECEIPT):
-        raise DumpError(
-            f"another run has ended in {store.path} since this one was planned",
+        raise TargetExistsError(
+            Problem(
+                key="output",
+                message=f"another run has ended in {store.path} since this one was planned",
+                remedy="choose another directory, or pass {overwrite}",
+            ),
             path=store.path,
-            operation="open",
             errno=errno.EEXIST,
-            hint="choose another folder, or --overwrite",
         )
     if not plan.overwrite:
         return {}

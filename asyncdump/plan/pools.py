@@ -17,7 +17,9 @@ from asyncdump.records.standing import is_compressed
 from asyncdump.sinks.draft import HUGE_GRAIN
 from asyncdump.sinks.place import Store
 from asyncdump.sinks.targets import TargetsPlace
-from asyncdump.sources.file import describe, find_spans, regular
+from asyncdump.sources.describe import describe
+from asyncdump.sources.extents import find_spans
+from asyncdump.sources.file import FileSource, regular
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import SMALL_PAGE
 
@@ -172,4 +174,4 @@ def _amounts(dumps: Iterable[PlannedDump], store: Store) -> Iterator[int]:
 
 def _data(dump: PlannedDump, store: Store, grain: int) -> Iterator[tuple[int, int]]:
     with suppress(DumpError):  # What can't be read is its own failure.
-        yield from data_in(store.open(dump.name), dump.source, 0, dump.length, grain)
+        yield from data_in(FileSource(store.open(dump.name), dump.source), 0, dump.length, grain)

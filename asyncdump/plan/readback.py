@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from asyncdump.errors import (
@@ -13,7 +12,7 @@ from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at, went_through
 from asyncdump.sinks.place import Store
-from asyncdump.sources.file import describe, open_source
+from asyncdump.sources.opening import look_at_recorded
 from asyncdump.vocabulary.values import Source
 
 
@@ -23,7 +22,7 @@ def plain(file: FileReport, store: Store) -> PlannedDump:
     source, length = look_at(file, store)
     if file.digest is None and not has_checksums(file, store):
         raise _unknown(
-            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or use --against-source"
+            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
         )
     return planned(file, source=source, length=length)
 
@@ -43,11 +42,7 @@ def from_source(file: FileReport, store: Store) -> PlannedDump:
     _, length = look_at(file, store)
     if programs := went_through(file):
         raise _unknown(file, f"{file.path} went through {', '.join(programs)}: it can't be compared with a source", "")
-    fd = open_source(file.source)
-    try:
-        source = describe(fd, file.source)
-    finally:
-        os.close(fd)
+    source = look_at_recorded(file.source)
     if source.size < file.offset + file.bytes and source.sized:
         raise DamagedError(
             f"{file.path} differs from its source: {file.source} has {source.size} bytes now, "
@@ -75,8 +70,8 @@ def from_source(file: FileReport, store: Store) -> PlannedDump:
 
 def _check_dumped(file: FileReport) -> None:
     if file.error is not None:
-        if file.inode and file.stage == "sync":
-            raise _unknown(file, str(file.error), "complete the run with --resume")
+        if file.inode and file.phase == "sync":
+            raise _unknown(file, str(file.error), "complete the run with {resume}")
         raise DamagedError(
             f"{file.path} was not dumped: {file.error}", verdict="missing", path=file.path, hint=file.error.hint
         )
@@ -100,7 +95,7 @@ def to_restore(file: FileReport, store: Store, *, durable: bool) -> PlannedDump:
             f"{file.path} went through {', '.join(programs)}, which can't be undone here",
             path=file.path,
             operation="restore",
-            hint="undo that by hand, and put the result into its place",
+            hint="undo that manually, and put the result into its place",
         )
     source, length = look_at(file, store)
     return planned(file, source=source, length=length, durable=durable, sparse=True)

@@ -13,7 +13,8 @@ from asyncdump.codecs.zstd import FRAMES
 from asyncdump.errors import DamagedError, DumpError
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.place import Store
-from asyncdump.sources.file import describe, regular
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import regular
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import Source
 

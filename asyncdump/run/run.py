@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from threading import Thread
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from asyncdump.records.receipt import digest_lists, receipt
 from asyncdump.records.report import FileReport, Report, now
 from asyncdump.run.events import Event, RunFinished, RunStarted
 from asyncdump.run.mailbox import Mailbox
+from asyncdump.run.owners import Owners
 from asyncdump.run.scheduler import Scheduler
 from asyncdump.run.threads import Host, Signal, outlast, start
 from asyncdump.sinks.place import Place, Store
@@ -27,10 +28,13 @@ from asyncdump.vocabulary.stop import Stop
 
 
 class Run:
-    """A run under way: an asynchronous iterator of its events, for one listener at a time.
+    """A run in progress: an asynchronous iterator of its events, for one listener at a time.
 
-    Whoever iterates goes on where another has left off. A second iteration while one waits, and one that was left when
-    another began, raise `RuntimeError`: each event is told once. After the last event iterations end at once.
+    An iteration continues where an earlier one was left. A second one at the same time raises `RuntimeError`, for each
+    event is given once. After the last event, iterations end immediately.
+
+    Attributes:
+        plan: what it does.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Run:
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
+        self._owners = Owners(dump.source for dump in plan.dumps if receipt)
         self._scheduler = Scheduler(
             plan,
             place,
@@ -66,6 +71,7 @@ class Run:
             watch=self._look_around,
             store=store,
             earlier=earlier,
+            owners=self._owners,
             quiet=not receipt,
         )
         self.ended: Final = Signal()
@@ -94,6 +100,27 @@ class Run:
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: ``state`` (``running`` or ``ended``), ``plan``, and ``report`` or None."""
+        ended = self._report is not None
+        report = self._report.to_dict() if self._report is not None else None
+        return {"state": "ended" if ended else "running", "plan": self.plan.to_dict(), "report": report}
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=1).decode()
+
+    def __str__(self) -> str:
+        return str(self.plan if self._report is None else self._report)
+
+    def __repr__(self) -> str:
+        what = repr(self.plan if self._report is None else self._report)
+        return f"<Run, {'running' if self._report is None else 'ended'}: {what.partition(': ')[2]}"
+
+    def _repr_html_(self) -> str:
+        what = self.plan if self._report is None else self._report
+        return what._repr_html_()
 
     @property
     def report(self) -> Report:
@@ -164,6 +191,7 @@ class Run:
                     concurrency=self._scheduler.concurrency,
                 )
             )
+            self._owners.start()
             self._scheduler.run()
         except BaseException as error:  # noqa: BLE001 (raised by `wait`)
             self._failure = error
@@ -175,6 +203,7 @@ class Run:
         except BaseException as error:  # noqa: BLE001 (likewise)
             self._failure = self._failure or error
         finally:
+            self._owners.end()
             self._release()
             self._mailbox.close()
             self.ended.give()

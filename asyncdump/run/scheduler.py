@@ -10,28 +10,28 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from threading import Thread
-from typing import Any, Final
+from typing import Final
 
-from asyncdump.codecs.zstd import Compressors
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
-from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError
+from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.committer import Committer
 from asyncdump.run.events import Event
-from asyncdump.run.job import Job, abort
+from asyncdump.run.job import Facts, Job, abort
 from asyncdump.run.keeper import Keeper
 from asyncdump.run.limits import default_lanes, within_open_files
+from asyncdump.run.owners import Owners
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
 from asyncdump.run.threads import start
 from asyncdump.sinks.place import Place, Store
-from asyncdump.transfer.packed import Packed
-from asyncdump.transfer.piped import Piped
-from asyncdump.transfer.proof import Proof
+from asyncdump.transfer.choose import transfer_of
+from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 
@@ -45,7 +45,7 @@ class Scheduler:
 
     ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
     second. ``store`` has what is read: dumps that are verified or restored, or those of runs before this one; these are
-    ``earlier``, by name. With ``quiet``, failures aren't logged.
+    ``earlier``, by name. ``owners`` knows who has the sources mapped. With ``quiet``, failures aren't logged.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
@@ -63,6 +63,7 @@ class Scheduler:
         watch: Callable[[], object],
         store: Store | None = None,
         earlier: Mapping[str, FileReport] | None = None,
+        owners: Owners | None = None,
         quiet: bool = False,
     ) -> None:
         lanes = default_lanes(place.filesystem)
@@ -77,10 +78,12 @@ class Scheduler:
         self._quiet: Final = quiet
         self._stop = stop
         self._watch = watch
+        self._clock = clock
+        self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
         self._keeper = Keeper(plan, store, stop) if store is not None else None
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
-        self._committer = Committer(plan, place, stop, group=max(1, min(_GROUP, allowed // 4)))
+        self._committer = Committer(plan, place, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
         # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
@@ -91,8 +94,8 @@ class Scheduler:
         self._committing = False
         self._broken: BaseException | None = None
         self._again: list[Job] = []
-        self._compressors = Compressors(stop.check)
-        self._buffers = Buffers()
+        self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
+        self._resources = resources(stop, store)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
             self._jobs, self._transfer, stop, concurrency=self.concurrency, lanes=self._lanes, batch=batch
@@ -108,34 +111,7 @@ class Scheduler:
         return Job(index, planned, earlier=self._earlier.get(planned.name), told_elsewhere=self._quiet)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
-        options: dict[str, Any] = {
-            "offset": planned.offset,
-            "length": planned.length,
-            "method": planned.method,
-            "checksum": planned.checksum,
-            "sparse": planned.sparse,
-            "stop": self._stop,
-            "on_read_error": planned.on_read_error,
-            "most": planned.most,
-        }
-        if planned.expected is not None:
-            assert self._store is not None
-            return Proof(planned.source, planned.name, store=self._store, expected=planned.expected, **options)
-        shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
-        if planned.filters or (self._place.streams and not planned.zstd):
-            return Piped(
-                planned.source,
-                planned.name,
-                filters=planned.filters,
-                timeout=planned.timeout,
-                zstd=planned.zstd,
-                zstd_last=planned.zstd_last,
-                **shared,
-                **options,
-            )
-        if planned.zstd:
-            return Packed(planned.source, planned.name, zstd=planned.zstd, **shared, **options)
-        return Transfer(planned.source, planned.name, **options)
+        return transfer_of(planned, self._place, self._resources)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:
@@ -158,7 +134,7 @@ class Scheduler:
         finally:
             # Every thread has ended by now: what isn't published won't be.
             rest = [job for job in self._jobs if not self._telling.is_over(job)]
-            abort([job for job in rest if job.started and not job.published])
+            abort([job for job in rest if job.began is not None and not job.published])
             for job in rest:
                 if job.published:
                     self._finish(job)
@@ -255,7 +231,7 @@ class Scheduler:
     # --- lanes ---------------------------------------------------------------------------------------------------
 
     def _lane(self) -> None:
-        lane = Lane()
+        lane = Lane(next(self._numbers))
         try:
             while jobs := self._queue.next():
                 self._serve(jobs, lane)
@@ -311,7 +287,7 @@ class Scheduler:
                     self._fail(job, job.error or self._given_up(job))
 
     def _finish(self, job: Job) -> None:
-        self._telling.finished(job, job.report(self._plan.manifest_sha256))
+        self._telling.finished(job, job.report(self._facts))
 
     def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
@@ -324,12 +300,14 @@ class Scheduler:
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
         with self._turn:
             if self._may_pass(job, error):
+                if isinstance(error, NotDurableError):
+                    job.stands = job.failure(error, self._place.path, self._facts)
                 job.attempts += 1
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._telling.retried(job, error, delay)
                 return
-        self._telling.failed(job, error, job.failure(error, self._place.path, self._plan.manifest_sha256))
+        self._telling.failed(job, error, job.failure(error, self._place.path, self._facts))
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
@@ -352,7 +330,8 @@ class Scheduler:
         if job.planned.error is not None:  # There is nothing to open.
             job.note(job.planned.error)
             return
-        job.started = job.started or time.perf_counter()
+        job.lane = lane.number
+        job.began = self._clock() if job.began is None else job.began
         if self._keeper is not None:
             self._keeper.settle(job, lane)
         if job.kept is not None:

@@ -6,7 +6,8 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+
+import msgspec
 
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, DumpError
@@ -16,8 +17,10 @@ from asyncdump.records.report import FileReport
 from asyncdump.sinks.comparing import ComparingPlace
 from asyncdump.sinks.null import NullPlace
 from asyncdump.sinks.place import Store
-from asyncdump.sources.file import describe, regular
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import regular
 from asyncdump.transfer.proof import Stored
+from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Source
@@ -40,15 +43,15 @@ def recognise(
     stored = _look_at(store, path, planned)
     compressed = frozenset({planned.name} if planned.zstd is not None else ())
     # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
-    asked: dict[str, Any] = {"method": "read", "checksum": planned.checksum, "sparse": False, "stop": stop}
-    source = Transfer(planned.source, planned.name, offset=planned.offset, length=planned.length, **asked)
+    shared = resources(stop, store)
+    source = Transfer(_reading(planned, planned.source, planned.offset, planned.length), shared)
     held = source
     try:
         _carry(source, ComparingPlace(store.path, store.open, compressed), lane, watch)
     except DamagedError as error:
         raise _stranger(path, planned) from error
     if compressed:
-        held = Stored(stored, planned.name, store=store, offset=0, length=stored.size, **asked)
+        held = Stored(_reading(planned, stored, 0, stored.size), shared)
         _carry(held, NullPlace(store.path), lane, watch)
     return FileReport(
         source=planned.source.path,
@@ -63,12 +66,14 @@ def recognise(
         digest=_named(planned, held.digest),
         content_digest=_named(planned, source.content_digest),
         error=None,
-        stage="done",
+        phase="done",
         stages=planned.stages,
         kept=True,
         identity=planned.source.identity,
         inode=stored.inode,
-        marks=held.marks,
+        blocks=held.blocks,
+        content_blocks=source.content_blocks,
+        stat=planned.source.stat,
         durable=planned.durable,
         manifest_sha256="",
     )
@@ -86,6 +91,12 @@ def _look_at(store: Store, path: str, planned: PlannedDump) -> Source:
     if length != planned.length:
         raise _stranger(path, planned)
     return stored
+
+
+def _reading(planned: PlannedDump, source: Source, offset: int, length: int) -> PlannedDump:
+    """Return the plan only to read: the source of a dump, or the dump itself, as it is stored."""
+    what = {"source": source, "offset": offset, "length": length, "on_read_error": "fail"}
+    return msgspec.structs.replace(planned, method="read", sparse=False, **what)
 
 
 def _carry(transfer: Transfer, place: NullPlace, lane: Lane, watch: Callable[[Transfer], None]) -> None:
@@ -108,5 +119,5 @@ def _stranger(path: str, planned: PlannedDump) -> DumpError:
         path=path,
         operation="compare",
         errno=errno.EEXIST,
-        hint="move it away, or allow --overwrite too",
+        hint="move it away, or pass {overwrite} too",
     )

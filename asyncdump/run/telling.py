@@ -39,7 +39,7 @@ class Telling:
         """Emit how far a job under way is, where that has changed since the last time."""
         proof = job.proof
         transfer = proof or job.transfer
-        state = (transfer.moved, "verify" if proof else transfer.stage)
+        state = (transfer.moved, "verify" if proof else transfer.phase)
         if state == job.told or not transfer.moved:
             return
         with self._lock:
@@ -48,7 +48,7 @@ class Telling:
             job.told = state
             self._emit(
                 Progress(
-                    at=self._clock(), name=transfer.name, done=transfer.moved, total=transfer.length, stage=state[1]
+                    at=self._clock(), name=transfer.name, done=transfer.moved, total=transfer.length, phase=state[1]
                 )
             )
 
@@ -122,7 +122,7 @@ class Telling:
                     name=job.planned.name,
                     source=job.planned.source.path,
                     error=error,
-                    stage=job.stage,
+                    phase=job.phase,
                 )
             )
             job.under_way = None

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import ClassVar, Final, Self
 
-from asyncdump.errors import DumpError, explain
+from asyncdump.errors import BusyError, DumpError, explain
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import close_quietly, read_at, some
 from asyncdump.sinks.place import Entry, PlacedSink, Synced
 from asyncdump.sinks.plain import PlainSink
-from asyncdump.vocabulary.digest import Digest
+from asyncdump.vocabulary.digest import Hasher
 
 SCHEME: Final = "memory"
 
@@ -136,7 +136,7 @@ class MemoryPlace:
             replaced = self._contents.files.get(name, -1)
             if replaced >= 0 and not overwrite and name not in self._held:
                 message = f"{path} appeared while it was written"
-                hint = "choose an empty place, or allow --overwrite"
+                hint = "choose an empty place, or pass {overwrite}"
                 return DumpError(message, path=path, operation="rename", errno=errno.EEXIST, hint=hint)
             self._contents.files[name] = fd
             self._held.add(name)
@@ -155,8 +155,8 @@ class MemoryPlace:
     def lock(self, *, shared: bool = False) -> None:
         with self._contents.turn:
             if self._contents.writers or (self._contents.readers and not shared):
-                raise DumpError(
-                    f"another run is at work in {self.path}",
+                raise BusyError(
+                    f"another run is running in {self.path}",
                     path=self.path,
                     operation="flock",
                     errno=errno.EAGAIN,
@@ -265,7 +265,7 @@ class MemorySink(PlainSink):
             done += some(os.pwrite(self._memory, data[done:], offset + done))
         self._count(done)
 
-    def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
+    def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
         view, offset = lane.buffer.view, 0
         while offset < size:
             check()

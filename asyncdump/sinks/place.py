@@ -16,7 +16,7 @@ import msgspec
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.pace import Pace
-from asyncdump.vocabulary.digest import Digest
+from asyncdump.vocabulary.digest import Hasher
 
 
 class Sink(Protocol):
@@ -107,7 +107,7 @@ class Sink(Protocol):
     def flush_behind(self, offset: int, length: int) -> None:
         """Start write-back of a range that went through the page cache; `DumpError` if what came before is lost."""
 
-    def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
+    def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
         """Feed ``size`` bytes of what was written to ``digest``; ``check`` is called before each block, and may raise.
 
         Raises:

@@ -12,7 +12,7 @@ from asyncdump.errors import DumpError, from_oserror
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.pace import UNLIMITED, Pace
 from asyncdump.sinks.file import ZEROS
-from asyncdump.vocabulary.digest import Digest
+from asyncdump.vocabulary.digest import Hasher
 
 
 class PlainSink:
@@ -70,7 +70,7 @@ class PlainSink:
     def flush_behind(self, offset: int, length: int) -> None:
         """Nothing: there is nothing to flush."""
 
-    def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
+    def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
         raise DumpError(f"{self.path} can't be read back", path=self.path, operation="read back")
 
     def lose(self, error: OSError, operation: str) -> DumpError:

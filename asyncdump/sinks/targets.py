@@ -23,6 +23,7 @@ class TargetsPlace:
             DumpError: one can't be created or opened, or another restore is at work in it.
         """
         self.path: Final = path
+        self.sequential: Final = False
         self._paths: Final = paths
         self._stores: Final[dict[str, Store]] = {}
         try:

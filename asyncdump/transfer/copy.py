@@ -22,7 +22,8 @@ from asyncdump.kernel.linux import filesystem, read_at
 from asyncdump.kernel.pace import Pace
 from asyncdump.kernel.relay import wait_for_bytes, wait_for_room, write_all
 from asyncdump.sinks.file import FileSink
-from asyncdump.sources.file import find_spans, truncated
+from asyncdump.sources.file import FileSource
+from asyncdump.sources.source import truncated
 from asyncdump.vocabulary.values import SMALL_PAGE, Choice, Source, Span
 
 StreamMethod = Literal["auto", "vmsplice", "splice", "sendfile", "read"]
@@ -72,11 +73,12 @@ def copy_in_place(
         SourceChangedError: the source ended early.
     """
     lane = Lane()
-    route = Route(source=source, fd=fd, sink=sink, start=start - seek, sparse=sparse)
+    origin = FileSource(fd, source)  # The caller's descriptor: it isn't closed here.
+    route = Route(origin=origin, sink=sink, start=start - seek, sparse=sparse)
     engines = candidates(method, source=source.filesystem, destination=filesystem(route.sink_fd)[0], hashing=False)
     pace = sink.pace
     try:
-        for extent in find_spans(fd, source, start, start + length):
+        for extent in origin.spans(start, start + length):
             for span in _steps(extent, pace, sparse=sparse):
                 if not span.hole:
                     _store(engines, route, span, lane)

@@ -567,16 +567,16 @@ async def test_a_truncated_source_is_no_zeros_to_a_stage(kind, stages, method, m
 
 async def test_a_run_over_bad_pages_can_be_cancelled(damaged: Path, bad, folder_on, monkeypatch) -> None:
     """Each call for a bad page may take a disk long: the run ends after the one under way."""
-    from asyncdump.transfer import salvage
+    from asyncdump.sources.file import FileSource
 
     calls = []
-    read_some = salvage.read_some
+    read = FileSource.read
 
     def slow(*arguments: Any) -> int:
         calls.append(time.sleep(0.01))
-        return read_some(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr(salvage, "read_some", slow)
+    monkeypatch.setattr(FileSource, "read", slow)
     folder = folder_on("ext4").path
     async with asyncdump.open_run([Dump(source=bad("all").path)], output=folder, on_read_error="zero") as running:
         while len(calls) < 5:

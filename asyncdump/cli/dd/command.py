@@ -22,7 +22,8 @@ from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.sinks.file import FileSink
-from asyncdump.sources.file import describe, open_source
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
 from asyncdump.text import text
 from asyncdump.transfer.copy import Copied, StreamMethod, compress_stream, copy_in_blocks, copy_in_place, copy_stream
 from asyncdump.vocabulary.size import MAXIMUM

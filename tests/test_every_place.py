@@ -9,14 +9,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 
-import msgspec
 import pytest
 from files import KiB, MiB, content, noise
 
 import asyncdump
-from asyncdump import Dump, DumpError, ManifestError, MethodRefusedError, ReceiptError
+from asyncdump import BusyError, Dump, DumpError, ManifestError, MethodRefusedError, ReceiptError, TargetExistsError
 from asyncdump.records.journal import Head, Journal
 from asyncdump.records.receipt import read_receipt
 from asyncdump.sinks.null import NullPlace
@@ -26,6 +26,7 @@ from asyncdump.sinks.place import PlacedSink, Store
 from asyncdump.testing import MemoryPlace
 from asyncdump.vocabulary.names import JOURNAL, RECEIPT, TEMPORARY_PREFIX
 
+TOLD = ("name", "path", "source", "bytes", "size", "stored", "digest", "blocks", "inode", "error", "identity")
 STORES = ["ext4", "tmpfs", "memory", "sequential memory"]
 
 
@@ -273,7 +274,7 @@ class TestLocks:
     def test_runs_keep_each_other_out(self, first, second, output: str) -> None:
         with closing(open_store(output)) as one, closing(open_store(output)) as other:
             one.lock(shared=first)
-            with pytest.raises(DumpError, match="another run") as refused:
+            with pytest.raises(BusyError, match="another run is running") as refused:
                 other.lock(shared=second)
             assert refused.value.errno == errno.EAGAIN
             one.close()
@@ -287,7 +288,7 @@ class TestLocks:
     async def test_two_runs_into_one_place(self, output: str, sources: dict[str, Path]) -> None:
         with closing(open_store(output)) as store:
             store.lock()
-            with pytest.raises(DumpError, match="another run"):
+            with pytest.raises(BusyError, match="another run is running"):
                 await asyncdump.dump_all(dumps(sources), output=output)
             assert names(store) == set()
         (await asyncdump.dump_all(dumps(sources), output=output)).raise_for_failures()
@@ -297,7 +298,7 @@ class TestRuns:
     """Dump, verify, resume, restore: the whole way."""
 
     @pytest.mark.parametrize("compress", ["none", "zstd"])
-    async def test_there_and_back(self, compress: str, output: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    async def test_there_and_back(self, compress, output: str, sources: dict[str, Path], tmp_path: Path) -> None:
         before = descriptors()
         report = await asyncdump.dump_all(dumps(sources), output=output, compress=compress)
         report.raise_for_failures()
@@ -321,14 +322,14 @@ class TestRuns:
             }
             assert other.read("large") == sources["large"].read_bytes()
             assert other.read("renamed") == b"x"
-            with pytest.raises(ReceiptError, match="exists already"):
+            with pytest.raises(TargetExistsError):
                 await asyncdump.restore_all(output, other)
             (await asyncdump.restore_all(output, other, overwrite=True)).raise_for_failures()
-        with pytest.raises(ReceiptError, match="folder of the dumps"):
+        with pytest.raises(ReceiptError, match="restore elsewhere"):
             await asyncdump.restore_all(output, output)
 
     @pytest.mark.parametrize("compress", ["none", "zstd"])
-    async def test_damage_is_found(self, compress: str, output: str, sources: dict[str, Path]) -> None:
+    async def test_damage_is_found(self, compress, output: str, sources: dict[str, Path]) -> None:
         (await asyncdump.dump_all(dumps(sources), output=output, compress=compress)).raise_for_failures()
         damaged = "large.zst" if compress == "zstd" else "large"
         spoil(output, damaged, 100 * KiB)
@@ -357,7 +358,7 @@ class TestRuns:
                 journal.append(file for file in report.files if file.name in {"large", "empty"})
         verified = await asyncdump.verify_all(output)
         assert (verified.unrecorded, [file.name for file in verified.files]) == (2, ["large", "empty"])
-        with pytest.raises(ManifestError, match="journal of a run"):
+        with pytest.raises(TargetExistsError, match="journal of a run"):
             await asyncdump.dump_all([Dump(source=str(sources["small"]))], output=output)
         report = await asyncdump.dump_all(dumps(sources), output=output, resume=True)
         report.raise_for_failures()
@@ -367,9 +368,7 @@ class TestRuns:
             assert not store.exists(JOURNAL)
 
     @pytest.mark.parametrize("compress", ["none", "zstd"])
-    async def test_a_dump_without_a_record_is_recognised(
-        self, compress: str, output: str, sources: dict[str, Path]
-    ) -> None:
+    async def test_a_dump_without_a_record_is_recognised(self, compress, output: str, sources: dict[str, Path]) -> None:
         report = await asyncdump.dump_all(dumps(sources), output=output, compress=compress)
         report.raise_for_failures()
         with closing(open_store(output)) as store:
@@ -384,7 +383,7 @@ class TestRuns:
     async def test_nothing_is_overwritten_unasked(self, output: str, sources: dict[str, Path]) -> None:
         (await asyncdump.dump_all(dumps(sources), output=output)).raise_for_failures()
         sources["small"].write_bytes(b"new")
-        with pytest.raises(ManifestError, match="holds"):
+        with pytest.raises(TargetExistsError):
             await asyncdump.dump_all(dumps(sources), output=output)
         (await asyncdump.dump_all(dumps(sources), output=output, overwrite=True)).raise_for_failures()
         with closing(open_store(output)) as store:
@@ -396,8 +395,8 @@ class TestRuns:
             receipt = read_receipt(store)
             assert receipt is not None
             assert receipt.path == os.path.join(resolve(output), RECEIPT)
-            plain = [msgspec.structs.replace(file, seconds=0.0) for file in receipt.files]
-            assert plain == [msgspec.structs.replace(file, seconds=0.0) for file in report.files]
+            recorded, made = ([attrgetter(*TOLD)(file) for file in files] for files in (receipt.files, report.files))
+            assert recorded == made
             lines = (store.read_small("XXH128SUMS", MiB) or b"").decode().splitlines()
             assert lines == sorted(
                 (f"{(file.digest or '').partition(':')[2]}  {file.name}" for file in report.files),
@@ -439,7 +438,7 @@ class TestSinksWithoutADescriptor:
             assert (report.files[0].stored < len(data)) is not sequential  # In order there are no holes.
 
     @pytest.mark.parametrize("method", ["reflink", "direct", "sendfile", "splice", "mmap"])
-    async def test_what_is_named_is_refused(self, method: str, sources: dict[str, Path]) -> None:
+    async def test_what_is_named_is_refused(self, method, sources: dict[str, Path]) -> None:
         with MemoryPlace() as place:
             report = await asyncdump.dump_all([Dump(source=str(sources["large"]))], output=place, method=method)
             (failed,) = report.failures
