@@ -79,12 +79,28 @@ class ProcessMapping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     shared: bool
 
 
+class ProcessRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A range of addresses of one process, as it was when it was looked at.
+
+    Attributes:
+        pid: its number.
+        address: where the range begins.
+        started: when the process was started, in clock ticks since the system was (proc_pid_stat(5)).
+        executed: differs for each program that the process executes (execve(2)); a digest.
+    """
+
+    pid: int
+    address: int
+    started: int
+    executed: str
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a source was when it was looked at.
 
     Attributes:
-        path: as it was opened.
-        filesystem: ``hugetlbfs``, ``tmpfs``, ``ext4`` and so on, or ``block device``.
+        path: as it was opened; of memory of a process, ``pid 4242 0x7f0000000000-0x7f0000200000``.
+        filesystem: ``hugetlbfs``, ``tmpfs``, ``ext4`` and so on, or ``block device``, or ``process``.
         page: the bytes of one page of its mapping: 4096, or the size of a huge page.
         size: in bytes.
         allocated: the bytes that hold memory or disk blocks; less than ``size`` where there are holes.
@@ -94,6 +110,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE).
         found: whether a glob found it. A symbolic link in its place isn't followed: anybody could have put it there.
         stat: whose it is, or None for what is no file.
+        process: the range of memory that it is, unless it is a file.
     """
 
     path: str
@@ -108,6 +125,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sized: bool = True
     found: bool = False
     stat: Stat | None = None
+    process: ProcessRange | None = None
+
+    @property
+    def scheme(self) -> Literal["file", "process"]:
+        """What opens it."""
+        return "file" if self.process is None else "process"
+
+    @property
+    def label(self) -> str:
+        """What names of dumps are made from: its path, or ``pid-4242-0x7f0000000000``."""
+        return self.path if self.process is None else f"pid-{self.process.pid}-{self.process.address:#x}"
 
     @property
     def kind(self) -> str:
@@ -120,13 +148,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def identity(self) -> Identity | None:
         """What tells whether it is still the same, or None where nothing does."""
-        if self.filesystem == "block device" or not self.sized:
+        if self.filesystem == "block device" or self.process is not None or not self.sized:
             return None
         return Identity(inode=self.inode, size=self.size, mtime_ns=self.mtime_ns)
 
     @property
     def in_memory(self) -> bool:
-        return self.filesystem in MEMORY
+        return self.filesystem in MEMORY or self.process is not None
 
     @property
     def in_huge_pages(self) -> bool:
