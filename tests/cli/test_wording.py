@@ -93,7 +93,7 @@ def test_damaged(run: Path) -> None:
     with (run / "out/ring").open("r+b") as file:
         file.seek(2 * MiB + 5)
         file.write(b"??")
-    why = f"its digest is another one, from the block at byte {2 * MiB} on"
+    why = f"digest mismatch; first bad 2 MiB block at byte {2 * MiB}"
     assert told("verify", "out", "-q", cwd=run) == [f"asyncdump: corrupt: ring: out/ring is corrupt: {why}"]
 
 
