@@ -69,7 +69,7 @@ def from_source(file: FileReport) -> PlannedDump:
 
 def _check_dumped(file: FileReport) -> None:
     if file.error is not None:
-        if file.inode and file.stage == "sync":
+        if file.inode and file.phase == "sync":
             raise _unknown(file, str(file.error), "complete the run with {resume}")
         raise DamagedError(
             f"{file.path} was not dumped: {file.error}", verdict="missing", path=file.path, hint=file.error.hint

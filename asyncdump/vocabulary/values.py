@@ -41,6 +41,44 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mtime_ns: int
 
 
+class Stat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Whose a source was, and since when (stat(2)).
+
+    Attributes:
+        mode: its type and permissions; `stat.filemode` shows them.
+        uid, gid: the numbers of its owner and group.
+        mtime_ns: the time of its last change, in nanoseconds since the epoch.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class ProcessMapping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A range of a source that a process had mapped (proc_pid_maps(5)).
+
+    Attributes:
+        pid: the process; comm: its name, at most 15 bytes, escaped where that can't be shown.
+        started: when the process began, in seconds since the system was started: with ``pid`` this names one process.
+        address: where in the memory of the process the range begins.
+        offset: where in the source it begins, in bytes.
+        length: in bytes.
+        inode: of the source.
+        shared: whether what the process stores there goes into the source (MAP_SHARED).
+    """
+
+    pid: int
+    comm: str
+    started: float
+    address: int
+    offset: int
+    length: int
+    inode: int
+    shared: bool
+
+
 class ProcessRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A range of addresses of one process, as it was when it was looked at.
 
@@ -71,6 +109,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         memfd: True for a memfd, reached through ``/proc/PID/fd/N``.
         sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE).
         found: whether a glob found it. A symbolic link in its place isn't followed: anybody could have put it there.
+        stat: whose it is, or None for what is no file.
         process: the range of memory that it is, unless it is a file.
     """
 
@@ -85,6 +124,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     memfd: bool = False
     sized: bool = True
     found: bool = False
+    stat: Stat | None = None
     process: ProcessRange | None = None
 
     @property
