@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
     from asyncdump.manifest import Manifest as Manifest
+    from asyncdump.manifest import ProcessMemory as ProcessMemory
     from asyncdump.manifest import Retries as Retries
     from asyncdump.manifest import Zstd as Zstd
     from asyncdump.manifest import json_schema as json_schema
@@ -103,7 +104,7 @@ _HOMES = {
         "SourceChangedError",
         "TargetExistsError",
     ),
-    "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
+    "manifest": ("Defaults", "Dump", "Manifest", "ProcessMemory", "Retries", "Zstd", "json_schema"),
     "manifest.options": ("Overrides",),
     "plan.plan": ("Plan", "PlannedDump"),
     "probing": ("Finding", "probe"),

@@ -126,7 +126,7 @@ class ProcessSource:
         Where pages are is looked up anew each time: short holes are asked for like data, and pages may have gone.
         """
         begin = self._start + offset
-        end = min(begin + len(view), self._end)
+        end = max(begin, min(begin + len(view), self._end))
         parts: list[Part] = []
         for piece in self._pieces(begin, end):
             target = view[piece.start - begin : piece.end - begin]
