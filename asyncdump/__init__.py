@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from asyncdump.reading import DumpInfo as DumpInfo
     from asyncdump.reading import describe_dump as describe_dump
     from asyncdump.reading import open_dump as open_dump
+    from asyncdump.reading import read_receipt as read_receipt
     from asyncdump.records.report import FileReport as FileReport
     from asyncdump.records.report import Report as Report
     from asyncdump.records.verification import FileVerdict as FileVerdict
@@ -107,7 +108,7 @@ _HOMES = {
     "manifest.options": ("Overrides",),
     "plan.plan": ("Plan", "PlannedDump"),
     "probing": ("Finding", "probe"),
-    "reading": ("DumpInfo", "describe_dump", "open_dump"),
+    "reading": ("DumpInfo", "describe_dump", "open_dump", "read_receipt"),
     "records.report": ("FileReport", "Report"),
     "records.verification": ("FileVerdict", "Verification"),
     "restoring": ("Restorer", "open_restore", "restore_all"),

@@ -74,6 +74,7 @@ NAMES = [
     "open_verify",
     "plan_all",
     "probe",
+    "read_receipt",
     "restore_all",
     "restore_sync",
     "verify_all",
