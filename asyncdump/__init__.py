@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from asyncdump.vocabulary.values import Identity as Identity
     from asyncdump.vocabulary.values import Method as Method
     from asyncdump.vocabulary.values import ProcessMapping as ProcessMapping
+    from asyncdump.vocabulary.values import ProcessRange as ProcessRange
     from asyncdump.vocabulary.values import Source as Source
     from asyncdump.vocabulary.values import Span as Span
     from asyncdump.vocabulary.values import Stat as Stat
@@ -127,7 +128,7 @@ _HOMES = {
     "run.tally": ("Tally",),
     "verifying": ("Verifier", "open_verify", "verify_all"),
     "vocabulary.blocks": ("Blocks",),
-    "vocabulary.values": ("BadRange", "Identity", "Method", "ProcessMapping", "Source", "Span", "Stat"),
+    "vocabulary.values": ("BadRange", "Identity", "Method", "ProcessMapping", "ProcessRange", "Source", "Span", "Stat"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

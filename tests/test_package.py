@@ -46,6 +46,7 @@ NAMES = [
     "PlannedDump",
     "Problem",
     "ProcessMapping",
+    "ProcessRange",
     "Progress",
     "ReceiptError",
     "Refusal",

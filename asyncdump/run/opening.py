@@ -37,7 +37,7 @@ async def running(run: Run) -> AsyncIterator[None]:
         run.cancel()
         # A task that is being destroyed can't wait: the threads of the run end on their own, and clean up.
         if not run.forked and (not isinstance(error, GeneratorExit) or current_task() == task):
-            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's error takes precedence over later ones.
+            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's goes first.
                 await run.wait()
         raise
     await run.wait()
