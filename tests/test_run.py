@@ -97,7 +97,7 @@ async def test_the_path_of_a_manifest(dumps, tmp_path: Path) -> None:
     path = tmp_path / "manifest.yaml"
     path.write_text(f"version: 1\noutput: here\ndumps:\n{entries}")
     for what, output in ((str(path), "here"), (path, "there")):
-        overrides = {} if output == "here" else {"output": tmp_path / output}
+        overrides: asyncdump.Overrides = {} if output == "here" else {"output": tmp_path / output}
         report = await asyncdump.dump_all(what, **overrides)
         assert report.ok
         assert report.output == str(tmp_path / output)
@@ -297,7 +297,8 @@ def check_events(events: list[Event], report: asyncdump.Report) -> None:
     assert times == sorted(times)
     lives: dict[str, list[Event]] = defaultdict(list)
     for event in between:
-        lives[event.name].append(event)  # type: ignore[attr-defined]
+        assert not isinstance(event, asyncdump.RunStarted | RunFinished)
+        lives[event.name].append(event)
     assert lives.keys() == {file.name for file in report.files}
     for file in report.files:
         check_life(lives[file.name], file)

@@ -188,7 +188,7 @@ def test_a_name_that_was_taken_meanwhile_stays_as_it_is(kind, durable, folder: F
     (error,) = folder.publish([draft], durable=durable, overwrite=False)
     assert error is not None
     assert (error.path, error.operation, error.errno) == (str(path), "rename", errno.EEXIST)
-    assert "--overwrite" in error.hint
+    assert "overwrite=True" in error.hint
     assert path.lstat().st_ino == before.st_ino
     assert os.listdir(folder.path) == ["dump"]
     if kind == "file":

@@ -17,7 +17,7 @@ from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.engines import FEEDS
 from asyncdump.errors import DumpError, ManifestError, Problem, TargetExistsError, absolute, describe_errno
 from asyncdump.kernel.linux import TRUE_ERRORS
-from asyncdump.manifest.models import Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.models import Dump, Manifest, ProcessMemory, Retries, Zstd
 from asyncdump.manifest.options import Overrides, first
 from asyncdump.manifest.yaml import Marks
 from asyncdump.plan.globbing import find, is_glob
@@ -30,6 +30,7 @@ from asyncdump.records.record import LARGEST, room
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.output import local_folder, open_store, resolve
 from asyncdump.sinks.place import Entry, Store
+from asyncdump.sources.process import look_at_process
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT, name_complaint
 from asyncdump.vocabulary.size import MAXIMUM, format_size, parse_size
@@ -151,7 +152,7 @@ class _Planner:
             planned = self._planned(dump, source, offset, error)
             ends_as_zst = planned.zstd is not None and (planned.zstd_last or not planned.filters)
             template = dump.name if dump.name is not None else "{name}.zst" if ends_as_zst else "{name}"
-            name = self._name(f"{key}.name", own or template, source.path, position)
+            name = self._name(f"{key}.name", own or template, source, position)
             if position == 0:
                 self._check_stages(key, planned)
             if name is not None:
@@ -194,8 +195,20 @@ class _Planner:
             on_read_error=first(options.get("on_read_error"), dump.on_read_error, defaults.on_read_error),
         )
 
-    def _sources(self, key: str, pattern: str | os.PathLike[str]) -> Iterator[tuple[Source, DumpError | None, str]]:
-        """Yield the sources that a text names, each with the error that it fails with, and a name if it has none.
+    def _sources(
+        self, key: str, asked: str | os.PathLike[str] | ProcessMemory
+    ) -> Iterator[tuple[Source, DumpError | None, str]]:
+        """Yield the sources that a dump names, each with the error that it fails with, and a name if it has none."""
+        if not isinstance(asked, ProcessMemory):
+            yield from self._files(key, asked)
+            return
+        try:
+            yield look_at_process(asked.pid, asked.address, parse_size(asked.length)), None, ""
+        except DumpError as error:
+            self._complain(f"{key}.source", str(error), error.hint)
+
+    def _files(self, key: str, pattern: str | os.PathLike[str]) -> Iterator[tuple[Source, DumpError | None, str]]:
+        """Yield the files that a text names.
 
         What is named must be there; what is only matched, and can't be opened, fails by itself.
         """
@@ -248,9 +261,10 @@ class _Planner:
             self._complain(key, str(error))
             return None
 
-    def _name(self, key: str, template: str, path: str, index: int) -> str | None:
+    def _name(self, key: str, template: str, source: Source, index: int) -> str | None:
+        pid = None if source.process is None else source.process.pid
         try:
-            name = render_name(template, path, index)
+            name = render_name(template, source.label, index, pid=pid)
         except ValueError as error:
             self._complain(key, str(error))
             return None

@@ -134,9 +134,9 @@ class Run:
         return self._report
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the run within some 100 ms: finished dumps stay, others are removed, the report tells which.
+        """End the run within about 100 ms: finished dumps stay, others are removed, and the report says which.
 
-        May be called at any time, more than once, and from any thread or signal handler.
+        It may be called at any time, more than once, and from any thread or signal handler.
         """
         self._interrupted = self._interrupted or reason
         self._stop.requested = True

@@ -153,7 +153,7 @@ class Proof(Stored):
         first = damaged[0].offset
         why = f"digest mismatch; first bad {blocks.grain >> 20} MiB block at byte {first}"
         if (count := sum(-(-each.length // blocks.grain) for each in damaged)) > 1:
-            why += f", {count} of {len(blocks)} blocks are bad"
+            why += f", {count} of {blocks.count} blocks are bad"
         return self._corrupt(why, first, damaged)
 
     def _damaged(self) -> tuple[Span, ...]:
