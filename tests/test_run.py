@@ -28,8 +28,8 @@ import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.folder import Folder
 from asyncdump.sinks.draft import Draft
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.values import Span
 
 Main = Callable[[], Awaitable[Any]]
