@@ -7,8 +7,8 @@ import resource
 from typing import Final
 
 from asyncdump.errors import DumpError
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import cores, open_files
-from asyncdump.vocabulary.values import MEMORY
 
 _SPARE_DESCRIPTORS: Final = 16
 
@@ -28,7 +28,7 @@ def default_lanes(filesystem: str) -> int:
     A disk wants several requests in flight; threads beyond twice the cores only wait for one another. Memory is as fast
     as the cores are. (The kernel's ``rotational`` flag is no guide: virtual disks claim to rotate.)
     """
-    return cores() if filesystem in MEMORY else max(4, min(2 * cores(), 8))
+    return cores() if traits(filesystem).in_memory else max(4, min(2 * cores(), 8))
 
 
 def within_open_files(wanted: int, programs: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, NotDurableError, explain
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import close_quietly, syncfs
 from asyncdump.sinks.clash import clashes
 from asyncdump.sinks.draft import Draft, MappedDraft
@@ -18,9 +19,6 @@ from asyncdump.sinks.opened import OpenFolder
 from asyncdump.sinks.place import PlacedSink, Synced
 from asyncdump.sources.file import open_file
 from asyncdump.vocabulary.names import LOCK
-
-_SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
-"""Filesystems whose sync_fs commits a journal or a tree with a flush of the device's cache. Others promise less."""
 
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
@@ -53,7 +51,7 @@ class Folder(OpenFolder):
         Raises:
             DumpError: it can't be created.
         """
-        draft = MappedDraft if self.filesystem == "hugetlbfs" else Draft
+        draft = MappedDraft if traits(self.filesystem).huge_pages else Draft
         return draft(self, name, self.temporary())
 
     def scratch(self) -> FileSink:
@@ -86,7 +84,7 @@ class Folder(OpenFolder):
     def _sync(self, sinks: Sequence[PlacedSink], journal: Synced | None) -> list[DumpError | None]:
         # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
         # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
-        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and self.filesystem in _SYNCFS_FLUSHES and not self._doubtful
+        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and traits(self.filesystem).syncfs_flushes and not self._doubtful
         if grouped and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
             try:
                 syncfs(self.fd)
