@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import (
     DamagedError,
     DumpError,
@@ -20,7 +21,6 @@ from asyncdump.plan.plan import Plan
 from asyncdump.plan.readback import from_source, plain
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.records.standing import is_compressed
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
@@ -132,7 +132,7 @@ class Verifier:
             free=0,
             manifest_sha256="",
         )
-        compressed = frozenset(file.name for file in files if is_compressed(file))
+        compressed = {file.name: codec for file in files if (codec := stored_by(file.stages)) is not None}
         place = Mirror(folder.path, compressed) if against_source else NullPlace(folder.path)
         self.run: Final = Run(plan, place, receipt=False, guard=folder)
 

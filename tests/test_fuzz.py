@@ -434,7 +434,7 @@ def test_frames_are_of_one_size_and_take_each_byte_once(
 ) -> None:
     for laid in lay_out(where, layout, tail):
         offset, end = range_of(data, laid)
-        shared: Any = {"compressors": None, "buffers": None, "zstd": ZstdOptions(frame=frame)}
+        shared: Any = {"compressors": None, "buffers": None, "compression": ZstdOptions(frame=frame)}
         options = options_of(offset, end, sparse=True)
         packed = Packed(laid.source, "dump", **shared, **options)
         spans = list(packed._cut_spans(route_of(laid, offset, sparse=True)))
@@ -477,7 +477,7 @@ def test_the_engines_own_steps_take_each_byte_once(
         options = options_of(offset, end, sparse=sparse)
         moving = Transfer(laid.source, "dump", **options)
         moving.engine = ENGINES[method]
-        shared: Any = {"compressors": None, "buffers": None, "zstd": ZstdOptions()}
+        shared: Any = {"compressors": None, "buffers": None, "compression": ZstdOptions()}
         packed = Packed(laid.source, "dump", **shared, **options)
         route = route_of(laid, offset, sparse=sparse)
         for spans in (list(moving._cut_spans(route)), list(packed._cut_spans(route))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any, Literal
 
 import click
@@ -83,17 +84,14 @@ def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None
 
 
 def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    if value is None or value in {"none", "zstd"}:
-        return value
-    from asyncdump.manifest.models import Zstd
+    if value is None:
+        return None
+    from asyncdump.manifest.compression import compress_of
 
-    name, _, level = value.partition(":")
     try:
-        if name != "zstd" or not re.fullmatch("-?[0-9]{1,3}", level):
-            raise ValueError(value)
-        return Zstd(level=int(level))
-    except (ValueError, ManifestError) as error:
-        raise click.BadParameter(f"{value!r} is not zstd, zstd:LEVEL (-100 to 22) or none") from error
+        return compress_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from error
 
 
 def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
@@ -278,12 +276,16 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
         raise click.BadParameter(str(error)) from error
 
 
-_compressed = click.option(
-    "--zstd/--raw",
-    "compressed",
-    default=None,
-    help="Read it as a .zst, or as it is. Default: what the receipt beside it says, else its name.",
-)
+def _kind(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    return False if value == "raw" else value
+
+
+def _compressed(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a dump is stored."""
+    for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst")):
+        text = f"Read it {meaning}, whatever the receipt next to it or its name says."
+        command = click.option(f"--{kind}", "compressed", flag_value=kind, callback=_kind, help=text)(command)
+    return command
 
 
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
@@ -291,7 +293,7 @@ _compressed = click.option(
 @click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
 @click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
 @_compressed
-def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) -> None:
+def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
     """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
     from asyncdump.cli.reading import cat
 
@@ -302,7 +304,7 @@ def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) 
 @click.argument("dumps", metavar="DUMP...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_compressed
-def info(dumps: tuple[str, ...], *, as_json: bool, compressed: bool | None) -> None:
+def info(dumps: tuple[str, ...], *, as_json: bool, compressed: Any) -> None:
     """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
     from asyncdump.cli.reading import info
 

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from asyncdump.cli.columns import table
+from asyncdump.codecs.codec import Codec
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.relay import write_all
-from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
+from asyncdump.reading import Codecs, Compressed, DumpInfo, describe_as, open_as
 from asyncdump.sources.file import describe, gather, open_source, path_of
 from asyncdump.text import text
 from asyncdump.transfer.copy import Copied, copy_stream
@@ -21,17 +22,16 @@ _STDOUT = 1
 _STEP = 1 << 20
 
 
-def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) -> int:
+def cat(path: str, offset: int, length: int | None, *, compressed: Compressed) -> int:
     """Write a part of a dump's content to standard output, and return the exit code."""
     path = path_of(path)
     try:
         fd = open_source(path)
         try:
             source = describe(fd, path)
-            if compressed is None:
-                compressed = Kinds().compressed(path)
-            if compressed:
-                _cat_compressed(path, offset, length)
+            codec = Codecs().find(path, compressed)
+            if codec is not None:
+                _cat_compressed(path, codec, offset, length)
             else:
                 if not source.sized:
                     fd, source = gather(fd, source)
@@ -49,9 +49,9 @@ def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) 
     return 0
 
 
-def _cat_compressed(path: str, offset: int, length: int | None) -> None:
-    with open_dump(path, compressed=True) as dump:
-        _check_offset(path, offset, describe_dump(path, compressed=True).content)
+def _cat_compressed(path: str, codec: Codec, offset: int, length: int | None) -> None:
+    with open_as(path, codec) as dump:
+        _check_offset(path, offset, describe_as(path, codec).content)
         dump.seek(offset)
         left = length
         while left is None or left > 0:
@@ -71,12 +71,10 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
         raise DumpError(f"{offset} is behind the end of {path}, which holds {size} bytes", path=path, operation="seek")
 
 
-def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
+def info(paths: Sequence[str], *, as_json: bool, compressed: Compressed) -> None:
     """Print what dumps are."""
-    kinds, paths = Kinds(), [path_of(path) for path in paths]
-    found = [
-        describe_dump(path, compressed=kinds.compressed(path) if compressed is None else compressed) for path in paths
-    ]
+    codecs, paths = Codecs(), [path_of(path) for path in paths]
+    found = [describe_as(path, codecs.find(path, compressed)) for path in paths]
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_record(dump) for dump in found]), indent=1).decode())
         return
@@ -88,7 +86,7 @@ def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> Non
 
 
 def _row(dump: DumpInfo) -> tuple[str, ...]:
-    compressed = dump.kind == "zstd"
+    compressed = dump.kind != "raw"
     return (
         dump.path,
         dump.kind,

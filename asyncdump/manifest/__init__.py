@@ -3,7 +3,8 @@
 No engine is loaded for them, and nothing that needs one.
 """
 
-from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import Zstd
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries
 from asyncdump.manifest.schema import json_schema
 
 __all__ = ["Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"]

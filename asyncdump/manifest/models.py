@@ -12,18 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from asyncdump.codecs.zstd import BUDGET, LEVELS, WINDOWS, ZstdOptions
-from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest.complaints import complaint, fields
-from asyncdump.vocabulary.size import KIB, parse_size
+from asyncdump.manifest.compression import CompressField
+from asyncdump.manifest.model import Model, Size
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
-Size = Annotated[
-    int | str,
-    Meta(description="bytes, or a number with a unit: 512KiB, 16MiB, 1GiB (dd's suffixes)", examples=[4096, "16MiB"]),
-]
 MethodField = Annotated[
     Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, and is right nearly always")
 ]
@@ -35,61 +29,6 @@ SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out 
 _LONGEST_WAIT = 60.0
 OnReadErrorField = Annotated[
     OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
-]
-
-
-class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a manifest. Values of the wrong type or range raise `ManifestError`."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(message=message, key=name)
-            for name in fields(type(self))
-            if (message := complaint(type(self), name, getattr(self, name)))
-        ]
-        if problems:
-            raise ManifestError(*problems)
-
-
-class Zstd(_Model, frozen=True, kw_only=True):
-    """Compression into a seekable .zst."""
-
-    example: ClassVar[str] = "{zstd: {level: 3}}"
-
-    level: Annotated[int, Meta(description="from fast to small", ge=LEVELS[0], le=LEVELS[1])] = 3
-    threads: Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)] = 0
-    frame: Annotated[Size, Meta(description="content of each frame: the grain of parallel work and reading back")] = (
-        "2MiB"
-    )
-    checksum: Annotated[bool, Meta(description="whether each frame holds a checksum of its content")] = True
-    long: Annotated[
-        Annotated[int, Meta(ge=WINDOWS[0], le=WINDOWS[1])] | None,
-        Meta(description="log2 of the window for matches far away; wants larger frames too"),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (cost := self.options.cost) > BUDGET:
-            needed, most = cost // KIB**2, BUDGET // KIB**2
-            message = (
-                f"level {self.level} with frames of {self.frame} needs {needed} MiB for one thread, {most} are the most"
-            )
-            raise ManifestError(Problem(message=f"{message}: use smaller frames, or a lower level", key="frame"))
-
-    @property
-    def options(self) -> ZstdOptions:
-        """What the stage itself takes."""
-        return ZstdOptions(
-            level=self.level,
-            threads=self.threads,
-            frame=parse_size(self.frame),
-            checksum=self.checksum,
-            long=self.long,
-        )
-
-
-CompressField = Annotated[
-    Literal["none", "zstd"] | Zstd | None, Meta(description="zstd, {zstd: {level: 3}} or none: a seekable .zst")
 ]
 
 
@@ -107,7 +46,7 @@ TimeoutField = Annotated[
 ]
 
 
-class Defaults(_Model, frozen=True, kw_only=True):
+class Defaults(Model, frozen=True, kw_only=True):
     """What holds for each dump that doesn't say otherwise."""
 
     method: MethodField = "auto"
@@ -125,7 +64,7 @@ class Defaults(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class Dump(_Model, frozen=True, kw_only=True):
+class Dump(Model, frozen=True, kw_only=True):
     """One source, or all that a glob matches."""
 
     source: Annotated[
@@ -135,7 +74,7 @@ class Dump(_Model, frozen=True, kw_only=True):
     name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="file name under output, by default {name}, or {name}.zst for a compressed dump; "
+            description="file name under output, by default {name}, or {name}.zst if it is compressed with zstd; "
             "{name} {stem} {suffix} {parent} {index} stand for parts of the source",
         ),
     ] = None
@@ -158,7 +97,7 @@ class Dump(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class Retries(_Model, frozen=True, kw_only=True):
+class Retries(Model, frozen=True, kw_only=True):
     """How often a file that failed is dumped again, from its start, after the others have had their turn."""
 
     example: ClassVar[str] = "{times: 3}"
@@ -191,7 +130,7 @@ RetriesField = Annotated[
 ]
 
 
-class Manifest(_Model, frozen=True, kw_only=True):
+class Manifest(Model, frozen=True, kw_only=True):
     """A run: which files are dumped, where to, and how."""
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1

@@ -9,7 +9,8 @@ import msgspec
 
 from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest.complaints import complaint
-from asyncdump.manifest.models import Defaults, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import Compress
+from asyncdump.manifest.models import Defaults, Manifest, Retries
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 
@@ -23,7 +24,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_error: OnError | None = None
     durable: bool | None = None
     overwrite: bool = False
-    compress: Literal["none", "zstd"] | Zstd | None = None
+    compress: Compress | None = None
     allow_filters: bool = False
     resume: bool = False
     trust_receipt: bool = False
@@ -79,7 +80,7 @@ class Overrides(TypedDict, total=False):
     on_error: OnError | None
     durable: bool | None
     overwrite: bool
-    compress: Literal["none", "zstd"] | Zstd | None
+    compress: Compress | None
     allow_filters: bool
     resume: bool
     trust_receipt: bool

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from asyncdump.manifest.compression import MODELS
 from asyncdump.manifest.models import Manifest
 
 
@@ -16,19 +17,25 @@ def json_schema() -> dict[str, Any]:
     model = schema["$defs"]["Manifest"]
     model["required"] = ["version", *model["required"]]  # A file must say it; a program needn't.
     model["properties"]["version"].pop("default", None)
+    for each in MODELS.values():  # Their tag only tells them apart here: in a file, the key around them does.
+        described = schema["$defs"][each.__name__]
+        del described["properties"]["codec"], described["required"]
     for name in ("Defaults", "Dump"):
         _spell_compress(schema["$defs"][name]["properties"]["compress"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "asyncdump manifest", **schema}
 
 
 def _spell_compress(field: dict[str, Any]) -> None:
-    """Say that a file writes ``{zstd: {...}}`` where a program has a `Zstd`."""
+    """Say that a file writes ``{zstd: {...}}`` where a program has a model."""
+    names = {f"#/$defs/{model.__name__}": name for name, model in MODELS.items()}
+    field.pop("discriminator", None)
     for choice in field["anyOf"]:
         if "$ref" in choice:
             reference = choice.pop("$ref")
+            name = names[reference]
             choice |= {
                 "type": "object",
-                "properties": {"zstd": {"$ref": reference}},
-                "required": ["zstd"],
+                "properties": {name: {"$ref": reference}},
+                "required": [name],
                 "additionalProperties": False,
             }

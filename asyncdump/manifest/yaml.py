@@ -15,7 +15,8 @@ import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest.complaints import SIZES, complaint, required, unknown_key
-from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import MODELS
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries
 from asyncdump.sources.file import open_file
 from asyncdump.text import shown, text
 
@@ -276,19 +277,23 @@ class _Reader:
     def _compress(self, node: yaml.MappingNode, key: str) -> Any:
         before = len(self.problems)
         names = [getattr(name, "value", None) for name, _ in node.value]
-        if names != ["zstd"]:
-            self._complain(key, "is zstd, none, or a mapping with the one key zstd: {zstd: {level: 3}}", node)
+        if len(names) != 1 or names[0] not in MODELS:
+            examples = " or ".join(model.example for model in MODELS.values())
+            self._complain(
+                key, f"is {', '.join(MODELS)}, none, or a mapping with one of them as its only key: {examples}", node
+            )
             return _WRONG
-        name, value = node.value[0]
-        self.marks.lines[f"{key}.zstd"] = _line(name)
-        values = self._submodel(Zstd, value, f"{key}.zstd")
+        [(name, value)], model = node.value, MODELS[names[0]]
+        key = f"{key}.{name.value}"
+        self.marks.lines[key] = _line(name)
+        values = self._submodel(model, value, key)
         if len(self.problems) > before:
             return _WRONG
         try:
-            return Zstd(**values)
-        except ManifestError as error:  # What is wrong with the values together.
+            return model(**values)
+        except ManifestError as error:  # Values that are invalid together.
             for problem in error.problems:
-                self._complain(f"{key}.zstd.{problem.key}", problem.message)
+                self._complain(f"{key}.{problem.key}", problem.message)
             return _WRONG
 
     def _list(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:

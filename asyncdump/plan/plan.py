@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.codec import Compression
 from asyncdump.errors import DumpError
 from asyncdump.manifest.models import Retries
 from asyncdump.records.report import FileReport
@@ -17,11 +17,11 @@ from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError, 
 class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
-    ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
-    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself. Of a
-    source that doesn't tell its size, ``length`` isn't known, and at most ``most`` bytes are dumped. What a glob
-    matches and can't be opened has the ``error`` that it fails with.
+    ``compression`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, with
+    ``compress_last`` before it is compressed, and ``timeout`` the seconds that they may take and give nothing.
+    ``on_read_error`` says what a page that can't be read means; ``expected`` is what is known of a source that is a
+    dump itself. Of a source that doesn't tell its size, ``length`` isn't known, and at most ``most`` bytes are dumped.
+    What a glob matches and can't be opened has the ``error`` that it fails with.
     """
 
     source: Source
@@ -32,9 +32,9 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     checksum: Checksum
     durable: bool
     sparse: bool
-    zstd: ZstdOptions | None = None
+    compression: Compression | None = None
     filters: tuple[tuple[str, ...], ...] = ()
-    zstd_last: bool = False
+    compress_last: bool = False
     timeout: float = 300.0
     expected: FileReport | None = None
     on_read_error: OnReadError = "fail"
@@ -45,8 +45,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     def stages(self) -> tuple[str, ...]:
         """What the bytes go through, in short: ``zstd:3``, and the names of programs, without their arguments."""
         programs = tuple(os.path.basename(command[0]) for command in self.filters)
-        zstd = (str(self.zstd),) if self.zstd else ()
-        return (*programs, *zstd) if self.zstd_last else (*zstd, *programs)
+        compression = (str(self.compression),) if self.compression else ()
+        return (*programs, *compression) if self.compress_last else (*compression, *programs)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,11 +14,12 @@ from typing import Final
 
 import msgspec
 
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.registry import stored_by
 from asyncdump.engines import FEEDS
 from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
 from asyncdump.kernel.linux import TRUE_ERRORS
-from asyncdump.manifest.models import Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import compression_of
+from asyncdump.manifest.models import Dump, Manifest, Retries
 from asyncdump.manifest.options import Options
 from asyncdump.manifest.yaml import Marks
 from asyncdump.plan.globbing import find, is_glob
@@ -134,8 +135,8 @@ class _Planner:
                 )
                 continue
             planned = self._planned(dump, source, offset, error)
-            ends_as_zst = planned.zstd is not None and (planned.zstd_last or not planned.filters)
-            template = dump.name if dump.name is not None else "{name}.zst" if ends_as_zst else "{name}"
+            codec = stored_by(planned.stages)
+            template = dump.name if dump.name is not None else f"{{name}}{codec.suffix if codec else ''}"
             name = self._name(f"{key}.name", own or template, source.path, position)
             if position == 0:
                 self._check_stages(key, planned)
@@ -147,6 +148,8 @@ class _Planner:
         if fed and planned.method not in {"auto", *FEEDS}:
             what = "a compressor or filter" if planned.stages else "a pipe"
             self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
+        if planned.compression is not None and (missing := planned.compression.codec.missing()):
+            self._complain(f"{key}.compress", f"{planned.compression.codec.name} is not available: {missing}")
         if planned.filters and not self._options.allow_filters:
             names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
             message = f"runs programs ({names}): that takes --allow-filters, in Python allow_filters=True"
@@ -160,8 +163,7 @@ class _Planner:
         rest = source.size - offset if source.sized and error is None else 0
         most = MAXIMUM if dump.length is None else parse_size(dump.length)
         durable = dump.durable if dump.durable is not None else defaults.durable
-        compress = options.compress or dump.compress or defaults.compress
-        zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
+        compression = compression_of(options.compress or dump.compress or defaults.compress or "none")
         filters = (dump.filter if dump.filter is not None else defaults.filter) or ()
         return PlannedDump(
             source=source,
@@ -174,9 +176,9 @@ class _Planner:
             checksum=options.checksum or dump.checksum or defaults.checksum,
             durable=durable if options.durable is None else options.durable,
             sparse=(dump.sparse or defaults.sparse) == "auto",
-            zstd=zstd,
+            compression=compression,
             filters=filters,
-            zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
+            compress_last=bool(compression and filters) and (dump.first or defaults.first) == "filter",
             timeout=dump.timeout or defaults.timeout or 300.0,
             on_read_error=options.on_read_error or dump.on_read_error or defaults.on_read_error,
         )
@@ -355,7 +357,7 @@ class _Planner:
 
 def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
     """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
-    fits = dump.source.sized and (dump.zstd is not None or status.st_size == dump.length)
+    fits = dump.source.sized and (dump.compression is not None or status.st_size == dump.length)
     return stat.S_ISREG(status.st_mode) and not dump.filters and fits
 
 

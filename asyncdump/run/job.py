@@ -112,10 +112,10 @@ def failure_of(job: Job, error: AsyncdumpError, folder: str, manifest_sha256: st
 
 def has_room(job: Job) -> bool:
     """Tell whether one more lane may work on a file: its compression may have a limit of threads, a pipe takes one."""
-    zstd = job.planned.zstd
+    compression = job.planned.compression
     if isinstance(job.transfer, Piped):
         return False
-    return zstd is None or not zstd.threads or job.lanes < zstd.threads
+    return compression is None or not compression.threads or job.lanes < compression.threads
 
 
 def share(job: Job) -> int:

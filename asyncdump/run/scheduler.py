@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from asyncdump.codecs.zstd import Compressors
+from asyncdump.codecs.compressors import Compressors
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError, as_failure
 from asyncdump.kernel.lane import Buffers, Lane
 from asyncdump.log import logger
@@ -128,19 +128,19 @@ class Scheduler:
         if planned.expected is not None:
             return Proof(planned.source, planned.name, expected=planned.expected, **options)
         shared: dict[str, Any] = {"compressors": self._compressors, "buffers": self._buffers}
-        if planned.filters or (isinstance(self._folder, Outlet) and not planned.zstd):
+        if planned.filters or (isinstance(self._folder, Outlet) and not planned.compression):
             return Piped(
                 planned.source,
                 planned.name,
                 filters=planned.filters,
                 timeout=planned.timeout,
-                zstd=planned.zstd,
-                zstd_last=planned.zstd_last,
+                compression=planned.compression,
+                compress_last=planned.compress_last,
                 **shared,
                 **options,
             )
-        if planned.zstd:
-            return Packed(planned.source, planned.name, zstd=planned.zstd, **shared, **options)
+        if planned.compression:
+            return Packed(planned.source, planned.name, compression=planned.compression, **shared, **options)
         return Transfer(planned.source, planned.name, **options)
 
     @property

@@ -38,7 +38,7 @@ def recognise(
         refuse_special(path, os.lstat(path).st_mode)
     sync_file(path)
     stored = _look_at(path, planned)
-    compressed = frozenset({planned.name} if planned.zstd is not None else ())
+    compressed = {} if planned.compression is None else {planned.name: planned.compression.codec}
     # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
     source = _transfer(planned.source, planned, offset=planned.offset, length=planned.length, stop=stop)
     held = source
@@ -78,8 +78,8 @@ def _look_at(path: str, planned: PlannedDump) -> Source:
     try:
         stored = describe(fd, path)
         length = stored.size
-        if planned.zstd is not None:
-            length = sum(frame.length for frame in listed_frames(fd, path) or ())
+        if planned.compression is not None:
+            length = sum(frame.length for frame in listed_frames(fd, path, planned.compression.codec) or ())
     finally:
         os.close(fd)
     if length != planned.length:

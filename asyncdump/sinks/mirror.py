@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
-from asyncdump.codecs.content import Frames
+from asyncdump.codecs.codec import Codec
+from asyncdump.codecs.content import FramedContent
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, explain
 from asyncdump.kernel.lane import BUFFER, Buffers
@@ -19,16 +21,16 @@ class Mirrored(NullSink):
     Raises `DamagedError` at the first byte that differs.
     """
 
-    def __init__(self, path: str, buffers: Buffers, *, compressed: bool) -> None:
+    def __init__(self, path: str, buffers: Buffers, *, codec: Codec | None) -> None:
         super().__init__(path)
         self._buffers = buffers
         self.fd = open_regular(path)
-        self._frames: Frames | None = None
-        if compressed:
+        self._frames: FramedContent | None = None
+        if codec is not None:
             try:
-                if (listed := listed_frames(self.fd, path)) is None:
+                if (listed := listed_frames(self.fd, path, codec)) is None:
                     raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
-                self._frames = Frames(os.dup(self.fd), path, listed)  # They close their descriptor themselves.
+                self._frames = FramedContent(os.dup(self.fd), path, codec, listed)
             except BaseException:
                 self.close()
                 raise
@@ -81,10 +83,10 @@ class Mirrored(NullSink):
 class Mirror(NullPlace):
     """Stands for the output folder where sources are compared with the dumps in it."""
 
-    def __init__(self, path: str, compressed: frozenset[str]) -> None:
+    def __init__(self, path: str, codecs: Mapping[str, Codec]) -> None:
         super().__init__(path)
-        self._compressed = compressed
+        self._codecs = codecs
         self._buffers = Buffers()
 
     def create(self, name: str) -> Mirrored:
-        return Mirrored(os.path.join(self.path, name), self._buffers, compressed=name in self._compressed)
+        return Mirrored(os.path.join(self.path, name), self._buffers, codec=self._codecs.get(name))

@@ -10,8 +10,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from asyncdump.codecs.codec import Compression
+from asyncdump.codecs.compressors import Compressors
 from asyncdump.codecs.seekable import Table
-from asyncdump.codecs.zstd import Compressors, ZstdOptions
 from asyncdump.engines import Engine, Refused, Route, candidates, is_refusal, refusal_of
 from asyncdump.engines.base import Refusal
 from asyncdump.engines.feed import vmsplice_from
@@ -213,7 +214,7 @@ def compress_stream(
     *,
     path: str,
     source: Source | None,
-    zstd: ZstdOptions,
+    compression: Compression,
     start: int = 0,
     length: int | None = None,
 ) -> None:
@@ -223,13 +224,13 @@ def compress_stream(
         OSError: a call failed.
         SourceChangedError: the file ended early.
     """
-    lane, compressors, table = Lane(), Compressors(), Table(checksums=zstd.checksum)
+    lane, compressors, table = Lane(), Compressors(), Table(checksums=compression.checksum)
     end = None if source is None else min(source.size, source.size if length is None else start + length)
     left = length if end is None else max(end - start, 0)
     try:
         while left is None or left > 0 or not table.count:
-            with compressors.room(zstd, lane) as press:
-                view = lane.buffer.view[: zstd.frame if left is None else min(zstd.frame, left)]
+            with compressors.room(compression, lane) as press:
+                view = lane.buffer.view[: compression.frame if left is None else min(compression.frame, left)]
                 filled = _fill(reading, view, path, None if source is None else start + tally.bytes)
                 if source is not None and filled < len(view):
                     raise truncated(path, start + tally.bytes + filled, start + tally.bytes + len(view))
@@ -238,7 +239,7 @@ def compress_stream(
                 frame = compressors.frame(press, lane.buffer, filled)
             table.add(frame, filled)
             write_all(writing, memoryview(frame))
-            tally.add(filled, str(zstd))
+            tally.add(filled, str(compression))
             left = None if left is None else left - filled
             if filled < len(view):
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from asyncdump.codecs.zstd import Compressors, Press
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
 from asyncdump.sinks.file import Sink

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.codecs.seekable import Table
-from asyncdump.codecs.zstd import Compressors, Press
 from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import describe_errno

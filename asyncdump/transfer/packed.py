@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from asyncdump.codecs.zstd import Compressors, ZstdOptions
+from asyncdump.codecs.codec import Compression
+from asyncdump.codecs.compressors import Compressors
 from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.errors import describe_errno, explain
 from asyncdump.kernel.lane import Buffers, Lane
@@ -25,13 +26,13 @@ class Packed(Transfer):
         source: Source,
         name: str,
         *,
-        zstd: ZstdOptions,
+        compression: Compression,
         compressors: Compressors,
         buffers: Buffers,
         **options: Any,
     ) -> None:
         super().__init__(source, name, **options)
-        self._zstd: Final = zstd
+        self._compression: Final = compression
         self._compressors: Final = compressors
         self._buffers: Final = buffers
         self._taken = 0
@@ -39,7 +40,7 @@ class Packed(Transfer):
 
     def _prepare(self, folder: Place) -> list[Engine]:
         sink = self._route.sink
-        hasher, checksums = new_digest(self._checksum), self._zstd.checksum
+        hasher, checksums = new_digest(self._checksum), self._compression.checksum
         self._packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=checksums)
         # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
         sink.expect(self.length)
@@ -49,10 +50,14 @@ class Packed(Transfer):
         """Yield a span for each frame, all of one size but the last; a hole is one that holds none of the data."""
         end = self._offset + self.length
         done = self._offset
-        for extent in find_spans(route.fd, route.source, done, end, shortest_hole=self._zstd.frame):
+        for extent in find_spans(route.fd, route.source, done, end, shortest_hole=self._compression.frame):
             if extent.hole:
-                begin = extent.offset + (self._offset - extent.offset) % self._zstd.frame
-                stop = extent.end if extent.end == end else extent.end - (extent.end - self._offset) % self._zstd.frame
+                begin = extent.offset + (self._offset - extent.offset) % self._compression.frame
+                stop = (
+                    extent.end
+                    if extent.end == end
+                    else extent.end - (extent.end - self._offset) % self._compression.frame
+                )
                 if begin < stop:
                     yield from self._frames(done, begin, hole=False)
                     yield from self._frames(begin, stop, hole=True)
@@ -60,12 +65,12 @@ class Packed(Transfer):
         yield from self._frames(done, end, hole=False)
 
     def _frames(self, offset: int, end: int, *, hole: bool) -> Iterator[Span]:
-        for start in range(offset, end, self._zstd.frame):
-            yield Span(offset=start, length=min(self._zstd.frame, end - start), hole=hole)
+        for start in range(offset, end, self._compression.frame):
+            yield Span(offset=start, length=min(self._compression.frame, end - start), hole=hole)
 
     def _step(self, lane: Lane) -> bool:
         assert self._packer is not None
-        with self._compressors.room(self._zstd, lane) as press:
+        with self._compressors.room(self._compression, lane) as press:
             self._stop.check()
             with self._turn:
                 span = None if self._failed else next(self._spans, None)
@@ -105,7 +110,7 @@ class Packed(Transfer):
         assert self._packer is not None
         with explain("write", self._route.sink.path):
             if self._taken == 0:  # A file of nothing is one frame of nothing: a table alone is no .zst to some readers.
-                with self._compressors.press(self._zstd) as press:
+                with self._compressors.press(self._compression) as press:
                     self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
         if self._hasher is not None:

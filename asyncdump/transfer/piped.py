@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, Final
 
-from asyncdump.codecs.zstd import Compressors, Press, ZstdOptions
+from asyncdump.codecs.codec import Compression
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.engines import FEEDS, Engine, Refusal, Route
 from asyncdump.errors import DumpError, FilterError, explain, from_oserror
 from asyncdump.kernel.lane import Buffers, Lane
@@ -26,7 +27,7 @@ from asyncdump.vocabulary.values import UNREADABLE, Source, Span
 class Piped(Transfer):
     """A `Transfer` whose bytes go through programs: spliced into the first, spliced out of the last.
 
-    With ``zstd`` they are compressed before the programs, or with ``zstd_last`` after them.
+    With ``compression`` they are compressed before the programs, or with ``compress_last`` after them.
     """
 
     def __init__(
@@ -36,8 +37,8 @@ class Piped(Transfer):
         *,
         filters: Commands,
         timeout: float,
-        zstd: ZstdOptions | None,
-        zstd_last: bool,
+        compression: Compression | None,
+        compress_last: bool,
         compressors: Compressors,
         buffers: Buffers,
         **options: Any,
@@ -45,8 +46,8 @@ class Piped(Transfer):
         super().__init__(source, name, **options)
         self._commands: Final = filters
         self._timeout: Final = timeout
-        self._zstd: Final = zstd
-        self._zstd_last: Final = zstd_last
+        self._compression: Final = compression
+        self._compress_last: Final = compress_last
         self._compressors: Final = compressors
         self._buffers: Final = buffers
         self._filters: Filters | None = None
@@ -57,17 +58,21 @@ class Piped(Transfer):
 
     def _prepare(self, folder: Place) -> list[Engine]:
         # Before programs are started: they would wait as well.
-        press = None if self._zstd is None else self._borrowed.enter_context(self._compressors.press(self._zstd))
+        press = (
+            None
+            if self._compression is None
+            else self._borrowed.enter_context(self._compressors.press(self._compression))
+        )
         sink = self._route.sink
         if self._commands:
             self._filters = Filters(self._commands, self._stop.check)
         stdin = self._filters.stdin if self._filters else sink.fd
-        if press is not None and not self._zstd_last:
+        if press is not None and not self._compress_last:
             self._feed = FramesFeed(self, stdin, press)
         else:
             self._feed = PlainFeed(self, stdin)
         if self._filters is not None:
-            self._drain = self._new_drain(sink, self._filters.stdout, press if self._zstd_last else None)
+            self._drain = self._new_drain(sink, self._filters.stdout, press if self._compress_last else None)
         self._progressed = time.monotonic()
         if self._choice != "auto":
             return [FEEDS[self._choice]]
@@ -184,9 +189,9 @@ class Piped(Transfer):
         return self._route
 
     @property
-    def zstd(self) -> ZstdOptions:
-        assert self._zstd is not None
-        return self._zstd
+    def frame(self) -> int:
+        assert self._compression is not None
+        return self._compression.frame
 
     @property
     def compressors(self) -> Compressors:
@@ -195,8 +200,8 @@ class Piped(Transfer):
     def next_spans(self) -> Iterator[Span]:
         """Yield the frames of the source, one after another."""
         end = self._offset + self.length
-        for start in range(self._offset, end, self.zstd.frame):
-            yield Span(offset=start, length=min(self.zstd.frame, end - start))
+        for start in range(self._offset, end, self.frame):
+            yield Span(offset=start, length=min(self.frame, end - start))
 
     def left(self) -> Span:
         """Return what of the source was not fed yet."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.engines import Engine, Route
 from asyncdump.errors import DamagedError, DumpError, SourceChangedError
 from asyncdump.kernel.lane import Lane
 from asyncdump.records.report import FileReport
-from asyncdump.records.standing import holds_source, is_compressed, listed, look_at, short
+from asyncdump.records.standing import holds_source, listed, look_at, short
 from asyncdump.sinks.folder import Draft, MappedDraft
 from asyncdump.sinks.null import NullPlace
 from asyncdump.sinks.place import Place
@@ -34,19 +35,20 @@ class Proof(Transfer):
     def _prepare(self, folder: Place) -> list[Engine]:
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        if not is_compressed(self._expected):
+        codec = stored_by(self._expected.stages)
+        if codec is None:
             engines = super()._prepare(folder)
             # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
             kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
             self._direct = DirectRead(self._route.fd)
             return [self._direct if engine.method == "read" else engine for engine in engines if kept] or [self._direct]
         self._route.sink.resize(self.length)
-        frames = listed(self._route.fd, self._route.source.path)
+        frames = listed(self._route.fd, self._route.source.path, codec)
         if frames.content != self.length:
             raise self._corrupt("its frames have changed since it was looked at", None)
         digest = self._expected.digest
         stored = new_digest(digest.partition(":")[0]) if digest else None  # type: ignore[arg-type] # checked by record
-        self._unpack = Unpack(frames, stored)
+        self._unpack = Unpack(codec, frames, stored)
         return [self._unpack]
 
     def _cut_spans(self, route: Route) -> Iterator[Span]:

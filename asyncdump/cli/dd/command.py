@@ -19,7 +19,7 @@ from asyncdump.cli.dd.operands import Operands, parse
 from asyncdump.cli.dd.summary import Ticker, summary
 from asyncdump.cli.output import check_stdout, dumping, hurry
 from asyncdump.cli.signals import exit_code, heeding
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.codec import Compression
 from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.sinks.file import Sink
 from asyncdump.sources.file import describe, open_source
@@ -104,8 +104,8 @@ def _copy(operands: Operands, tally: Copied) -> None:
 
 
 def _move(operands: Operands, tally: Copied, reading: _Input, writing: _Output) -> None:
-    if operands.zstd is not None:
-        _compressed(operands, operands.zstd, tally, reading, writing)
+    if operands.compression is not None:
+        _compressed(operands, operands.compression, tally, reading, writing)
         return
     if writing.file and reading.source is not None:
         _in_place(operands, tally, reading, reading.source, writing)
@@ -238,7 +238,7 @@ def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[Sin
         os.lseek(writing.fd, end, os.SEEK_SET)
 
 
-def _compressed(operands: Operands, zstd: ZstdOptions, tally: Copied, reading: _Input, writing: _Output) -> None:
+def _compressed(operands: Operands, compression: Compression, tally: Copied, reading: _Input, writing: _Output) -> None:
     if operands.method != "auto" or operands.direct or "sparse" in operands.conversions:
         raise DumpError("compress= goes without method=, oflag=direct and conv=sparse: what is read is written anew")
     if operands.target is not None and operands.seek and _is_file(writing.fd):
@@ -249,7 +249,7 @@ def _compressed(operands: Operands, zstd: ZstdOptions, tally: Copied, reading: _
         tally,
         path=reading.path,
         source=reading.source,
-        zstd=zstd,
+        compression=compression,
         start=reading.start,
         length=operands.count,
     )
