@@ -29,7 +29,7 @@ def spent(code: str) -> tuple[int, float, str]:
     """Return the bytes of memory that some code takes beyond what is there before, its seconds, and its answer."""
     program = f"""
 import asyncio, sys, time
-import asyncdump, asyncdump.verify, asyncdump.restore, asyncdump.reading, zstandard, xxhash
+import asyncdump, asyncdump.verifying, asyncdump.restoring, asyncdump.reading, zstandard, xxhash
 def peak():
     with open("/proc/self/status") as lines:  # Unlike ru_maxrss this begins anew with the program.
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) << 10

@@ -177,7 +177,7 @@ def test_deeper_than_a_path_can_say_is_told(tmp_path: Path) -> None:
 
 
 def test_more_names_than_are_looked_at(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(asyncdump.globbing, "MOST_ENTRIES", 10)
+    monkeypatch.setattr(asyncdump.plan.globbing, "MOST_ENTRIES", 10)
     for number in range(11):
         (tmp_path / f"{number}").touch()
     with pytest.raises(asyncdump.DumpError):
@@ -193,7 +193,7 @@ def test_a_folder_that_is_exchanged_for_a_link(tmp_path: Path, monkeypatch) -> N
     (tmp_path / "folder/passwd").touch()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/passwd").touch()
-    real = asyncdump.globbing._Walk._look_into
+    real = asyncdump.plan.globbing._Walk._look_into
 
     def exchange(walk, folder) -> None:
         if folder.path.endswith("/folder"):
@@ -201,7 +201,7 @@ def test_a_folder_that_is_exchanged_for_a_link(tmp_path: Path, monkeypatch) -> N
             (tmp_path / "folder").symlink_to("elsewhere")
         real(walk, folder)
 
-    monkeypatch.setattr(asyncdump.globbing._Walk, "_look_into", exchange)
+    monkeypatch.setattr(asyncdump.plan.globbing._Walk, "_look_into", exchange)
     assert found(tmp_path, "f*/passwd") == []
 
 
@@ -209,7 +209,7 @@ def test_a_folder_that_is_exchanged_for_another(tmp_path: Path, monkeypatch) -> 
     for name in ("folder", "elsewhere"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "passwd").touch()
-    real = asyncdump.globbing._Walk._look_into
+    real = asyncdump.plan.globbing._Walk._look_into
 
     def exchange(walk, folder) -> None:
         if folder.path.endswith("/folder"):
@@ -217,7 +217,7 @@ def test_a_folder_that_is_exchanged_for_another(tmp_path: Path, monkeypatch) -> 
             (tmp_path / "elsewhere").rename(tmp_path / "folder")
         real(walk, folder)
 
-    monkeypatch.setattr(asyncdump.globbing._Walk, "_look_into", exchange)
+    monkeypatch.setattr(asyncdump.plan.globbing._Walk, "_look_into", exchange)
     assert found(tmp_path, "f*/passwd") == []
 
 
@@ -226,7 +226,7 @@ async def test_a_link_to_the_very_match_is_no_match(when, tmp_path: Path, monkey
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         (tmp_path / "in" / name).write_text(name)
-    module, step = {"found": ("asyncdump.plan.planner", find), "planned": ("asyncdump.run.run", make_plan)}[when]
+    module, step = {"found": ("asyncdump.plan.planner", find), "planned": ("asyncdump.dumping", make_plan)}[when]
 
     def exchange(*given):
         answer = step(*given)
@@ -344,13 +344,13 @@ def test_what_may_not_be_read_fails_and_the_rest_is_dumped(on_error) -> None:
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch) -> Path:
     """A folder that it takes for ever to walk, for it has no end."""
-    real = asyncdump.globbing._Walk._look_into
+    real = asyncdump.plan.globbing._Walk._look_into
 
     def endless(walk, folder) -> None:
         walk._waiting.append(folder)
         real(walk, folder)
 
-    monkeypatch.setattr(asyncdump.globbing._Walk, "_look_into", endless)
+    monkeypatch.setattr(asyncdump.plan.globbing._Walk, "_look_into", endless)
     (tmp_path / "file").touch()
     return tmp_path
 

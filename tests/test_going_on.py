@@ -316,7 +316,7 @@ async def test_a_run_that_can_not_begin_leaves_the_journal_as_it_is(output, sour
     def refuse(wanted: int, programs: int) -> tuple[int, int]:
         raise asyncdump.DumpError("a run needs more open files")
 
-    monkeypatch.setattr("asyncdump.run.limits.within_open_files", refuse)
+    monkeypatch.setattr("asyncdump.run.scheduler.within_open_files", refuse)
     with pytest.raises(asyncdump.DumpError, match="open files"):
         await dump(output, *sources, overwrite=True)
     assert read(output / JOURNAL) == held

@@ -13,7 +13,7 @@ import pytest
 from files import MiB, leftovers, noise
 
 import asyncdump
-import asyncdump.run.run
+import asyncdump.run.opening
 from asyncdump.errors import DumpError
 from asyncdump.records.journal import Head, Journal
 from asyncdump.run.events import Event, FileFailed, FileFinished, FileRetried, FileStarted, RunFinished
@@ -128,7 +128,7 @@ async def test_two_listeners_of_one_run(dumps, output) -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_handler_that_never_returns(backend, dumps, output, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(asyncdump.run, "GRACE", 0.2)
+    monkeypatch.setattr(asyncdump.run.opening, "GRACE", 0.2)
     calls = []
 
     async def handler(event: Event) -> None:
@@ -147,7 +147,7 @@ def test_a_handler_that_never_returns(backend, dumps, output, monkeypatch, caplo
 
 async def test_a_slow_handler_is_told_all_of_it(dumps, output, monkeypatch) -> None:
     """The grace is that of each event."""
-    monkeypatch.setattr(asyncdump.run, "GRACE", 0.5)
+    monkeypatch.setattr(asyncdump.run.opening, "GRACE", 0.5)
     calls = []
 
     async def handler(event: Event) -> None:

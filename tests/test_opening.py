@@ -27,8 +27,8 @@ OTHERWISE = ("O_WRONLY", "O_RDWR", "O_CREAT", "O_DIRECTORY", "O_PATH", "/proc/se
 """What is not a file to be read: what is written, a folder, what is open already."""
 
 EXCUSED = {
-    ("cli/dd.py", "_open_input"),  # dd waits for a fifo's writer, as dd does.
-    ("restore.py", "figure"),  # In /sys.
+    ("cli/dd/command.py", "_open_input"),  # dd waits for a fifo's writer, as dd does.
+    ("plan/pools.py", "figure"),  # In /sys.
 }
 
 
@@ -61,7 +61,7 @@ def test_nothing_else_opens_what_is_read() -> None:
     found = [
         (file, name)
         for file, name, called, node, around in calls()
-        if file != "source.py" and (file, name) not in EXCUSED and reads_elsewhere(called, node, around)
+        if file != "sources/file.py" and (file, name) not in EXCUSED and reads_elsewhere(called, node, around)
     ]
     assert found == []
 
@@ -104,7 +104,7 @@ def report_of(path: str) -> FileReport:
 
 
 def planned_of(path: str) -> PlannedDump:
-    source = asyncdump.source.describe(os.open(__file__, os.O_RDONLY), path)
+    source = asyncdump.sources.file.describe(os.open(__file__, os.O_RDONLY), path)
     return PlannedDump(
         source=source,
         name="x",
@@ -168,7 +168,7 @@ async def test_a_fifo_that_is_swapped_in_while_dumps_are_verified(
 ) -> None:
     out = tmp_path / "out"
     (await asyncdump.dump_all([Dump(source=__file__, name="x")], output=out, compress=compress, checksum="none"))
-    real = asyncdump.verify.look_at
+    real = asyncdump.plan.readback.look_at
 
     def swap(file):
         answer = real(file)
@@ -176,6 +176,6 @@ async def test_a_fifo_that_is_swapped_in_while_dumps_are_verified(
         os.mkfifo(file.path)
         return answer
 
-    monkeypatch.setattr(asyncdump.verify, "look_at", swap)
+    monkeypatch.setattr(asyncdump.plan.readback, "look_at", swap)
     verified = await asyncdump.verify_all(out, against_source=against_source)
     assert not verified.ok

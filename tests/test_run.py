@@ -402,7 +402,7 @@ def blocking_forbidden() -> Iterator[BlockBuster]:
     """Let any call that blocks the event loop raise."""
     with blockbuster_ctx() as guard:
         # Counting the open files reads /proc, which is in memory.
-        guard.functions["os.listdir"].can_block_in("asyncdump/run/scheduler.py", "_within_open_files")
+        guard.functions["os.listdir"].can_block_in("asyncdump/run/limits.py", "within_open_files")
         yield guard
 
 

@@ -102,7 +102,7 @@ def test_only_the_cores_that_it_may_use_count() -> None:
     code = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from asyncdump.scheduler import default_lanes
+from asyncdump.run.limits import default_lanes
 print(default_lanes("tmpfs"), default_lanes("ext4"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -167,7 +167,7 @@ async def test_a_file_that_is_not_large_stays_with_one_thread(parts, watched: Wa
 LIMITED = """
 import asyncio, json, os, resource, sys, time
 import asyncdump
-from asyncdump.sink import Folder
+from asyncdump.sinks.folder import Folder
 
 limit, slow, sources, output, options = json.loads(sys.argv[1])
 publish = Folder.publish

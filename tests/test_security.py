@@ -20,7 +20,7 @@ import structlog
 from files import KiB, MiB, noise, read
 
 import asyncdump
-import asyncdump.run.run
+import asyncdump.dumping
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError
 from asyncdump.plan.plan import Plan
 from asyncdump.records.journal import Journal, line
@@ -283,7 +283,7 @@ SWAPS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 @contextmanager
 def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iterator[None]:
     """Have something happen between the plan and the run."""
-    make_plan = asyncdump.run.make_plan
+    make_plan = asyncdump.dumping.make_plan
 
     def plan_and_swap(*arguments: Any) -> Plan:
         plan = make_plan(*arguments)
@@ -291,7 +291,7 @@ def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iter
         return plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(asyncdump.run, "make_plan", plan_and_swap)
+        patch.setattr(asyncdump.dumping, "make_plan", plan_and_swap)
         yield
 
 

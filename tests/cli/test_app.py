@@ -744,7 +744,7 @@ def test_warnings_for_people(sources: list[Path], tmp_path: Path) -> None:
 
 
 def test_every_kind_of_event_is_known_here() -> None:
-    kinds = package.events.Event.__subclasses__()
+    kinds = package.Event.__subclasses__()
     values: dict[str, Any] = {"error": package.DumpError("no")}
     records = [event_record(kind(**{field: values.get(field) for field in kind.__struct_fields__})) for kind in kinds]
     assert {record["event"]: record.keys() - {"event", "at"} for record in records} == FIELDS

@@ -27,7 +27,7 @@ PRELUDE = """
 import asyncio, gc, json, os, signal, sys, threading, time
 import anyio
 import asyncdump
-from asyncdump.sink import Folder
+from asyncdump.sinks.folder import Folder
 source, output = sys.argv[1:3]
 dumps = [asyncdump.Dump(source=source, name=f"dump-{n}") for n in range(24)]
 
@@ -529,8 +529,8 @@ def test_what_one_file_raises_is_its_failure(error: str, compress: str, source: 
         f"""
         import logging, zstandard
         logging.disable()
-        from asyncdump.packed import Packed
-        from asyncdump.transfer import Transfer
+        from asyncdump.transfer.packed import Packed
+        from asyncdump.transfer.transfer import Transfer
         kind = Transfer if "{compress}" == "none" else Packed
         step = kind._step
         def stumble(self, lane):
@@ -559,8 +559,8 @@ def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, o
         f"""
         import logging
         logging.disable()
-        from asyncdump.journal import Journal
-        from asyncdump.scheduler import Scheduler
+        from asyncdump.records.journal import Journal
+        from asyncdump.run.scheduler import Scheduler
         owner = next(each for each in (Folder, Journal, Scheduler) if hasattr(each, "{place}"))
         def stumble(*args, **options):
             raise MemoryError
@@ -608,7 +608,7 @@ def test_loggers_that_raise(how: str, source: Path, output: Path) -> None:
         (
             setup,
             """
-            from asyncdump.transfer import Transfer
+            from asyncdump.transfer.transfer import Transfer
             step = Transfer._step
             def fail(self, lane):
                 if self.name == "dump-3":
