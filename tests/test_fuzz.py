@@ -438,7 +438,7 @@ def test_frames_are_of_one_size_and_take_each_byte_once(
         options = options_of(offset, end, sparse=True)
         packed = Packed(laid.source, "dump", **shared, **options)
         spans = list(packed._cut_spans(route_of(laid, offset, sparse=True)))
-        piped = Piped(laid.source, "dump", filters=(), timeout=1.0, zstd_last=False, **shared, **options)
+        piped = Piped(laid.source, "dump", filters=(), timeout=1.0, compress_last=False, **shared, **options)
         for found in (spans, list(piped.next_spans())):
             check_cover(found, offset, end, laid.content)
             assert [span.offset for span in found] == list(range(offset, end, frame))

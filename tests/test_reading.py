@@ -204,7 +204,7 @@ def test_a_changed_byte_never_moves_the_content(place: Path) -> None:
 def test_a_dump_of_which_hardly_anything_is_left_is_not_raw(length: int, place: Path) -> None:
     place.write_bytes(packed(b"abc", 10)[:length])
     for function in (asyncdump.open_dump, asyncdump.describe_dump):
-        with pytest.raises(asyncdump.DumpError, match="is damaged or was cut"):
+        with pytest.raises(asyncdump.DumpError, match="is damaged or"):
             function(place)
 
 

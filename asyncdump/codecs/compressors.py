@@ -39,8 +39,8 @@ class Compressors:
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
         self._check = check
         self._cores = threading.BoundedSemaphore(cores())
-        # Guarded by `_budget`. Invariants: the presses that are lent and those that are idle never cost more than BUDGET
-        # together (one that is alone may); a kind never has more contexts than presses, so that the cost of a press
+        # Guarded by `_budget`. Invariants: the presses that are lent and those that are idle never cost more than
+        # BUDGET together (a single one may); a kind never has more contexts than presses, so that the cost of a press
         # covers its context. Contexts are not bound to a press: the one used last is used next, and is still cached.
         self._budget = threading.Condition()
         self._lent = 0
