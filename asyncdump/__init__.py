@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from asyncdump.errors import SourceChangedError as SourceChangedError
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
+    from asyncdump.manifest import Lz4 as Lz4
     from asyncdump.manifest import Manifest as Manifest
     from asyncdump.manifest import Retries as Retries
     from asyncdump.manifest import Zstd as Zstd
@@ -81,7 +82,7 @@ _HOMES = {
         "ReceiptError",
         "SourceChangedError",
     ),
-    "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
+    "manifest": ("Defaults", "Dump", "Lz4", "Manifest", "Retries", "Zstd", "json_schema"),
     "manifest.options": ("Overrides",),
     "plan.plan": ("Plan", "PlannedDump"),
     "probing": ("Finding", "probe"),

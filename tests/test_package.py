@@ -33,6 +33,7 @@ NAMES = [
     "Finding",
     "Identity",
     "InterruptedDumpError",
+    "Lz4",
     "Manifest",
     "ManifestError",
     "MethodRefusedError",
@@ -63,7 +64,7 @@ NAMES = [
     "verify_all",
 ]
 HEAVY = {"anyio", "asyncio", "blake3", "click", "logging", "msgspec", "rich", "structlog", "trio", "uvloop"}
-HEAVY |= {"xxhash", "yaml", "zstandard"}
+HEAVY |= {"lz4", "xxhash", "yaml", "zstandard"}
 API = Path(__file__).parent.parent / "docs" / "api.md"
 
 

@@ -117,7 +117,9 @@ def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 @click.option("--concurrency", metavar="N", callback=_concurrency, help="Files in flight: a number, or auto.")
 @click.option("--method", type=click.Choice(METHODS), help="How bytes are moved, for all files.")
 @click.option("--checksum", type=click.Choice(CHECKSUMS), help="The digest that is taken, for all files.")
-@click.option("--compress", metavar="HOW", callback=_compress, help="zstd, zstd:LEVEL or none, for all files.")
+@click.option(
+    "--compress", metavar="HOW", callback=_compress, help="zstd, lz4, either with :LEVEL, or none, for all files."
+)
 @click.option("--on-error", type=click.Choice(["continue", "abort"]), help="What one failure means for the others.")
 @click.option(
     "--on-read-error", type=click.Choice(["fail", "zero"]), help="What a page that can't be read means, for all files."
@@ -257,7 +259,7 @@ def dd(operands: tuple[str, ...]) -> None:
               conv=fsync,fdatasync,notrunc,sparse
               iflag=count_bytes,skip_bytes  oflag=direct,seek_bytes
               method=auto|reflink|direct|sendfile|splice|mmap|read
-              compress=zstd|zstd:LEVEL|none
+              compress=zstd|zstd:LEVEL|lz4|lz4:LEVEL|none
     Without if= it reads standard input, without of= it writes standard output.
     """
     from asyncdump.cli.dd.command import main
@@ -282,7 +284,7 @@ def _kind(_ctx: click.Context, _param: click.Parameter, value: str | None) -> An
 
 def _compressed(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how a dump is stored."""
-    for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst")):
+    for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst"), ("lz4", "as a .lz4")):
         text = f"Read it {meaning}, whatever the receipt next to it or its name says."
         command = click.option(f"--{kind}", "compressed", flag_value=kind, callback=_kind, help=text)(command)
     return command

@@ -20,7 +20,7 @@ FRAMES: Final = (4 << 10, 128 << 20)
 FRAME: Final = 2 << 20
 """The content of a frame by default: what the buffer of a lane holds."""
 
-CodecName = Literal["zstd"]
+CodecName = Literal["zstd", "lz4"]
 
 Compressor = Callable[[memoryview], bytes]
 """Makes one frame of what it is given. It is used by one thread at a time, and releases the interpreter's lock."""

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from asyncdump.codecs.codec import Codec, CodecName, Compression
+from asyncdump.codecs.lz4 import LZ4
 from asyncdump.codecs.zstd import ZSTD
 
-CODECS: Final[dict[str, Codec]] = {codec.name: codec for codec in (ZSTD,)}
+CODECS: Final[dict[str, Codec]] = {codec.name: codec for codec in (ZSTD, LZ4)}
 
 _COMPRESSION: Final = re.compile(r"([^:]+)(?::(-?[0-9]{1,3}))?")
 

@@ -3,8 +3,8 @@
 No engine is loaded for them, and nothing that needs one.
 """
 
-from asyncdump.manifest.compression import Zstd
+from asyncdump.manifest.compression import Lz4, Zstd
 from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries
 from asyncdump.manifest.schema import json_schema
 
-__all__ = ["Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"]
+__all__ = ["Defaults", "Dump", "Lz4", "Manifest", "Retries", "Zstd", "json_schema"]

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from msgspec import Meta
 
 from asyncdump.codecs.codec import BUDGET, CodecName, Compression
+from asyncdump.codecs.lz4 import LZ4, Lz4Options
 from asyncdump.codecs.registry import parse_compression
 from asyncdump.codecs.zstd import WINDOWS, ZSTD, ZstdOptions
 from asyncdump.errors import ManifestError, Problem
@@ -63,13 +64,30 @@ class Zstd(_Compress, frozen=True, kw_only=True, tag="zstd", tag_field="codec"):
         )
 
 
-MODELS: Final[dict[str, type[Zstd]]] = {"zstd": Zstd}
+class Lz4(_Compress, frozen=True, kw_only=True, tag="lz4", tag_field="codec"):
+    """Compression into a seekable .lz4: faster than zstd, and larger."""
+
+    example: ClassVar[str] = "{lz4: {level: 1}}"
+
+    level: Annotated[int, Meta(description="from fast to small", ge=LZ4.levels[0], le=LZ4.levels[1])] = 1
+    threads: Threads = 0
+    frame: FrameField = "2MiB"
+    checksum: ChecksumField = True
+
+    @property
+    def options(self) -> Lz4Options:
+        return Lz4Options(level=self.level, threads=self.threads, frame=parse_size(self.frame), checksum=self.checksum)
+
+
+MODELS: Final[dict[str, type[Zstd | Lz4]]] = {"zstd": Zstd, "lz4": Lz4}
 """The model of each codec."""
 
-Compress = Literal["none", CodecName] | Zstd
+Compress = Literal["none", CodecName] | Zstd | Lz4
 """What a program asks for: a codec with its defaults, a model, or no compression."""
 
-CompressField = Annotated[Compress | None, Meta(description="zstd, {zstd: {level: 3}} or none: a seekable .zst")]
+CompressField = Annotated[
+    Compress | None, Meta(description="zstd, lz4 or none, or options: {zstd: {level: 3}}; a seekable .zst or .lz4")
+]
 
 
 def compression_of(compress: Compress) -> Compression | None:

@@ -27,15 +27,13 @@ def json_schema() -> dict[str, Any]:
 
 def _spell_compress(field: dict[str, Any]) -> None:
     """Say that a file writes ``{zstd: {...}}`` where a program has a model."""
-    names = {f"#/$defs/{model.__name__}": name for name, model in MODELS.items()}
-    field.pop("discriminator", None)
-    for choice in field["anyOf"]:
-        if "$ref" in choice:
-            reference = choice.pop("$ref")
-            name = names[reference]
-            choice |= {
-                "type": "object",
-                "properties": {name: {"$ref": reference}},
-                "required": [name],
-                "additionalProperties": False,
-            }
+    spelled = [
+        {
+            "type": "object",
+            "properties": {name: {"$ref": f"#/$defs/{model.__name__}"}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name, model in MODELS.items()
+    ]
+    field["anyOf"] = [choice for choice in field["anyOf"] if "discriminator" not in choice] + spelled
