@@ -14,6 +14,7 @@ import pytest
 from files import KiB, MiB, content, noise, unavailable
 
 import asyncdump
+from asyncdump.cli.dd.operands import parse as parse_operands
 from asyncdump.codecs.codec import BUDGET, Codec, Compression, FrameError
 from asyncdump.codecs.compressors import Compressors
 from asyncdump.codecs.registry import CODECS, codec_by_suffix, codec_of_stage, detect, parse_compression, stored_by
@@ -469,5 +470,6 @@ async def test_without_its_package(tmp_path: Path, monkeypatch) -> None:
     [file] = (await asyncdump.verify_all(tmp_path / "out")).files
     assert file.verdict not in {"ok", "corrupt"}
     assert asyncdump.describe_dump(path).frames == 2
+    assert "asyncdump[lz4]" in parse_operands(["compress=lz4"])[1][0]
     monkeypatch.undo()
     assert (await asyncdump.verify_all(tmp_path / "out")).ok

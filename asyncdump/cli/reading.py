@@ -15,7 +15,8 @@ from asyncdump.kernel.relay import write_all
 from asyncdump.reading import Codecs, Compressed, DumpInfo, describe_as, open_as
 from asyncdump.sources.file import describe, gather, open_source, path_of
 from asyncdump.text import text
-from asyncdump.transfer.copy import Copied, copy_stream
+from asyncdump.transfer.copy import Copied
+from asyncdump.transfer.stream import copy_stream
 from asyncdump.vocabulary.size import format_size
 
 _STDOUT = 1

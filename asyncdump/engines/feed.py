@@ -13,7 +13,7 @@ from asyncdump.sources.file import truncated
 from asyncdump.vocabulary.values import Method, Source, Span
 
 
-class Splice(Read):
+class FeedBySplice(Read):
     """splice(2) into the lane's pipe, vmsplice(2) of a mapping on hugetlbfs; the buffer is filled from the pipe."""
 
     method: ClassVar[Method] = "splice"

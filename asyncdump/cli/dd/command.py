@@ -24,7 +24,8 @@ from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.sinks.file import Sink
 from asyncdump.sources.file import describe, open_source
 from asyncdump.text import text
-from asyncdump.transfer.copy import Copied, StreamMethod, compress_stream, copy_in_blocks, copy_in_place, copy_stream
+from asyncdump.transfer.copy import Copied, copy_in_blocks, copy_in_place
+from asyncdump.transfer.stream import StreamMethod, compress_stream, copy_stream
 from asyncdump.vocabulary.size import MAXIMUM
 from asyncdump.vocabulary.values import Source
 

@@ -9,7 +9,7 @@ import msgspec
 
 from asyncdump.codecs.codec import Compression
 from asyncdump.codecs.registry import parse_compression
-from asyncdump.transfer.copy import StreamMethod
+from asyncdump.transfer.stream import StreamMethod
 from asyncdump.vocabulary.size import MAXIMUM, parse_size, refuse_zero_times
 from asyncdump.vocabulary.values import Choice
 
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
                 case "status":
                     operands.status = _one(value, _STATUSES)
                 case "compress":
-                    operands.compression = parse_compression(value)
+                    operands.compression = _compression(value)
                 case "method":
                     operands.method = _one(value, _METHODS)
                 case _:
@@ -106,6 +106,13 @@ def _words(value: str, known: set[str]) -> set[str]:
     if unknown := words - known:
         raise ValueError(f"{', '.join(sorted(unknown))} unknown; known are {', '.join(sorted(known))}")
     return words
+
+
+def _compression(value: str) -> Compression | None:
+    found = parse_compression(value)
+    if found is not None and (missing := found.codec.missing()):
+        raise ValueError(f"{found.codec.name} is not available: {missing}")
+    return found
 
 
 def _one(value: str, known: Sequence[str]) -> str:
