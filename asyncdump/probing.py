@@ -16,9 +16,11 @@ from asyncdump.plan.plan import PlannedDump
 from asyncdump.run.threads import in_thread
 from asyncdump.sinks.file import ALIGNMENT, Sink
 from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import describe, find_spans, gather, open_source, path_of
+from asyncdump.sources.file import open_now, path_of
+from asyncdump.sources.opening import open_planned
+from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.stop import Stop
-from asyncdump.vocabulary.values import STANDARD_OUTPUT, UNREADABLE, Source, Span
+from asyncdump.vocabulary.values import STANDARD_OUTPUT, UNREADABLE, Span
 
 _LONGEST: Final = 1.0
 """Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
@@ -65,19 +67,16 @@ def probe_all(
     source, folder = path_of(source), path_of(folder)
     if not os.path.isdir(folder):
         raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
-    fd = open_source(source)
+    origin = open_now(source)
     place = Folder(folder)
     lane = Lane()
     try:
-        described = describe(fd, source)
-        if not described.sized:
-            fd, described = gather(fd, described)
-        picks = {hashing: _pick(described, fd, place, lane, hashing=hashing) for hashing in (True, False)}
-        return [_try(method, described, fd, place, lane, _chosen(method, picks), stop or Stop()) for method in ENGINES]
+        picks = {hashing: _pick(origin, place, lane, hashing=hashing) for hashing in (True, False)}
+        return [_try(method, origin, place, lane, _chosen(method, picks), stop or Stop()) for method in ENGINES]
     finally:
         lane.close()
         place.close()
-        os.close(fd)
+        origin.close()
 
 
 def _chosen(method: Method, picks: dict[bool, Method]) -> str:
@@ -86,26 +85,26 @@ def _chosen(method: Method, picks: dict[bool, Method]) -> str:
 
 
 def _pick(
-    source: Source, fd: int, folder: Folder, lane: Lane, *, hashing: bool, start: int = 0, cloning: bool = True
+    origin: OpenSource, folder: Folder, lane: Lane, *, hashing: bool, start: int = 0, cloning: bool = True
 ) -> Method:
     engines = candidates(
-        "auto", source=source.filesystem, destination=folder.filesystem, hashing=hashing, cloning=cloning
+        "auto", source=origin.described.filesystem, destination=folder.filesystem, hashing=hashing, cloning=cloning
     )
     for engine in engines[:-1]:
-        if _refusal(engine.method, source, fd, folder, lane, start) is None:
+        if _refusal(engine.method, origin, folder, lane, start) is None:
             return engine.method
     return engines[-1].method
 
 
-def _refusal(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, start: int) -> Refusal | None:
+def _refusal(method: Method, origin: OpenSource, folder: Folder, lane: Lane, start: int) -> Refusal | None:
     """Try a method on the first block of a source."""
     sink = folder.scratch()
     try:
-        span = Span(offset=start, length=min(ALIGNMENT, source.size - start))
-        route = Route(source=source, fd=fd, sink=sink, start=start)
+        span = Span(offset=start, length=min(ALIGNMENT, origin.described.size - start))
+        route = Route(origin=origin, sink=sink, start=start)
         if span.length == 0:
             return ENGINES[method].refuses(route)
-        with explain(method, source.path):
+        with explain(method, origin.described.path):
             try:
                 return refusal_of(ENGINES[method], route, span, lane)
             except OSError as error:
@@ -116,15 +115,15 @@ def _refusal(method: Method, source: Source, fd: int, folder: Folder, lane: Lane
         sink.close()
 
 
-def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, chosen: str, stop: Stop) -> Finding:
+def _try(method: Method, origin: OpenSource, folder: Folder, lane: Lane, chosen: str, stop: Stop) -> Finding:
     stop.check()
-    if (refusal := _refusal(method, source, fd, folder, lane, 0)) is not None:
+    if (refusal := _refusal(method, origin, folder, lane, 0)) is not None:
         return Finding(method=method, refusal=refusal)
     sink = folder.scratch()
     try:
         began, cpu = time.perf_counter(), time.thread_time()
-        with explain(method, source.path):
-            moved = _measure(method, source, fd, sink, lane, began, stop)
+        with explain(method, origin.described.path):
+            moved = _measure(method, origin, sink, lane, began, stop)
             if (failure := sink.sync()) is not None:
                 raise failure
         seconds, cpu = time.perf_counter() - began, time.thread_time() - cpu
@@ -133,12 +132,13 @@ def _try(method: Method, source: Source, fd: int, folder: Folder, lane: Lane, ch
     return Finding(method=method, refusal=None, bytes=moved, seconds=seconds, cpu_seconds=cpu, chosen=chosen)
 
 
-def _measure(method: Method, source: Source, fd: int, sink: Sink, lane: Lane, began: float, stop: Stop) -> int:
+def _measure(method: Method, origin: OpenSource, sink: Sink, lane: Lane, began: float, stop: Stop) -> int:
     engine = ENGINES[method]
-    route = Route(source=source, fd=fd, sink=sink, sparse=False)
-    sink.resize(source.size)
+    route = Route(origin=origin, sink=sink, sparse=False)
+    size = origin.described.size
+    sink.resize(size)
     moved = 0
-    for extent in find_spans(fd, source, 0, source.size):
+    for extent in origin.spans(0, size):
         for offset in range(extent.offset, extent.end, engine.span):
             span = Span(offset=offset, length=min(engine.span, extent.end - offset))
             if not extent.hole:
@@ -182,15 +182,15 @@ def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
         return dump.method if dump.method != "auto" else "read"
     if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
         return "read"  # The only candidate: nothing to try.
-    fd = open_source(dump.source.path, follow=not dump.source.found)
+    origin = open_planned(dump.source)
     try:
         if dump.method == "auto":
             hashing, cloning = dump.checksum != "none", dump.on_read_error == "fail"
-            return _pick(dump.source, fd, folder, lane, hashing=hashing, start=dump.offset, cloning=cloning)
-        refusal = _refusal(dump.method, dump.source, fd, folder, lane, dump.offset)
+            return _pick(origin, folder, lane, hashing=hashing, start=dump.offset, cloning=cloning)
+        refusal = _refusal(dump.method, origin, folder, lane, dump.offset)
         return dump.method if refusal is None else f"{dump.method} is refused: {refusal.reason}"
     finally:
-        os.close(fd)
+        origin.close()
 
 
 def _fed(dump: PlannedDump) -> str:

@@ -19,7 +19,8 @@ from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import went_through
 from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import describe, open_source, path_of
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source, path_of
 
 _STEP: Final = 1 << 20
 
@@ -107,7 +108,7 @@ def _of_compressed(path: str) -> Codec:
             f"{path} begins as no compressed file does: it is damaged, truncated or not compressed",
             path=path,
             operation="read",
-            hint="say with what it is compressed (--zstd, --lz4; compressed='zstd'), or read it as it is: --raw",
+            hint="say what it is: {compressed=zstd}, {compressed=lz4} or {compressed=False}",
         )
     return codec
 

@@ -1,1 +1,1 @@
-"""Benchmarks of asyncdump: one command a question, peers beside us in one run. See ``python -m bench --help``."""
+"""Benchmarks of asyncdump: each command compares it with other programs in one run. See ``python -m bench --help``."""

@@ -21,9 +21,9 @@ from bench.zstd import zstd
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Benchmarks of asyncdump, with peers beside it in one run; a table on stdout, all runs with --json FILE.
+    """Benchmarks of asyncdump and of other programs, measured in one run. Prints a table; --json FILE saves all runs.
 
-    Most need root: they reserve huge pages and mount a hugetlbfs of their own, and put back both however they end.
+    Most commands need root: they reserve huge pages and mount their own hugetlbfs, and always release both.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

@@ -1,7 +1,7 @@
-"""Run one command and tell what it cost. A process of its own, started with ``-I -S`` and free of imports.
+"""Run one command and report its cost. This is a separate process, started with ``-I -S`` and with few imports.
 
-A process inherits the peak memory of the one that started it (execve(2) keeps ``ru_maxrss``): a benchmark that has
-grown to 60 MiB would find that every ``dd`` takes 60 MiB. What is started from here starts from some 10.
+A process inherits the peak memory of its parent (execve(2) keeps ``ru_maxrss``). If the benchmark itself has grown to
+60 MiB, every ``dd`` that it starts appears to use 60 MiB. Commands started from this process begin at about 10 MiB.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 
 def main() -> int:
     answer, *command = sys.argv[1:]
-    os.set_inheritable(int(answer), False)  # noqa: FBT003 (os takes it by position only)
+    os.set_inheritable(int(answer), False)  # noqa: FBT003 (a positional-only parameter)
     began = time.perf_counter()
     pid = os.posix_spawnp(command[0], command, os.environ)
     _, status, usage = os.wait4(pid, 0)

@@ -1,4 +1,4 @@
-"""Which constants serve best? Those in the code name the command here that chose them."""
+"""Which constants are best? Each constant in the code names the command here that determined it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GROUPS = {
 @click.option("--zeros", default=0, show_default=True, type=click.IntRange(0, 100), help="Percent of zero pages.")
 @common(rounds=5)
 def chunk(files: int, mib: int, zeros: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """The buffer of the method read, from 256 KiB to 8 MiB."""
+    """The buffer size of the method read, from 256 KiB to 8 MiB."""
     sizes = [LEAST_KIB << step for step in range((MOST_KIB // LEAST_KIB).bit_length())]
     outcome = Outcome("chunk", header(dest, WARM))
     tweaks = {f"{size} KiB": f"buffer={size << 10}" for size in sizes}
@@ -44,7 +44,7 @@ def chunk(files: int, mib: int, zeros: int, rounds: int, dest: str, settle: floa
 @click.option("--mib", default=8, show_default=True, type=click.IntRange(1), help="MiB of each file.")
 @common(rounds=5)
 def lanes(files: int, mib: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """Worker threads, from 1 to 8."""
+    """The number of worker threads, from 1 to 8."""
     outcome = Outcome("lanes", header(dest, WARM))
     tweaks = {f"{number} lanes": f"lanes={number}" for number in LANES}
     with huge_files(files, mib) as sources:
@@ -57,7 +57,7 @@ def lanes(files: int, mib: int, rounds: int, dest: str, settle: float, json_file
 @click.option("--mib", default=2, show_default=True, type=click.IntRange(1), help="MiB of each file.")
 @common(rounds=3)
 def group(files: int, mib: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """Durability: one syncfs a group, or one fdatasync a file, over 3000 files of 2 MiB."""
+    """Durability: one syncfs per group or one fdatasync per file, with 3000 files of 2 MiB."""
     outcome = Outcome("group", header(dest, WARM))
     with huge_files(files, mib) as sources:
         compare(outcome, sources, GROUPS, rounds=rounds, dest=dest, settle=settle)
@@ -67,7 +67,7 @@ def group(files: int, mib: int, rounds: int, dest: str, settle: float, json_file
 def compare(
     outcome: Outcome, sources: Sources, tweaks: Mapping[str, str], *, rounds: int, dest: str, settle: float
 ) -> None:
-    """Run asyncdump with each tweak in turn."""
+    """Run asyncdump with one tweak after another."""
     with workplace(dest, settle) as (place, scratch):
         manifest = peers.write_manifest(scratch, sources)
         lineup = [tweaked(name, tweak, manifest, sources) for name, tweak in tweaks.items()]

@@ -1,4 +1,4 @@
-"""How fast is each way of moving bytes, for each kind of source?"""
+"""How fast is each method, for each kind of source?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATE = "hugetlbfs and tmpfs sources warm; sources on disk cold (evicted before 
 @click.option("--checksum", type=click.Choice(["none", "xxh128", "blake3", "sha256"]), default="none")
 @common(rounds=3)
 def engines(files: int, mib: int, checksum: str, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """Every method for every kind of source: GiB/s and CPU seconds a GiB, durable, or the errno of the refusal."""
+    """Every method with every kind of source, durable: GiB/s and CPU seconds per GiB, or the errno of the refusal."""
     outcome = Outcome("engines", header(dest, STATE))
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with workplace(dest, settle) as (place, scratch), _kinds(files, mib, dest) as kinds:

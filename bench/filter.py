@@ -1,4 +1,4 @@
-"""What does it cost to send dumps through a program?"""
+"""What does a filter cost?"""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bench.rounds import Peer, run_rounds
 from bench.sources import Sources, huge_files
 from bench.table import Bar, Median, Outcome
 
-NOTE = "dd: dd if=FILE bs=1M | cat | dd of=... bs=1M iflag=fullblock oflag=direct conv=fsync, file after file"
+NOTE = "dd: dd if=FILE bs=1M | cat | dd of=... bs=1M iflag=fullblock oflag=direct conv=fsync, one file at a time"
 
 
 @click.command("filter")
 @common(rounds=5)
 def filters(rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """A `cat` as the filter beside dd | cat | dd: one file of 2 GiB, and 256 of 8 MiB; durable."""
+    """`cat` as a filter, compared with dd | cat | dd: one file of 2 GiB, and 256 files of 8 MiB; durable."""
     outcome = Outcome("filter", header(dest, WARM), text=["", NOTE])
     with workplace(dest, settle) as (place, scratch):
         for files, mib in ((1, 2048), (256, 8)):
@@ -42,7 +42,7 @@ def filters(rounds: int, dest: str, settle: float, json_file: str | None) -> Non
                 outcome.bars.append(Bar(what=what + how, value=medians[-1].wall / middle.wall, limit=1.2))
             for kind in ("user", "system"):
                 share = 100 * median(taken[kind] / taken["seconds"] for taken in own)
-                what = f"{sources.title}: {kind} CPU of this process, of the wall, checksum none"
+                what = f"{sources.title}: {kind} CPU of this process, relative to the wall clock, checksum none"
                 outcome.bars.append(Bar(what=what, value=share, limit=5, at_least=False, unit="%"))
     outcome.show(json_file)
 
@@ -64,6 +64,6 @@ def _theirs(sources: Sources) -> Peer:
 
 
 def _own(manifest: str, output: str) -> dict[str, float]:
-    """Return the CPU seconds of a dump that are this process's own, not the filters'."""
+    """Return the CPU seconds of a dump that the asyncdump process used, without those of the filters."""
     taken: dict[str, float] = json.loads(output_of([sys.executable, "-m", "bench.own", manifest, output]))
     return taken

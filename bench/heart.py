@@ -1,4 +1,4 @@
-"""Dump while a heartbeat runs, and print how late its beats were: ``heart asyncio|uvloop MANIFEST OUTPUT COMPRESS``."""
+"""Dump while a heartbeat runs, and print how late each beat was: ``heart asyncio|uvloop MANIFEST OUTPUT COMPRESS``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def beat(lags: list[float]) -> None:
 
 
 async def dump(manifest: str, output: str, compress: Literal["none", "zstd"]) -> dict[str, object]:
-    """Return the lags in seconds, of an idle second first and then beside the dump, and what the dump took."""
+    """Return the lags in seconds, first of an idle second and then during the dump, and the cost of the dump."""
     idle: list[float] = []
     busy: list[float] = []
     async with asyncio.TaskGroup() as tasks:

@@ -1,4 +1,4 @@
-"""The machine that figures belong to: they mean nothing without it."""
+"""The machine on which the figures were measured."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def huge_page() -> int:
 
 
 def page_cache() -> int:
-    """Return the bytes of the page cache; shared memory is counted there too, but is nobody's cache."""
+    """Return the bytes of the page cache, without shared memory, which the kernel counts there too."""
     sizes = meminfo()
     return sizes["Cached"] - sizes["Shmem"]
 
 
 def header(destination: str, state: str) -> dict[str, str]:
-    """Describe the machine, the destination's filesystem and the versions of everything that is compared."""
+    """Describe the machine, the destination's filesystem and the versions of all programs."""
     return {
         "date": datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
         "kernel": platform.release(),
@@ -53,7 +53,7 @@ def _cpu() -> str:
 
 
 def _mount(path: str) -> str:
-    """Return the filesystem, the device and the options of the mount that holds a path (proc_pid_mountinfo(5))."""
+    """Return the filesystem, device and options of the mount that contains a path (proc_pid_mountinfo(5))."""
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8") as lines:

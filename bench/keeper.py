@@ -1,4 +1,4 @@
-"""What a benchmark takes from the host, and gives back however it ends, ``kill -9`` included."""
+"""Resources of the host that a benchmark takes, and that are released however it ends, even by ``kill -9``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ echo $(($(cat $nr) - got)) >$nr
 
 @contextmanager
 def _kept(take: str, give_back: str) -> Iterator[str]:
-    """Run ``take`` now, and ``give_back`` when the block is left or this process is gone: a pipe tells either."""
+    """Run ``take`` now, and ``give_back`` when the block or this process ends: either closes a pipe."""
     keeper = subprocess.Popen(
         ["sh", "-c", _SCRIPT.format(take=take, give_back=give_back)],
         stdin=subprocess.PIPE,
@@ -57,16 +57,18 @@ def _kept(take: str, give_back: str) -> Iterator[str]:
 
 @contextmanager
 def huge_pages(size: int) -> Iterator[str]:
-    """Reserve huge pages for ``size`` bytes beside those of others, and mount a hugetlbfs of our own for them."""
+    """Reserve huge pages for ``size`` bytes in addition to those of others, and mount a separate hugetlbfs for them."""
     if os.geteuid():
-        raise click.ClickException("huge pages are reserved by root: run this as root, or name files with --source")
+        raise click.ClickException("reserving huge pages needs root: run this as root, or specify files with --source")
     page = huge_page()
     pages = -(-size // page)
     folder = tempfile.mkdtemp(prefix="asyncdump-bench-huge-")
     take = _TAKE_PAGES.format(pages=pages, page=page, folder=shlex.quote(folder))
     with _kept(take, _GIVE_PAGES_BACK.format(folder=shlex.quote(folder))) as got:
         if int(got or 0) < pages:
-            raise click.ClickException(f"the kernel granted {got} huge pages of {pages}: free memory, or make it less")
+            raise click.ClickException(
+                f"the kernel granted {got} of {pages} huge pages: free memory, or use fewer files"
+            )
         if not os.path.ismount(folder):
             raise click.ClickException("hugetlbfs can't be mounted here")
         yield folder
@@ -74,8 +76,8 @@ def huge_pages(size: int) -> Iterator[str]:
 
 @contextmanager
 def folder_in(place: str) -> Iterator[str]:
-    """Make a folder that is removed with all that is in it."""
+    """Create a directory, and remove it with its contents at the end."""
     folder = tempfile.mkdtemp(prefix=".asyncdump-bench-", dir=place)
-    # Tried again: what was killed with us may be about to make its last file.
+    # Retry: a process that was killed together with this one may still be creating its last file.
     with _kept("got=", f"for _ in 1 2 3 4 5 6 7 8 9; do rm -rf {shlex.quote(folder)} && break; sleep 1; done"):
         yield folder

@@ -1,4 +1,4 @@
-"""How near to the limit of the device does it get?"""
+"""How close does asyncdump get to the device limit?"""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bench.table import Bar, Median, Outcome
 
 
 @click.command()
-@click.option("--mib", default=4096, show_default=True, type=click.IntRange(64), help="MiB in all.")
+@click.option("--mib", default=4096, show_default=True, type=click.IntRange(64), help="MiB in total.")
 @common(rounds=5)
 def large(mib: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """asyncdump beside fio: 4 GiB of random huge pages, as 512 files and as one."""
+    """asyncdump compared with fio: 4 GiB of random huge pages, as 512 files and as a single file."""
     outcome = Outcome("large", header(dest, WARM), text=["", *peers.NOTES[-4:]])
     with workplace(dest, settle) as (place, scratch):
         for files, size in ((mib // 8, 8), (1, mib)):

@@ -1,4 +1,4 @@
-"""Dump with one method and print what came of it: ``library MANIFEST OUTPUT METHOD CHECKSUM``."""
+"""Dump with one method and print the result: ``library MANIFEST OUTPUT METHOD CHECKSUM``."""
 
 from __future__ import annotations
 

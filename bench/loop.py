@@ -1,4 +1,4 @@
-"""Does the event loop stay free?"""
+"""Does the event loop stay responsive?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATES = ("idle", "busy")
 @click.option("--compress", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
 @common(rounds=5)
 def loop(files: int, mib: int, compress: str, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """A heartbeat of 1 ms beside `await dump_all()` over 256 files with checksums: how late does it come?"""
+    """How late does a heartbeat of 1 ms fire while `await dump_all()` dumps 256 files with checksums?"""
     outcome = Outcome("loop", header(dest, WARM))
     found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in LOOPS}
     speeds: dict[str, list[float]] = {name: [] for name in LOOPS}

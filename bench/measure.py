@@ -1,4 +1,4 @@
-"""One run of one whole process: what it took, and what it left behind in the page cache."""
+"""One run of one process: its cost, and how much it leaves in the page cache."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a process and all its children took, start-up included.
+    """The cost of a process and all its children, including start-up.
 
     Attributes:
-        wall: seconds of the clock.
+        wall: wall-clock time, in seconds.
         user, system: CPU seconds.
         rss: peak memory of the largest single process, in bytes.
-        cached: growth of the host's page cache, in bytes; whatever else runs disturbs it.
+        cached: growth of the host's page cache, in bytes; other running programs disturb it.
         resident: bytes of the output that are in the page cache.
         written: bytes of the output, by the sizes of its files.
     """
@@ -50,13 +50,13 @@ class Measurement:
 
 
 def environment() -> dict[str, str]:
-    """Return what processes are started with: modules may be compiled once, as an installation does."""
+    """Return the environment of the processes. Modules may be compiled once, as an installation does."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @contextmanager
 def _group(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[str]]:
-    """Start a process group, and kill what is left of it when the block is left."""
+    """Start a process group, and kill what remains of it at the end of the block."""
     process = subprocess.Popen(command, process_group=0, env=environment(), text=True, **options)  # type: ignore[call-overload] # options of Popen
     try:
         yield process
@@ -67,10 +67,10 @@ def _group(command: Sequence[str], **options: object) -> Iterator[subprocess.Pop
 
 
 def measure(command: Sequence[str], folder: str | None = None) -> Measurement:
-    """Run a command, which writes into ``folder``, and return what it took.
+    """Run a command that writes into ``folder``, and return its cost.
 
     Raises:
-        click.ClickException: it failed.
+        click.ClickException: the command failed.
     """
     reading, writing = os.pipe()
     cached = page_cache()
@@ -97,10 +97,10 @@ def measure(command: Sequence[str], folder: str | None = None) -> Measurement:
 
 
 def output_of(command: Sequence[str]) -> str:
-    """Run a command and return what it printed.
+    """Run a command and return its output.
 
     Raises:
-        click.ClickException: it failed.
+        click.ClickException: the command failed.
     """
     with _group(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         output, errors = process.communicate()
@@ -114,7 +114,7 @@ def files_in(folder: str) -> list[str]:
 
 
 def resident(path: str) -> int:
-    """Return the bytes of a file that are in the page cache (mincore(2)); mapping it brings none there."""
+    """Return the number of bytes of a file that are in the page cache (mincore(2)). Mapping the file adds none."""
     size = os.stat(path).st_size
     if not size:
         return 0
@@ -133,7 +133,7 @@ def resident(path: str) -> int:
 
 
 def evict(path: str) -> None:
-    """Let the page cache forget a file."""
+    """Drop a file from the page cache."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

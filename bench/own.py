@@ -1,4 +1,4 @@
-"""Dump through filters and print the CPU seconds of this process alone: ``own MANIFEST OUTPUT``."""
+"""Dump through filters, and print the CPU seconds of this process without the filters: ``own MANIFEST OUTPUT``."""
 
 from __future__ import annotations
 

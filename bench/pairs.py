@@ -1,4 +1,4 @@
-"""Is this version slower than another? Both in turn, a ratio for each round."""
+"""Is this version slower than another one? Both run alternately, with a ratio for each round."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SHAPES: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "zstd:1": (40, 40, ("--compress", "zstd:1")),
     "zstd:3": (40, 40, ("--compress", "zstd:3")),
 }
-"""Percents of the pages that are zero, and structured; options."""
+"""Percentage of zero pages, percentage of structured pages, options."""
 
 
 @click.command()
 @click.argument("python", metavar="PYTHON", type=click.Path(exists=True, dir_okay=False))
 @click.option("--files", default=256, show_default=True, type=click.IntRange(1))
 @click.option("--mib", default=8, show_default=True, type=click.IntRange(1), help="MiB of each file.")
-@click.option("--only", type=click.Choice(list(_SHAPES)), multiple=True, help="Some of the shapes; default: all.")
+@click.option("--only", type=click.Choice(list(_SHAPES)), multiple=True, help="Run only these shapes; default: all.")
 @common(rounds=7)
 def pairs(
     python: str,
@@ -43,7 +43,7 @@ def pairs(
     settle: float,
     json_file: str | None,
 ) -> None:
-    """Compare this asyncdump with the one that PYTHON, the interpreter of another environment, imports."""
+    """Compare this asyncdump with the one in another environment, whose interpreter is PYTHON."""
     outcome = Outcome("pairs", header(dest, WARM), text=["", f"{OTHER}: {python} -m asyncdump", ""])
     with workplace(dest, settle) as (place, scratch):
         for name in only or _SHAPES:
@@ -63,7 +63,7 @@ def pairs(
 def _peer(name: str, python: str, manifest: str, options: tuple[str, ...]) -> Peer:
     def command(folder: str) -> list[str]:
         quiet = ["--progress", "none", "--quiet"]
-        # -P: what is imported is what the environment has installed, not what lies in the working directory.
+        # -P: import what is installed in the environment, not what is in the working directory.
         return [python, "-P", "-m", "asyncdump", manifest, "--output", folder, *quiet, *options]
 
     return Peer(name=name, command=command, bytes=1)
@@ -76,4 +76,4 @@ def _ratios(runs: Runs) -> str:
             getattr(this, figure) / getattr(other, figure) for this, other in zip(runs[THIS], runs[OTHER], strict=True)
         ]
         found.append(f"{figure} {median(ratios):.3f} ({min(ratios):.2f} - {max(ratios):.2f})")
-    return f"this by the other, round by round, median (min - max): {', '.join(found)}"
+    return f"this version divided by the other, per round, median (min - max): {', '.join(found)}"

@@ -24,15 +24,15 @@ NOTES = (
     "dd: for f in *; do dd if=$f of=... bs=4096 conv=fsync; done",
     "xargs: printf '%s\\0' * | xargs -0 -P8 -I{} dd if={} of=... bs=2M oflag=direct conv=fsync",
     "cp: cp * ... && sync",
-    "fio: --ioengine=io_uring --direct=1 --rw=write --bs=2M --iodepth=16 --end_fsync=1, one file of as many bytes;",
-    "     its buffers are filled once (no refill_buffers), and on huge pages where we have mounted some",
-    "whole processes, start-up included, durable at the end; CPU is user + system of the process and its children;",
-    "memory is the peak of the largest single process (less than some 10 MiB can't be told)",
+    "fio: --ioengine=io_uring --direct=1 --rw=write --bs=2M --iodepth=16 --end_fsync=1, one file, same total size;",
+    "     its buffers are filled once (no refill_buffers), and are on huge pages if the sources are",
+    "times are of the entire process, durable at the end; CPU is user + system of the process and its children;",
+    "memory is the peak of the largest single process (values below about 10 MiB are not reliable)",
 )
 
 
 def write_manifest(folder: str, sources: Sources) -> str:
-    """Write the manifest of all sources and return its path; the folder for the dumps is given with each run."""
+    """Write the manifest of all sources and return its path. Each run specifies its own output directory."""
     path = os.path.join(folder, "manifest.yaml")
     with open(path, "w", encoding="utf-8") as file:
         file.write(f"version: 1\noutput: unused\ndumps:\n  - source: {sources.folder}/*\n")
@@ -69,9 +69,9 @@ def _shell(name: str, sources: Sources, script: str) -> Peer:
 
 
 def fio(sources: Sources) -> list[Peer]:
-    """Return fio as the limit of the device, or nothing where it is missing."""
+    """Return fio, which measures the device limit, or nothing if it is not installed."""
     if shutil.which("fio") is None:
-        click.echo("fio is missing: the limit of the device is not measured", err=True)
+        click.echo("fio is not installed: the device limit is not measured", err=True)
         return []
     mount = os.path.dirname(sources.folder)
     memory = [f"--mem=mmaphuge:{mount}/fio"] if sources.huge else []

@@ -1,4 +1,4 @@
-"""How long does it take to get huge pages to disk, and how long do others take?"""
+"""How long does it take to dump huge pages to disk, compared with other programs?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASELINES = (peers.XARGS, peers.DD, peers.FIO)
 @click.option("--files", default=256, show_default=True, type=click.IntRange(1))
 @click.option("--mib", default=8, show_default=True, type=click.IntRange(1), help="MiB of each file.")
 @click.option("--zeros", type=click.IntRange(0, 100), multiple=True, default=(40, 0), help="Percent of zero pages.")
-@click.option("--source", type=click.Path(exists=True, file_okay=False), help="Dump the files of this folder instead.")
+@click.option("--source", type=click.Path(exists=True, file_okay=False), help="Dump the files in this directory.")
 @common(rounds=5)
 def raw(
     files: int,
@@ -33,7 +33,7 @@ def raw(
     settle: float,
     json_file: str | None,
 ) -> None:
-    """asyncdump beside dd, xargs, cp and fio: 256 files of 8 MiB on hugetlbfs, durable."""
+    """asyncdump compared with dd, xargs, cp and fio: 256 files of 8 MiB on hugetlbfs, durable."""
     outcome = Outcome("raw", header(dest, WARM), text=["", *peers.NOTES])
     with workplace(dest, settle) as (place, scratch):
         for percent in zeros if source is None else (None,):
@@ -62,7 +62,7 @@ def _sources(files: int, mib: int, percent: int | None, source: str | None) -> I
 
 
 def bars(runs: Runs, percent: int) -> list[Bar]:
-    """Return the promises for pages that are 40 % zero, or for random ones."""
+    """Return the performance limits, for 40 % zero pages or for random pages."""
     medians = {name: Median.of(taken) for name, taken in runs.items()}
     ours, bare, shell = medians[peers.ASYNCDUMP], medians[peers.ASYNCDUMP_NONE], medians[peers.XARGS]
     label = f"{percent} % zero" if percent else "random"

@@ -1,4 +1,4 @@
-"""Peers in turn: each once a round, the first of one round last in the next."""
+"""Rounds of peers: each runs once a round, and the first peer of a round is the last one of the next."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MOST_ON_DISK: Final = 14 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One way to do the job.
+    """A program to compare.
 
     Attributes:
-        command: returns the command line that writes into a folder, new and empty.
-        bytes: what the folder must hold at the end, for a peer that fails in silence would win.
+        command: returns the command line that writes into a new, empty directory.
+        bytes: the least number of bytes in that directory at the end. Otherwise a peer that fails silently would win.
     """
 
     name: str
@@ -35,9 +35,9 @@ class Place:
     """Where peers write to.
 
     Attributes:
-        folder: each run gets a folder of its own in it.
-        settle: seconds to wait after files were removed: the device is told then which blocks are free, and an ext4
-            folder that has just lost its files is slower to write to.
+        folder: the directory in which each run gets its own directory.
+        settle: seconds to wait after files were removed. During that time, free blocks are discarded on the device, and
+            an ext4 directory whose files were just removed is slower to write to.
     """
 
     folder: str
@@ -48,7 +48,7 @@ Runs = dict[str, list[Measurement]]
 
 
 def run_rounds(peers: Sequence[Peer], place: Place, rounds: int) -> Runs:
-    """Run each peer once a round, with the state of the host alike before each; nothing of it is left on disk."""
+    """Run each peer once a round, with the host in a similar state before each run, and remove all outputs."""
     room = _room(peers, place.folder)
     runs: Runs = {peer.name: [] for peer in peers}
     for number in range(rounds):
@@ -66,7 +66,7 @@ def run_rounds(peers: Sequence[Peer], place: Place, rounds: int) -> Runs:
 
 
 def clear(place: Place) -> None:
-    """Remove all that was written, and wait until the disk has heard of it."""
+    """Remove all outputs, and wait until the disk has processed that."""
     for entry in os.scandir(place.folder):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
@@ -90,9 +90,9 @@ def _run(peer: Peer, place: Place, number: int) -> Measurement:
 
 
 def _room(peers: Sequence[Peer], folder: str) -> int:
-    """Return the bytes that may lie on disk at once: a round's, where that many are free and it isn't too many."""
+    """Return the number of bytes that may be on disk at the same time."""
     free = shutil.disk_usage(folder).free
     largest = max(peer.bytes for peer in peers)
     if largest > free:
-        raise click.ClickException(f"{folder} has {free >> 20} MiB free, a run needs {largest >> 20}")
+        raise click.ClickException(f"{folder} has {free >> 20} MiB free, but a run needs {largest >> 20} MiB")
     return min(_MOST_ON_DISK, free)

@@ -1,4 +1,4 @@
-"""Does it hold for thousands of small files, and for a few huge ones?"""
+"""How does asyncdump perform with thousands of small files, and with a few huge ones?"""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SMALL = 2
 
 
 @click.command()
-@click.option("--small", default=3000, show_default=True, type=click.IntRange(0), help="Files of 2 MiB at the most.")
+@click.option("--small", default=3000, show_default=True, type=click.IntRange(0), help="Most files of 2 MiB.")
 @click.option("--gib", default=4, show_default=True, type=click.IntRange(0), help="Files of 1 GiB.")
 @common(rounds=3)
 def shapes(small: int, gib: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """asyncdump beside xargs: 3000 files of 2 MiB (as SPDK has them), and 1 GiB files."""
+    """asyncdump compared with xargs: 3000 files of 2 MiB (as with SPDK), and files of 1 GiB."""
     outcome = Outcome("shapes", header(dest, WARM), text=["", *peers.NOTES[1:2], *peers.NOTES[-2:]])
     with workplace(dest, settle) as (place, scratch):
         for files, size in ((as_many(small), SMALL), (gib, 1024)):
@@ -38,5 +38,5 @@ def shapes(small: int, gib: int, rounds: int, dest: str, settle: float, json_fil
 
 
 def as_many(files: int) -> int:
-    """Return how many files of 2 MiB may be made of half the memory that is free, at most ``files``."""
+    """Return how many files of 2 MiB fit into half of the free memory, at most ``files``."""
     return min(files, meminfo()["MemAvailable"] // 2 // (SMALL * MIB))

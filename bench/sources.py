@@ -1,4 +1,4 @@
-"""The files that are dumped: some pages random, some zero, all of them present."""
+"""The files that are dumped: random, structured and zero pages, all of them allocated."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from bench.measure import files_in
 MIB = 1 << 20
 PAGE = 2 * MIB
 FIO_BUFFERS = 64 * MIB
-"""Huge pages beside those of the files, for fio's buffers: 16 of 2 MiB, and room."""
+"""Additional huge pages for fio's buffers: 16 of 2 MiB, and some spare ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Files in one folder.
+    """The files in one directory.
 
     Attributes:
-        title: what they are, for people.
-        huge: whether the folder is a hugetlbfs of ours, with room for fio's buffers.
+        title: a description for tables.
+        huge: whether the directory is on the hugetlbfs of this benchmark, with space for fio's buffers.
     """
 
     title: str
@@ -40,10 +40,10 @@ class Sources:
 
 @contextmanager
 def huge_files(files: int, mib: int, *, zeros: int = 0, structured: int = 0) -> Iterator[Sources]:
-    """Make files on a hugetlbfs of our own; percents of their 2 MiB pages are zero or structured, the others random."""
+    """Create files on a separate hugetlbfs. ``zeros`` and ``structured`` are percentages; the rest is random."""
     size = mib * MIB
     with huge_pages(files * (-(-size // PAGE) * PAGE) + FIO_BUFFERS) as folder:
-        # A folder of their own: fio's buffers are a file on this mount too.
+        # A separate directory, because fio's buffers are a file on this mount too.
         folder = os.path.join(folder, "files")  # noqa: PLW2901 (the mount itself isn't needed)
         os.mkdir(folder)
         click.echo(f"filling {files} x {mib} MiB of huge pages ...", err=True)
@@ -55,16 +55,16 @@ def huge_files(files: int, mib: int, *, zeros: int = 0, structured: int = 0) -> 
 
 
 def found_files(folder: str) -> Sources:
-    """Take the files that a folder holds."""
+    """Use the existing files in a directory."""
     sizes = [os.stat(path).st_size for path in files_in(folder)]
     if not sizes:
-        raise click.ClickException(f"{folder} holds no files")
-    title = f"{len(sizes)} files of {folder}, {sum(sizes) / (1 << 30):.2f} GiB"
+        raise click.ClickException(f"{folder} contains no files")
+    title = f"{len(sizes)} files in {folder}, {sum(sizes) / (1 << 30):.2f} GiB"
     return Sources(title=title, folder=os.path.abspath(folder), files=len(sizes), bytes=sum(sizes), huge=False)
 
 
 def fill(folder: str, files: int, size: int, *, zeros: int = 0, structured: int = 0) -> None:
-    """Make ``mem_0000`` and so on. Zero pages are present as others are: a hole would be another question."""
+    """Create ``mem_0000`` and so on. Zero pages are allocated like all others, because holes are a different case."""
     pages = files * -(-size // PAGE)
     order = random.Random(0).sample(range(pages), pages)
     blank = frozenset(order[: pages * zeros // 100])
@@ -95,7 +95,7 @@ def _fill(path: str, size: int, first: int, blank: frozenset[int], records: froz
 
 
 def _records(seed: int, size: int) -> bytes:
-    """Return what a packet processor keeps: descriptors with counters, addresses, flags, and some payload."""
+    """Return data like that of a packet processor: descriptors with counters, addresses and flags, and some payload."""
     chance = random.Random(seed)
     ring = []
     for queue in range(512):

@@ -1,4 +1,4 @@
-"""What does starting cost?"""
+"""What does starting asyncdump cost?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = "asyncdump --version"
 @click.command()
 @common(rounds=20)
 def start(rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """The command line itself: --version, --help, and the dump of one file of 4 KiB."""
+    """The start-up time of the command line: --version, --help, and the dump of one file of 4 KiB."""
     outcome = Outcome("start", header(dest, "warm: modules are compiled and in the page cache"))
     us = [sys.executable, "-m", "asyncdump"]
     with workplace(dest, settle) as (place, scratch):
@@ -45,7 +45,7 @@ def start(rounds: int, dest: str, settle: float, json_file: str | None) -> None:
         [name, *(f"{value * 1000:.1f}" for value in (middle.wall, middle.cpu)), f"{middle.rss / (1 << 20):.0f}"]
         for name, middle in ((name, Median.of(taken)) for name, taken in runs.items())
     ]
-    outcome.add_table(f"starting: medians of {rounds} rounds", ["", "wall ms", "cpu ms", "RSS MiB"], rows)
+    outcome.add_table(f"start-up: medians of {rounds} rounds", ["", "wall ms", "cpu ms", "RSS MiB"], rows)
     outcome.add_data("starting", runs)
     wall = Median.of(runs[VERSION]).wall * 1000
     outcome.bars.append(Bar(what=VERSION, value=wall, limit=100, at_least=False, unit="ms"))

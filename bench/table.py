@@ -1,4 +1,4 @@
-"""What a benchmark prints: a header, tables, and the bars as PASS or FAIL."""
+"""The output of a benchmark: a header, tables, and limits with PASS or FAIL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Median:
-    """The medians of a peer's rounds, each by itself."""
+    """The medians of the rounds of a peer, each computed separately."""
 
     wall: float
     cpu: float
@@ -34,7 +34,7 @@ class Median:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A promise and what was measured of it; ``at_least`` or, if False, at most."""
+    """A performance limit and the measured value, which must be at least (or at most) the limit."""
 
     what: str
     value: float
@@ -49,12 +49,12 @@ class Bar:
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
         verdict = "PASS" if self.passed else "FAIL"
-        return f"{verdict}  {self.what}: {self.value:.2f} {self.unit} (bar: {sign} {self.limit:g})"
+        return f"{verdict}  {self.what}: {self.value:.2f} {self.unit} (limit: {sign} {self.limit:g})"
 
 
 @dataclass(slots=True)
 class Outcome:
-    """All that one command found, in the order it is printed; ``data`` is what the JSON file adds."""
+    """The results of one command, in the order in which they are printed. ``data`` is only in the JSON file."""
 
     command: str
     header: dict[str, str]
@@ -66,7 +66,7 @@ class Outcome:
         self.text += ["", title, *layout(head, rows)]
 
     def add_runs(self, title: str, runs: Runs, size: int, baselines: Sequence[str] = ()) -> None:
-        """Add a table of peers; a column for each baseline tells the throughput in multiples of it."""
+        """Add a table of peers. A column for each baseline shows the throughput as a multiple of it."""
         medians = {name: Median.of(taken) for name, taken in runs.items()}
         known = [name for name in baselines if name in medians]
         head = ["", "wall s", "min - max", "GiB/s", "cpu s", "RSS MiB", "cache +MiB", "output cached MiB"]
@@ -112,7 +112,7 @@ class Outcome:
 
 
 def layout(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out a table as lines of text, the first column to the left and the others to the right."""
+    """Format a table as lines of text, with the first column left-aligned and the others right-aligned."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return [

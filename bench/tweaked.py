@@ -1,7 +1,7 @@
-"""asyncdump's command line with other constants: ``tweaked NAME=VALUE MANIFEST [OPTION]...``.
+"""The command line of asyncdump with different constants: ``tweaked NAME=VALUE MANIFEST [OPTION]...``.
 
-Names: ``buffer`` (bytes a step of the method read takes), ``lanes`` (worker threads), ``syncfs`` (the smallest group of
-dumps that is made durable by one syncfs), ``group`` (the most dumps that the committer takes at once).
+Names: ``buffer`` (buffer size of the method read, in bytes), ``lanes`` (worker threads), ``syncfs`` (the smallest group
+of dumps that is synced by one syncfs), ``group`` (the largest group of dumps that the committer syncs).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from asyncdump.sinks import folder
 
 def tweak(name: str, value: int) -> None:
     if name == "buffer":
-        lane.BUFFER = value  # type: ignore[misc] # finals are what is to be chosen here
+        lane.BUFFER = value  # type: ignore[misc] # overriding a Final is the purpose
         lane.Buffer.__init__.__defaults__ = (value,)
         Read.span = value
     elif name == "lanes":

@@ -1,4 +1,4 @@
-"""How long does it take to prove dumps, and to put them back, from a cold cache?"""
+"""How long do verify and restore take with a cold cache?"""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bench.table import Outcome
 COLD = "dumps cold: evicted from the page cache before each run"
 NOTES = (
     "xxhsum: xxhsum --quiet -c XXH128SUMS, one process; zstd: printf '%s\\0' *.zst | xargs -0 -P2 -n16 zstd -tq",
-    "cp: cp * ... && sync, into a folder of its own, as the restore",
+    "cp: cp * ... && sync, into a separate directory, like restore",
 )
 
 
 @click.command()
 @common(rounds=5)
 def verify(rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """`asyncdump verify` and `restore` beside xxhsum -c, zstd -t and cp: 256 dumps of 8 MiB, 40 % of pages zero."""
+    """`asyncdump verify` and `restore` compared with xxhsum -c, zstd -t and cp: 256 dumps of 8 MiB, 40 % zero pages."""
     outcome = Outcome("verify", header(dest, COLD), text=["", *NOTES])
     with workplace(dest, settle) as (place, scratch), huge_files(256, 8, zeros=40) as sources:
         manifest = peers.write_manifest(scratch, sources)
@@ -49,7 +49,7 @@ def verify(rounds: int, dest: str, settle: float, json_file: str | None) -> None
 
 
 def _lineup(dumps: str, target: str, *, raw: bool) -> dict[str, list[str]]:
-    """Return the command lines by their names."""
+    """Return the command lines by name."""
     ours = [sys.executable, "-m", "asyncdump"]
     place, back = shlex.quote(dumps), shlex.quote(target)
     lineup = {

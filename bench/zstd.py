@@ -1,4 +1,4 @@
-"""How long does it take to get huge pages to disk compressed, and how large are they then?"""
+"""How long does it take to dump huge pages with compression, and how large are the dumps?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.table import GIB, MIB, Bar, Median, Outcome
 @click.option("--level", type=int, multiple=True, default=(1, 3), show_default=True)
 @common(rounds=5)
 def zstd(level: tuple[int, ...], rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """asyncdump --compress zstd beside xargs zstd and zstd -T0: 256 files of 8 MiB, one of 2 GiB; durable."""
+    """asyncdump --compress zstd compared with xargs zstd and zstd -T0: 256 files of 8 MiB, one of 2 GiB; durable."""
     outcome = Outcome("zstd", header(dest, WARM), text=["", *NOTES])
     with workplace(dest, settle) as (place, scratch):
         for files, mib, limit in ((256, 8, 1.6), (1, 2048, 1.3)):
@@ -74,7 +74,7 @@ def _bars(title: str, runs: Runs, names: list[str], limit: float) -> list[Bar]:
         Bar(what=f"{title}: throughput against {names[2]}", value=theirs.wall / ours.wall, limit=limit),
         Bar(what=f"{title}: read against splice as the feed", value=fed.wall / ours.wall, limit=0),
         Bar(
-            what=f"{title}: output against theirs ({sizes[names[0]] / GIB:.3f} GiB)",
+            what=f"{title}: output size compared with theirs ({sizes[names[0]] / GIB:.3f} GiB)",
             value=sizes[names[0]] / sizes[names[2]],
             limit=1.02,
             at_least=False,

@@ -1,9 +1,9 @@
-"""Dump sample memory-mapped files through a manifest, with the real command line, and show what came of it.
+"""Dump sample memory-mapped files with a manifest and the command line, and show the result.
 
-    python examples/quickstart.py [FOLDER]
+    python examples/quickstart.py [DIRECTORY]
 
-The samples stand on a hugetlbfs mount where this machine has one with free huge pages, else on /dev/shm, and are
-removed at the end. The dumps stay in FOLDER (default ./asyncdump-quickstart, with a number behind it when that exists).
+The samples are on a hugetlbfs mount if this machine has one with free huge pages, otherwise on /dev/shm. They are
+removed at the end. The dumps stay in DIRECTORY (default: ./asyncdump-quickstart, with a number appended if it exists).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ dumps:
 
 def main() -> int:
     if importlib.util.find_spec("asyncdump") is None:
-        sys.exit("asyncdump is not installed for this Python: run `pip install .` in the folder above")
+        sys.exit("asyncdump is not installed for this Python: run `pip install .` in the root directory of the project")
     signal.signal(signal.SIGTERM, _exit)
     folder = new_folder(Path(sys.argv[1] if len(sys.argv) > 1 else "asyncdump-quickstart"))
     with samples() as place:
@@ -51,7 +51,7 @@ def main() -> int:
         print(manifest.read_text(), end="")
         code = dump(manifest)
     if code:
-        print(f"\nasyncdump ended with exit code {code}.")
+        print(f"\nasyncdump failed with exit code {code}.")
         return code
     return show(folder, manifest)
 
@@ -82,27 +82,27 @@ def new_folder(wanted: Path) -> Path:
 
 @contextmanager
 def samples() -> Iterator[Path]:
-    """Make the sample files; whatever ends the block removes them."""
+    """Create the sample files, and remove them at the end of the block."""
     for parent, page in places():
         place = Path(tempfile.mkdtemp(prefix="asyncdump-quickstart-", dir=parent))
         try:
             try:
                 fill(place, page)
             except OSError as error:
-                # A mount or a control group may have a limit of its own, which only trying tells.
+                # A mount or a control group may have its own limit, which is only known by trying.
                 print(f"{parent} can't hold the samples: {error.strerror}")
                 continue
             kind = f"huge pages of {page >> 20} MiB" if page > mmap.PAGESIZE else "small pages"
-            print(f"{FILES} sample files of {SIZE >> 20} MiB in {place} ({kind}), two pages in five zero")
+            print(f"{FILES} sample files of {SIZE >> 20} MiB in {place} ({kind}), two fifths of the pages zero")
             yield place
             return
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    sys.exit(f"no place for {FILES * SIZE >> 20} MiB of sample files")
+    sys.exit(f"no space for {FILES * SIZE >> 20} MiB of sample files")
 
 
 def places() -> Iterator[tuple[str, int]]:
-    """Yield the folders that may hold the samples, the best first, each with the bytes of its pages."""
+    """Yield candidate directories for the samples, best first, each with its page size in bytes."""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount, filesystem, *_ = line.split()
         if filesystem == "hugetlbfs" and os.access(mount, os.W_OK | os.X_OK):
@@ -115,7 +115,7 @@ def places() -> Iterator[tuple[str, int]]:
 
 
 def free_pages(size: int) -> int:
-    """Return the huge pages of a size, in bytes, that nobody has or has reserved."""
+    """Return the number of huge pages of a size, in bytes, that are neither used nor reserved."""
     pool = Path(f"/sys/kernel/mm/hugepages/hugepages-{size >> 10}kB")
     try:
         return int((pool / "free_hugepages").read_text()) - int((pool / "resv_hugepages").read_text())
@@ -124,8 +124,8 @@ def free_pages(size: int) -> int:
 
 
 def fill(place: Path, page: int) -> None:
-    """Fill the sample files through a mapping: hugetlbfs takes no write(2)."""
-    # On small pages a grain of 512 KiB: zeros come in runs in real memory too.
+    """Fill the sample files through a mapping, because hugetlbfs does not support write(2)."""
+    # With small pages, use units of 512 KiB: in real memory, zeros come in runs too.
     grain = max(page, 512 << 10)
     numbers = itertools.count()
     for index in range(FILES):
@@ -139,7 +139,7 @@ def fill(place: Path, page: int) -> None:
                     memory[start : start + length] = bytes(length) if zero else os.urandom(length)
 
 
-# --- the run, and what came of it -------------------------------------------------------------------------------------
+# --- the run and its result -------------------------------------------------------------------------------------------
 
 
 def dump(manifest: Path) -> int:
@@ -149,7 +149,7 @@ def dump(manifest: Path) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            return 130 if process.wait() else 0  # Ctrl-C reached it as well: it ends the run in order.
+            return 130 if process.wait() else 0  # The child got Ctrl-C too, and stops the run cleanly.
         finally:
             process.terminate()
 
@@ -166,15 +166,15 @@ def show(folder: Path, manifest: Path) -> int:
     print("\n".join((output / "receipt.json").read_text().splitlines()[:10]), "\n ...")
     heading("XXH128SUMS")
     if not verify(output) or len(dumps) != FILES:
-        print("The dumps are NOT what was written.")
+        print("The dumps do NOT match their digests.")
         return 1
     print(f"All {len(dumps)} dumps verified.")
     heading("Next")
-    print(f"edit {manifest}: name your own files, another output")
-    print(f"{sys.executable} -m asyncdump {manifest} --dry-run     what would be done")
-    print(f"{sys.executable} -m asyncdump verify {output}     proves the dumps")
-    print(f"{sys.executable} -m asyncdump restore {output} --to {folder / 'back'}     puts them back")
-    print(f"{sys.executable} -m asyncdump probe FILE {folder}      which ways of moving bytes work here, how fast")
+    print(f"edit {manifest}: list your own files, choose a different output")
+    print(f"{sys.executable} -m asyncdump {manifest} --dry-run     print the plan")
+    print(f"{sys.executable} -m asyncdump verify {output}     verify the dumps")
+    print(f"{sys.executable} -m asyncdump restore {output} --to {folder / 'back'}     restore the dumps")
+    print(f"{sys.executable} -m asyncdump probe FILE {folder}      show which methods work here, and how fast")
     print(f"rm -r {folder}")
     return 0
 

@@ -1,16 +1,16 @@
-"""A web service that dumps on demand and streams what happens to every browser that looks.
+"""A web service that dumps on demand and streams the progress to every connected browser.
 
     ASYNCDUMP_MANIFEST=manifest.yaml ASYNCDUMP_OUTPUT=dumps uvicorn service:app
 
 =======================  ==================================================================
-``POST /dumps``          start a dump; 409 while one is under way, 422 if the manifest is wrong
-``GET /dumps/ID``        how far it is, as JSON
-``GET /dumps/ID/events`` the same as it changes: Server-Sent Events
+``POST /dumps``          start a dump; 409 if one is in progress, 422 if the manifest is invalid
+``GET /dumps/ID``        its progress, as JSON
+``GET /dumps/ID/events`` its progress as it changes: Server-Sent Events
 ``DELETE /dumps/ID``     cancel it
 =======================  ==================================================================
 
-Who asks can't say what is dumped or where to: the manifest does. There is no login here: keep it on 127.0.0.1, or put
-it behind whatever your other services are behind.
+Clients can't choose what is dumped or where: the manifest does. The service has no authentication: keep it on
+127.0.0.1, or put it behind the same proxy as your other services.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LONGEST = 9
 
 
 class Board:
-    """What is known of one dump. Viewers read it when they are ready to: nothing is queued for them."""
+    """The state of one dump. Viewers read it when they are ready, and nothing is queued for them."""
 
     def __init__(self, name: str, run: asyncdump.Run) -> None:
         self.name = name
@@ -54,7 +54,7 @@ class Board:
         self.state = "running"
         self.interrupted: str | None = None
         self.error: str | None = None
-        self._whole = 0
+        self._finished = 0
         self._began = time.monotonic()
         self._seconds: float | None = None
         self._changed = anyio.Event()
@@ -66,7 +66,7 @@ class Board:
             case asyncdump.Progress():
                 self.in_flight[event.name] = event
             case asyncdump.FileFinished():
-                self._whole += event.bytes
+                self._finished += event.bytes
                 self._end(event.name, bytes=event.bytes, seconds=event.seconds, digest=event.digest)
             case asyncdump.FileFailed():
                 given_up = isinstance(event.error, asyncdump.InterruptedDumpError)
@@ -91,7 +91,7 @@ class Board:
         return time.monotonic() - self._began if self._seconds is None else self._seconds
 
     def totals(self) -> dict[str, Any]:
-        done = self._whole + sum(progress.done for progress in self.in_flight.values())
+        done = self._finished + sum(progress.done for progress in self.in_flight.values())
         flying = list(self.in_flight.values())[:SHOWN_IN_FLIGHT]
         return {
             "id": self.name,
@@ -110,7 +110,7 @@ class Board:
                     "name": progress.name,
                     "done": progress.done,
                     "total": progress.total,
-                    "stage": progress.stage,
+                    "phase": progress.phase,
                     "method": self.methods.get(progress.name),
                 }
                 for progress in flying
@@ -131,7 +131,7 @@ class Board:
 
 
 async def conduct(state: Any, *, task_status: TaskStatus[Board]) -> None:
-    """Carry out one dump, whoever is looking or has stopped to."""
+    """Run one dump, regardless of its viewers."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{state.count}"
     output = Path(os.environ.get("ASYNCDUMP_OUTPUT", "dumps")) / name
     manifest = os.environ.get("ASYNCDUMP_MANIFEST", "manifest.yaml")
@@ -145,31 +145,31 @@ async def conduct(state: Any, *, task_status: TaskStatus[Board]) -> None:
         board.close()
     except Exception as error:
         if board is None:
-            raise  # The request that started it is told.
+            raise  # The request that started it reports the error.
         board.close(error)
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Hold the dumps: they belong to the service, not to the request that started them."""
+    """Own the dumps: they belong to the service, not to the request that started them."""
     app.state.boards = {}
     app.state.count = 0
     app.state.starting = anyio.Lock()
     async with anyio.create_task_group() as tasks:
         app.state.tasks = tasks
         yield
-        tasks.cancel_scope.cancel()  # Finished dumps stay, what is half-written goes.
+        tasks.cancel_scope.cancel()  # Finished dumps stay, partial files are removed.
 
 
 async def start(request: Request) -> Response:
-    # A page of another site may make a browser send this, but not without this header.
+    # A page on another site can make a browser send this request, but not without this header.
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        raise HTTPException(403, "from another site")
+        raise HTTPException(403, "cross-site request")
     state = request.app.state
     async with state.starting:
         for board in state.boards.values():
             if board.state == "running":
-                return JSONResponse({"error": "a dump is under way", "id": board.name}, 409)
+                return JSONResponse({"error": "a dump is in progress", "id": board.name}, 409)
         state.count += 1
         try:
             board = await state.tasks.start(conduct, state)
@@ -203,17 +203,17 @@ async def cancel(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    board, told = find(request), request.headers.get("last-event-id", "0")
-    # Anybody may send any number: one that was never told means nothing.
-    seen = int(told) if told.isdecimal() and len(told) <= LONGEST else 0
+    board, last = find(request), request.headers.get("last-event-id", "0")
+    # A client may send any number. Ignore one that the service never sent.
+    seen = int(last) if last.isdecimal() and len(last) <= LONGEST else 0
     stream = watch(board, seen if seen <= len(board.ended) else 0)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def watch(board: Board, seen: int) -> AsyncIterator[str]:
-    """Yield the state of a dump whenever it has changed, with the outcomes that this viewer hasn't seen.
+    """Yield the state of a dump whenever it has changed, with the outcomes that this viewer hasn't seen yet.
 
-    A viewer that is slow gets fewer, later ones. One that comes back says how many outcomes it has seen.
+    A slow viewer gets fewer updates. A viewer that reconnects sends the number of outcomes that it has seen.
     """
     while True:
         outcomes = board.ended[seen : seen + BATCH]

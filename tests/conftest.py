@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,41 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run tests on two workers, and those that are named one by one here: ``-n N`` says otherwise."""
+    return 0 if any("::" in argument for argument in config.args) else 2
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kernel" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
             item.add_marker(pytest.mark.kernel)
+        if item.get_closest_marker("kernel") and _takes_huge_pages(item.path):
+            item.add_marker(pytest.mark.xdist_group("huge pages"))
+    _leave_a_sample(items)
+
+
+@cache
+def _takes_huge_pages(module: Path) -> bool:
+    """Whether a module takes pages from the machine's only pool: all that do are run by one worker."""
+    return re.search("hugetlbfs|huge_memfd|gigantic|huge_mount", module.read_text()) is not None
+
+
+def _leave_a_sample(items: list[pytest.Item]) -> None:
+    """Mark as slow all that a test marked ``sample(N)`` is run with, but for N sets of parameters."""
+    sampled: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            sampled[item.nodeid.partition("[")[0]].append(item)
+    for each in sampled.values():
+        mark = each[0].get_closest_marker("sample")
+        assert mark is not None
+        # Steps of the golden ratio: far apart, and never in time with the product of parameters.
+        chosen = {int(len(each) * (number * 0.618034 % 1)) for number in range(mark.args[0])}
+        for number, item in enumerate(each):
+            if number not in chosen:
+                item.add_marker(pytest.mark.slow)
 
 
 def _is_root() -> bool:
@@ -199,6 +232,15 @@ def xfs(tmp_path_factory: Factory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def btrfs(tmp_path_factory: Factory) -> Iterator[Path]:
     with _on_loop_device(tmp_path_factory.mktemp("btrfs"), 512 * MiB, "mkfs.btrfs", "-q") as point:
+        yield point
+
+
+@pytest.fixture
+def read_only(tmp_path_factory: Factory) -> Iterator[Path]:
+    """An empty tmpfs that is mounted read-only."""
+    if not _is_root():
+        unavailable("to mount a filesystem needs root")
+    with _mounted(tmp_path_factory.mktemp("read-only"), "-t", "tmpfs", "-o", "ro", "none") as point:
         yield point
 
 

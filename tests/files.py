@@ -7,6 +7,9 @@ import hashlib
 import mmap
 import os
 import random
+import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,14 @@ import blake3
 import pytest
 import xxhash
 
+import asyncdump
+from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import describe, open_source
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
+from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.names import JOURNAL
 from asyncdump.vocabulary.stop import Stop
@@ -115,17 +123,15 @@ def look_at(path: str | Path) -> Source:
         os.close(fd)
 
 
-def new_transfer(source: Source, name: str = "dump", **options: Any) -> Transfer:
+def planned_dump(source: Source, name: str = "dump", **options: Any) -> PlannedDump:
+    """Return the plan to dump a source, all of it unless ``options`` say otherwise."""
     offset = options.pop("offset", 0)
-    given: dict[str, Any] = {
-        "offset": offset,
-        "length": source.size - offset,
-        "method": "auto",
-        "checksum": "none",
-        "sparse": True,
-        "stop": Stop(),
-    }
-    return Transfer(source, name, **{**given, **options})
+    given: dict[str, Any] = {"length": source.size - offset, "method": "auto", "checksum": "none", "sparse": True}
+    return PlannedDump(source=source, name=name, offset=offset, durable=False, **{**given, **options})
+
+
+def new_transfer(source: Source, name: str = "dump", *, stop: Stop | None = None, **options: Any) -> Transfer:
+    return Transfer(planned_dump(source, name, **options), resources(stop or Stop()))
 
 
 def finish(transfer: Transfer, folder: Folder, lane: Lane, *, durable: bool = False) -> None:
@@ -177,6 +183,23 @@ def resident(path: str | Path) -> int:
         del start  # Else the mapping can't be closed.
         assert failed == 0, os.strerror(ctypes.get_errno())
     return sum(state & 1 for state in states) * PAGE
+
+
+def busy(error: BaseException) -> bool:
+    """Whether an error is that another run holds the folder, for `pytest.raises`."""
+    return isinstance(error, DumpError) and error.operation == "flock"
+
+
+def mentions(message: object, *parts: object) -> bool:
+    """Whether a message holds what it is about: paths, keys, numbers, errno codes, flags; its words may be mended."""
+    return all(str(part) in str(message) for part in parts)
+
+
+def busy_threads() -> int:
+    """Return how many threads other than this one are inside asyncdump."""
+    package = os.path.join(os.path.dirname(asyncdump.__file__), "")
+    others = (frame for ident, frame in sys._current_frames().items() if ident != threading.get_ident())
+    return sum(any(call.filename.startswith(package) for call in traceback.extract_stack(frame)) for frame in others)
 
 
 def leftovers(folder: str | Path) -> list[str]:

@@ -63,7 +63,7 @@ def of_direct(place: Path) -> Callable[[], None]:
 
 
 def of_mirror(place: Path) -> Callable[[], None]:
-    return Mirrored(str(place / "file"), Buffers(), compressed=False).close
+    return Mirrored(str(place / "file"), Buffers(), codec=None).close
 
 
 ALL = [of_lane, of_folder, of_journal, of_sink, of_draft, of_transfer, of_content, of_direct, of_mirror]

@@ -84,7 +84,7 @@ def test_a_thread_that_waits_for_its_turn_learns_that_another_has_failed(tmp_pat
     packer.append(0, b"x" * 1000, 5)
     timer = threading.Timer(0.1, packer.discard)
     timer.start()
-    with pytest.raises(InterruptedDumpError, match="another part"):
+    with pytest.raises(InterruptedDumpError):
         packer.append(2, b"x" * 1000, 5)
     timer.join()
     assert len(buffers._free) == 1

@@ -124,6 +124,7 @@ def test_the_service_dumps_and_tells_every_viewer(client: Any, sources: Path) ->
     assert client.get("/dumps/nothing").status_code == 404
 
 
+@pytest.mark.sample(4)
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "told", ["999999", "6", "-1", "9" * 5000, "1e3", " ", "abc", "\u0663", "0x5", "18446744073709551616", "5.0", "nan"]

@@ -133,7 +133,7 @@ async def test_children_that_the_kernel_reaps_behind_our_back(script, source, ou
     error = report.files[0].error
     assert isinstance(error, FilterError)
     assert error.status is None
-    assert "exit status of sh is unknown" in str(error)
+    assert error.command == "sh"
     assert not (output / "source").exists()
 
 
@@ -170,6 +170,7 @@ async def test_a_host_with_a_reaper(source, output: Path) -> None:
     assert leftovers(output) == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
 def test_beside_the_processes_of_a_host(runner, source, output: Path) -> None:
     """Whoever else starts processes in this one has their exit statuses, and we have ours."""
@@ -231,6 +232,7 @@ async def main():
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("how", "stages", "files"),
     [
@@ -254,6 +256,7 @@ def test_many_that_fail(how, stages, files, tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "out")) == 22  # With the receipt and the list of digests.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("files", [50, 60, 80])
 def test_pipelines_keep_within_the_limit_of_open_files(files, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(noise(2 * MiB))
@@ -338,6 +341,7 @@ def changing(path: str) -> Iterator[None]:
             thread.join()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["xxh128", "sha256"])
 @pytest.mark.parametrize("method", ["auto", "splice", "read"])
 async def test_the_digest_is_that_of_the_stored_bytes(checksum, method, tmpfs: Path, output: Path) -> None:
@@ -391,6 +395,7 @@ def test_a_socket_holds_a_copy(tmpfs: Path) -> None:
         source.unlink()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", COPIES)
 def test_a_pipe_holds_a_copy(how, tmpfs: Path, tmp_path: Path) -> None:
     """What is read from it when the writer has gone, and its source has changed, is what was written."""
@@ -478,10 +483,10 @@ def test_too_few_open_files() -> None:
     """Wherever they run out, it's told, and nothing is left or closed twice."""
     before = open_files()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = next(fd for fd in range(1000) if fd not in before)
+    free = [fd for fd in range(1000) if fd not in before]
     outcomes = []
-    for more in range(30):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, limits[1]))
+    for limit in free[:30]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
         try:
             filters = Filters((("cat",), ("cat",), ("cat",)), lambda: None)
         except FilterError as error:

@@ -306,6 +306,7 @@ def _powerless(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(run, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
 @pytest.mark.parametrize("on_error", ["continue", "abort"])
 def test_what_may_not_be_read_fails_and_the_rest_is_dumped(on_error) -> None:

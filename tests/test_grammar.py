@@ -351,6 +351,7 @@ async def test_what_no_path_can_be(path, home: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -425,7 +425,7 @@ def as_receipt(*records: bytes) -> bytes:
 @hostile
 def test_a_receipt_with_a_hostile_record_is_none(changes, folder: Folder) -> None:
     path = put(folder, as_receipt(as_json({}), as_json(changes)))
-    assert refusal(folder).startswith(f"{path} is no receipt of a run: ")
+    assert str(path) in refusal(folder)
 
 
 @pytest.mark.parametrize(
@@ -451,12 +451,16 @@ def test_a_receipt_with_a_hostile_record_is_none(changes, folder: Folder) -> Non
 )
 def test_what_is_no_receipt(content, folder: Folder) -> None:
     path = put(folder, content)
-    assert refusal(folder).startswith(f"{path} is no receipt of a run: ")
+    assert str(path) in refusal(folder)
 
 
 def test_a_name_that_stands_twice_in_a_receipt(folder: Folder) -> None:
-    put(folder, as_receipt(as_json({"name": "a"}), as_json({"name_base64": "YQ=="})))
-    assert refusal(folder).endswith("a name stands twice in it")
+    path = put(folder, as_receipt(as_json({"name": "a"}), as_json({"name_base64": "YQ=="})))
+    assert str(path) in refusal(folder)
+    put(folder, as_receipt(as_json({"name": "a"}), as_json({"name_base64": "Yg=="})))
+    receipt = read_receipt(folder)
+    assert receipt is not None
+    assert [file.name for file in receipt.files] == ["a", "b"]
 
 
 @given(several)
@@ -589,6 +593,7 @@ def holds(folder: Folder, files: dict[str, FileReport]) -> bool:
     return same(sorted(told(folder).known.values(), key=by_name), sorted(expected, key=by_name))
 
 
+@pytest.mark.slow
 @given(st.lists(reports, max_size=3), st.lists(st.tuples(st.lists(reports, max_size=4), st.none() | st.floats(0, 1))))
 def test_what_could_not_be_appended_was_never_there(
     earlier: list[FileReport], groups: list[tuple[list[FileReport], float | None]]

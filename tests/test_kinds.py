@@ -132,6 +132,7 @@ def test_what_is_called_a_zst_and_is_none(tmp_path: Path) -> None:
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.93])
 @pytest.mark.parametrize("data", [noise(600_000), content(600_000), bytes(40 * MiB)], ids=["noise", "mixed", "zeros"])
 def test_all_that_can_be_had_comes_before_the_damage(data: bytes, at: float, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_all_that_can_be_had_comes_before_the_damage(data: bytes, at: float, tmp
             good.write(decompressor.decompress(stored[place : place + 1]))
     done = cat("x.zst", cwd=tmp_path)
     assert done.returncode == 2
-    assert b"damaged" in done.stderr
+    assert b"x.zst" in done.stderr
     assert done.stdout == good.getvalue()
     if at == 0.5:
         assert done.stdout

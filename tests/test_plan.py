@@ -8,18 +8,18 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from files import GiB, KiB, noise, write_pages
+from files import GiB, KiB, mentions, noise, write_pages
 from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import file_names, templates, text
 
+import asyncdump
 from asyncdump.errors import ManifestError
 from asyncdump.manifest.models import Defaults, Dump, Manifest
-from asyncdump.manifest.options import Options
+from asyncdump.manifest.options import Overrides
 from asyncdump.manifest.yaml import Marks, parse_manifest, read_manifest
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.planner import make_plan
@@ -51,7 +51,7 @@ def plan(files: Path, tmp_path: Path) -> Planner:
     def plan(*dumps: Dump, marks: Marks | None = None, defaults: Defaults | None = None, **options: Any) -> Plan:
         options.setdefault("output", tmp_path / "out")
         manifest = Manifest(output="elsewhere", dumps=dumps, defaults=defaults or Defaults())
-        return make_plan(manifest, marks or Marks(), os.fspath(files), Options(**options))
+        return make_plan(manifest, marks or Marks(), os.fspath(files), Overrides(**options))
 
     return plan
 
@@ -125,8 +125,9 @@ def test_a_path_that_exists_is_taken_as_it_is_written(plan: Planner, files: Path
 
 
 def test_a_glob_that_matches_nothing(complaints: Complainer) -> None:
-    assert complaints(Dump(source="nothing_*")) == ["dumps[0].source: nothing_* matches no file"]
-    assert complaints(Dump(source="[z-a]*")) == ["dumps[0].source: [z-a]* matches no file"]
+    for pattern in ("nothing_*", "[z-a]*"):
+        (complaint,) = complaints(Dump(source=pattern))
+        assert mentions(complaint, "dumps[0].source: ", pattern)
 
 
 def test_home(plan: Planner, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,16 +144,16 @@ def test_paths_are_relative_to_the_folder_and_not_to_the_working_directory(
 ) -> None:
     monkeypatch.chdir("/")
     dumps = (Dump(source="ring.bin"), Dump(source="../sources/rtemap_1"), Dump(source=os.fspath(files / "rtemap_2")))
-    made = make_plan(Manifest(output="out", dumps=dumps), Marks(), os.fspath(files), Options())
+    made = make_plan(Manifest(output="out", dumps=dumps), Marks(), os.fspath(files), Overrides())
     assert made.output == os.fspath(files / "out")
     assert [os.path.realpath(dump.source.path) for dump in made.dumps] == [
         os.path.realpath(files / name) for name in ("ring.bin", "rtemap_1", "rtemap_2")
     ]
     # The folder itself is where the working directory says, and so is an output that overrides the manifest's.
     monkeypatch.chdir(tmp_path)
-    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Options())
+    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Overrides())
     assert made.output == os.fspath(tmp_path / "out")
-    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Options(output="other"))
+    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Overrides(output="other"))
     assert made.output == os.fspath(tmp_path / "other")
 
 
@@ -183,20 +184,19 @@ def test_what_is_no_file_is_named(complaints: Complainer, files: Path) -> None:
     os.mkfifo(files / "fifo")
     for name, kind in {"fifo": "fifo", "/dev/null": "character device", ".": "folder"}.items():
         (complaint,) = complaints(Dump(source=name, name="x"))
-        assert f"is a {kind}, not a file that can be dumped" in complaint
-        assert "name a regular file or a block device" in complaint
+        assert mentions(complaint, "dumps[0].source: ", name, kind)
 
 
 def test_a_nul_is_in_no_path(complaints: Complainer) -> None:
-    assert complaints(Dump(source="ri\0ng*")) == ["dumps[0].source: holds a NUL character, which no path can"]
+    (complaint,) = complaints(Dump(source="ri\0ng*"))
+    assert mentions(complaint, "dumps[0].source: ", "NUL")
 
 
 @not_root
 def test_a_source_that_only_others_may_read(complaints: Complainer, files: Path) -> None:
     (files / "ring.bin").chmod(0)
     (complaint,) = complaints(Dump(source="ring.bin"))
-    assert "EACCES (Permission denied)" in complaint
-    assert "run as the owner of the file, or as root" in complaint
+    assert "EACCES" in complaint
 
 
 # --- ranges -----------------------------------------------------------------------------------------------------------
@@ -220,13 +220,12 @@ def test_a_range_ends_where_the_source_does(plan: Planner, offset, length, expec
 
 
 def test_an_offset_behind_the_end(complaints: Complainer, files: Path) -> None:
-    assert complaints(Dump(source="ring.bin", offset=5001)) == [
-        f"dumps[0].offset: 5001 is behind the end of {files}/ring.bin, which has 5000 bytes"
-    ]
+    (complaint,) = complaints(Dump(source="ring.bin", offset=5001))
+    assert mentions(complaint, "dumps[0].offset: ", 5001, files / "ring.bin", 5000)
     # One of a glob is enough, and each is named.
-    assert [line.split()[7] for line in complaints(Dump(source="rtemap_*", offset=500))] == [
-        f"{files}/rtemap_{number}," for number in (1, 2)
-    ]
+    first, second = complaints(Dump(source="rtemap_*", offset=500))
+    assert mentions(first, files / "rtemap_1")
+    assert mentions(second, files / "rtemap_2")
 
 
 # --- what holds for a dump --------------------------------------------------------------------------------------------
@@ -314,15 +313,14 @@ def test_a_source_without_a_suffix() -> None:
     ],
 )
 def test_a_field_that_no_name_has(template, shown) -> None:
-    with pytest.raises(ValueError, match="is no field of a name; there are") as told:
+    with pytest.raises(ValueError, match=re.escape(shown)) as told:
         render_name(template, "/a/b", 0)
-    expected = f"{shown} is no field of a name; there are {{name}}, {{stem}}, {{suffix}}, {{parent}}, {{index}}"
-    assert str(told.value) == expected
+    assert mentions(told.value, "{name}", "{stem}", "{suffix}", "{parent}", "{index}")
 
 
 @pytest.mark.parametrize("template", ["{", "}", "{name", "a}b", "{name!}", "{[}"])
 def test_a_template_that_is_none(template) -> None:
-    with pytest.raises(ValueError, match=r"is no name: .*write \{\{ for a brace"):
+    with pytest.raises(ValueError, match=r"\{\{"):
         render_name(template, "/a/b", 0)
 
 
@@ -332,40 +330,26 @@ def test_names_that_are_taken(name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    "name",
     [
-        ("a/b", "leaves the output folder: a name has no slash"),
-        ("../x", "leaves the output folder"),
-        ("/etc/passwd", "leaves the output folder"),
-        ("", "is no file name"),
-        (".", "is no file name"),
-        ("..", "is no file name"),
-        ("a\0b", "control character"),
-        ("a\nb", "control character"),
-        ("a\x7f", "control character"),
-        ("\x1b[1m", "control character"),
-        ("x" * 256, "is longer than 255 bytes"),
-        ("ö" * 128, "is longer than 255 bytes"),
-        ("receipt.json", "asyncdump uses itself"),
-        ("XXH128SUMS", "asyncdump uses itself"),
-        ("B3SUMS", "asyncdump uses itself"),
-        ("SHA256SUMS", "asyncdump uses itself"),
-        (".asyncdump-x", "asyncdump uses itself"),
+        "a/b", "../x", "/etc/passwd", "", ".", "..", "a\0b", "a\nb", "a\x7f", "\x1b[1m", "x" * 256, "ö" * 128,
+        "receipt.json", "XXH128SUMS", "B3SUMS", "SHA256SUMS", ".asyncdump-x",
     ],
-)
-def test_names_that_are_refused(name, reason, plan: Planner, complaints: Complainer) -> None:
-    assert reason in name_complaint(name)
+)  # fmt: skip
+def test_names_that_are_refused(name, plan: Planner, complaints: Complainer) -> None:
+    assert name_complaint(name)
     if name:  # No manifest can hold an empty one; a field may be empty, though.
         assert complaints(Dump(source="ring.bin", name=name)) == [f"dumps[0].name: {name_complaint(name)}"]
 
 
 def test_a_field_that_is_empty_makes_no_name(complaints: Complainer) -> None:
-    assert complaints(Dump(source="rtemap_1", name="{suffix}")) == ["dumps[0].name: '' is no file name"]
+    (complaint,) = complaints(Dump(source="rtemap_1", name="{suffix}"))
+    assert mentions(complaint, "dumps[0].name: ", "''")
 
 
 def test_a_wrong_field_is_told_for_the_dump(complaints: Complainer) -> None:
     (complaint,) = complaints(Dump(source="ring.bin"), Dump(source="ring.bin", name="{nmae}"))
-    assert complaint.startswith("dumps[1].name: {nmae} is no field of a name")
+    assert mentions(complaint, "dumps[1].name: ", "{nmae}")
 
 
 @given(templates | text, file_names, st.integers(0, 10**6))
@@ -420,24 +404,21 @@ def test_a_source_may_be_dumped_twice_under_two_names(plan: Planner) -> None:
 def test_two_dumps_with_one_name(complaints: Complainer, files: Path) -> None:
     (files / "other").mkdir()
     (files / "other" / "ring.bin").touch()
-    expected = (
-        f"dumps[1].name: ring.bin is the name of two dumps, of {files}/ring.bin and of {files}/other/ring.bin: "
-        "put {index} or {parent} into the name"
-    )
-    assert complaints(Dump(source="ring.bin"), Dump(source="other/ring.bin")) == [expected]
+    (complaint,) = complaints(Dump(source="ring.bin"), Dump(source="other/ring.bin"))
+    assert mentions(complaint, "dumps[1].name: ", files / "ring.bin", files / "other/ring.bin", "{index}", "{parent}")
 
 
 def test_one_source_twice_under_one_name(complaints: Complainer) -> None:
     (complaint,) = complaints(Dump(source="ring.bin"), Dump(source="ring.bin", offset=1))
-    assert complaint.startswith("dumps[1].name: ring.bin is the name of two dumps")
+    assert complaint.startswith("dumps[1].name: ring.bin ")
     (complaint,) = complaints(Dump(source="rtemap_*"), Dump(source="rtemap_9"))
-    assert complaint.startswith("dumps[1].name: rtemap_9 is the name of two dumps")
+    assert complaint.startswith("dumps[1].name: rtemap_9 ")
 
 
 def test_a_glob_whose_matches_share_a_name(complaints: Complainer) -> None:
     found = complaints(Dump(source="rtemap_*", name="same"))
     assert len(found) == 3
-    assert all(line.startswith("dumps[0].name: same is the name of two dumps") for line in found)
+    assert all(line.startswith("dumps[0].name: same ") for line in found)
 
 
 # --- the output -------------------------------------------------------------------------------------------------------
@@ -455,7 +436,7 @@ def test_an_output_that_is_no_folder(complaints: Complainer, plan: Planner, tmp_
     (tmp_path / "broken").symlink_to("nowhere")
     for output, place in {"file": "file", "file/below": "file", "broken": "broken", "broken/x": "broken"}.items():
         (complaint,) = complaints(Dump(source="ring.bin"), output=tmp_path / output)
-        assert complaint == f"output: {tmp_path}/{place} is not a folder"
+        assert complaint.startswith(f"output: {tmp_path}/{place} ")
     (tmp_path / "link").symlink_to("out")
     assert plan(Dump(source="ring.bin"), output=tmp_path / "link" / "deep").output == f"{tmp_path}/link/deep"
 
@@ -466,16 +447,14 @@ def test_an_output_that_only_others_may_write(complaints: Complainer, out: Path,
     out.chmod(mode)
     for output in (out, out / "below"):
         (complaint,) = complaints(Dump(source="ring.bin"), output=output)
-        assert complaint == f"output: {out} can't be written to by this user (EACCES)"
+        assert mentions(complaint, "output: ", out, "EACCES")
     out.chmod(0o700)
 
 
-def test_an_output_on_a_filesystem_that_is_read_only(
-    complaints: Complainer, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_only = SimpleNamespace(f_flag=os.ST_RDONLY, f_bavail=1 << 30, f_frsize=4096)
-    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
-    assert complaints(Dump(source="ring.bin")) == [f"output: {out} is on a read-only filesystem"]
+def test_an_output_on_a_filesystem_that_is_read_only(complaints: Complainer, read_only: Path) -> None:
+    (complaint,) = complaints(Dump(source="ring.bin"), output=read_only)
+    assert complaint.startswith("output: ")
+    assert "read-only" in complaint
 
 
 def test_dumps_that_are_there_already(complaints: Complainer, plan: Planner, out: Path) -> None:
@@ -485,46 +464,59 @@ def test_dumps_that_are_there_already(complaints: Complainer, plan: Planner, out
     (out / "rtemap_2").touch()
     (out / "ring.bin").symlink_to("nowhere")
     (out / "receipt.json").touch()
-    holds = f"output: {out} holds rtemap_2, ring.bin, receipt.json already: choose another folder, or --overwrite"
-    assert complaints(*dumps) == [holds]
+    with pytest.raises(asyncdump.TargetExistsError) as caught:
+        plan(*dumps)
+    (problem,) = caught.value.problems
+    assert (problem.key, caught.value.path) == ("output", str(out))
+    assert "rtemap_2, ring.bin, receipt.json" in problem.message
+    assert "overwrite=True" in problem.hint
     assert len(plan(*dumps, overwrite=True).dumps) == 5
     (out / "rtemap_1").touch()
-    assert complaints(*dumps) == [holds.replace("holds ", "holds rtemap_1, ").replace(", receipt.json", " and 1 more")]
+    (complaint,) = complaints(*dumps)
+    assert "rtemap_1, rtemap_2, ring.bin and 1 more" in complaint
+
+
+def test_existing_dumps_and_another_mistake(plan: Planner, out: Path) -> None:
+    """All is reported; that something exists isn't all that a caller has to decide."""
+    (out / "ring.bin").touch()
+    with pytest.raises(asyncdump.ManifestError) as caught:
+        plan(Dump(source="ring.bin"), Dump(source="nothing"))
+    assert type(caught.value) is asyncdump.ManifestError
+    assert {problem.key for problem in caught.value.problems} == {"output", "dumps[1].source"}
 
 
 def test_a_folder_that_has_the_name_of_a_dump(complaints: Complainer, out: Path) -> None:
     (out / "ring.bin").mkdir()
     for overwrite in (False, True):
         (complaint,) = complaints(Dump(source="ring.bin"), overwrite=overwrite)
-        assert complaint == f"dumps[0].name: ring.bin is a folder in {out}"
+        assert mentions(complaint, "dumps[0].name: ring.bin ", out)
 
 
 def test_a_dump_never_replaces_a_source(complaints: Complainer, plan: Planner, files: Path) -> None:
     dumps = (Dump(source="ring.bin", name="copy"), Dump(source="rtemap_1", name="ring.bin"))
     for overwrite in (False, True):
         (complaint,) = complaints(*dumps, output=files, overwrite=overwrite)
-        assert complaint == f"dumps[1].name: ring.bin in {files} is {files}/ring.bin, one of the sources"
+        assert mentions(complaint, "dumps[1].name: ring.bin ", files / "ring.bin")
     assert len(plan(*dumps[:1], output=files).dumps) == 1
 
 
 def test_nor_by_another_path_or_a_hard_link(complaints: Complainer, files: Path, tmp_path: Path, out: Path) -> None:
     (tmp_path / "link").symlink_to("sources")
     (complaint,) = complaints(Dump(source="ring.bin"), output=tmp_path / "link", overwrite=True)
-    assert "one of the sources" in complaint
+    assert mentions(complaint, "dumps[0].name: ring.bin ", files / "ring.bin")
     (out / "ring.bin").hardlink_to(files / "ring.bin")
     (complaint,) = complaints(Dump(source="ring.bin"), overwrite=True)
-    assert complaint == f"dumps[0].name: ring.bin in {out} is {files}/ring.bin, one of the sources"
+    assert mentions(complaint, "dumps[0].name: ring.bin ", files / "ring.bin")
 
 
 def test_too_little_space(complaints: Complainer, plan: Planner, files: Path) -> None:
     huge = files / "huge"
     huge.touch()
     status = os.statvfs(files)
-    size = status.f_bavail * status.f_frsize + 64 * GiB
+    size = status.f_bavail * status.f_frsize * 3 // 2
     os.truncate(huge, size)
     (complaint,) = complaints(Dump(source="huge", sparse="never"))
-    needed = re.escape(format_size(size))
-    assert re.fullmatch(rf"output: {files.parent} has [\d.]+ \w+ free, the dumps need up to {needed}", complaint)
+    assert mentions(complaint, f"output: {files.parent} ", format_size(size))
     # Holes take no space unless they are to be filled; a part takes what a part takes.
     assert plan(Dump(source="huge")).bytes == size
     assert plan(Dump(source="huge", sparse="never", length="1M")).bytes == 1024 * KiB
@@ -568,7 +560,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(files: Path) -> None:
     (files / "out" / "taken").touch()
     manifest, marks = parse_manifest(WRONG.encode(), "m.yaml")
     with pytest.raises(ManifestError) as refused:
-        make_plan(manifest, marks, os.fspath(files), Options())
+        make_plan(manifest, marks, os.fspath(files), Overrides())
     found = [str(problem).partition(": ")[0::2] for problem in refused.value.problems]
     assert [(place, rest.partition(":")[0]) for place, rest in found] == [
         ("m.yaml:2", "output"),
@@ -611,8 +603,9 @@ def test_the_same_dump_twice_is_two_of_one_name(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(f"version: 1\noutput: out\ndumps: [&a {{source: {tmp_path}/s}}, *a]\n")
     read, marks = read_manifest(str(manifest))
-    with pytest.raises(ManifestError, match="the name of two dumps"):
-        make_plan(read, marks, str(tmp_path), Options())
+    with pytest.raises(ManifestError) as refused:
+        make_plan(read, marks, str(tmp_path), Overrides())
+    assert [problem.key for problem in refused.value.problems] == ["dumps[1].name"]
 
 
 def test_a_folder_with_wildcards_in_its_name_is_none(tmp_path: Path) -> None:
@@ -622,10 +615,10 @@ def test_a_folder_with_wildcards_in_its_name_is_none(tmp_path: Path) -> None:
     manifest = folder / "manifest.yaml"
     manifest.write_text("version: 1\noutput: out\ndumps: [{source: ring_*}]\n")
     read, marks = read_manifest(str(manifest))
-    assert [dump.name for dump in make_plan(read, marks, str(folder), Options()).dumps] == ["ring_1"]
+    assert [dump.name for dump in make_plan(read, marks, str(folder), Overrides()).dumps] == ["ring_1"]
 
 
 def test_an_output_with_a_nul_is_told(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(b"x")
     with pytest.raises(ManifestError, match="NUL"):
-        make_plan(Manifest(output="a\0b", dumps=(Dump(source="s"),)), Marks(), str(tmp_path), Options())
+        make_plan(Manifest(output="a\0b", dumps=(Dump(source="s"),)), Marks(), str(tmp_path), Overrides())

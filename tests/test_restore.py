@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from files import MiB, allocated, content, leftovers, noise, read
+from files import MiB, allocated, content, leftovers, mentions, noise, read
 
 import asyncdump
 from asyncdump import Dump, Zstd, restore_all
@@ -90,17 +90,18 @@ async def test_targets_of_their_own(output, target, sources, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("mapped", "said"),
     [
-        ({"none": "x"}, "names no dump 'none'"),
-        ({"odd": "even"}, "is the target of even and odd"),
-        ({"odd": "a/../even"}, "is the target of even and odd"),
-        ({"odd": "."}, "is a folder"),
+        ({"none": "x"}, ["none"]),
+        ({"odd": "even"}, ["even", "odd"]),
+        ({"odd": "a/../even"}, ["even", "odd"]),
+        ({"odd": "."}, ["back"]),
     ],
 )
 async def test_a_map_that_can_not_be(mapped, said, output, target, sources) -> None:
     await dump(output, sources)
     target.mkdir()
-    with pytest.raises(asyncdump.ReceiptError, match=said):
+    with pytest.raises(asyncdump.ReceiptError) as refused:
         await restore_all(output, target, map=mapped)
+    assert mentions(refused.value, *said)
     assert os.listdir(target) == []
 
 
@@ -108,7 +109,7 @@ async def test_what_exists_stays_unless_told_otherwise(output, target, sources) 
     await dump(output, sources)
     target.mkdir()
     (target / "odd").write_text("mine")
-    with pytest.raises(asyncdump.ReceiptError, match=r"odd exists already.*--overwrite"):
+    with pytest.raises(asyncdump.TargetExistsError, match=r"odd exists already.*overwrite=True"):
         await restore_all(output, target)
     assert os.listdir(target) == ["odd"]
     assert (target / "odd").read_text() == "mine"
@@ -163,14 +164,16 @@ async def test_what_went_through_a_program_is_not_undone(output, target, sources
     (await asyncdump.dump_all(dumps, output=output, allow_filters=True)).raise_for_failures()
     report = await restore_all(output, target)
     [failed] = report.failures
-    assert "went through cat" in str(failed.error)
+    assert isinstance(failed.error, asyncdump.DumpError)
+    assert mentions(failed.error, "odd", "cat")
     check(target, {"tiny": sources["tiny"]})
 
 
 async def test_no_room(output, target, sources, tiny: Path) -> None:
     await dump(output, sources)
-    with pytest.raises(asyncdump.ReceiptError, match=r"free, .* are needed"):
+    with pytest.raises(asyncdump.ReceiptError, match=str(tiny)):
         await restore_all(output, tiny / "back")
+    assert os.listdir(tiny / "back") == []
     await dump(output, sources, compress="zstd", overwrite=True)
     report = await restore_all(output, tiny / "back")
     assert {file.name for file in report.files if file.ok} >= {"empty.zst", "tiny.zst"}
@@ -203,7 +206,7 @@ async def test_one_restore_at_a_time(output, target, sources) -> None:
     folder = Folder(str(target))
     folder.lock()
     try:
-        with pytest.raises(asyncdump.DumpError, match="another run is at work"):
+        with pytest.raises(asyncdump.BusyError):
             await restore_all(output, target)
     finally:
         folder.close()

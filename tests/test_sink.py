@@ -186,8 +186,7 @@ def test_a_name_that_was_taken_meanwhile_stays_as_it_is(kind, durable, folder: F
     before = path.lstat()
     (error,) = folder.publish([draft], durable=durable, overwrite=False)
     assert error is not None
-    assert str(error) == f"{path} appeared while it was written"
-    assert (error.operation, error.errno) == ("rename", errno.EEXIST)
+    assert (error.path, error.operation, error.errno) == (str(path), "rename", errno.EEXIST)
     assert "--overwrite" in error.hint
     assert path.lstat().st_ino == before.st_ino
     assert os.listdir(folder.path) == ["dump"]
@@ -372,7 +371,7 @@ def test_a_dump_that_is_shorter_than_what_was_written_is_noticed(folder: Folder,
     draft = written(folder, "dump", noise(PAGE + 5))
     digest = new_digest("sha256")
     assert digest is not None
-    with pytest.raises(DumpError, match="/dump ends at byte 4101, 4102 were written"):
+    with pytest.raises(DumpError, match=r"/dump .*4101.*4102"):
         draft.read_back(PAGE + 6, digest, lane, lambda: None)
     draft.abort()
 

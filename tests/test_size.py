@@ -74,13 +74,13 @@ def test_what_is_a_size(given, expected) -> None:
     ],
 )
 def test_what_is_none(given) -> None:
-    with pytest.raises(ValueError, match="is no size: write bytes, or 512KiB"):
+    with pytest.raises(ValueError, match="MiB"):
         parse_size(given)
 
 
 @pytest.mark.parametrize("given", [MAXIMUM + 1, str(MAXIMUM + 1), "8192P", "3037000500x3037000500", "9" * 20])
 def test_more_than_a_file_can_hold(given) -> None:
-    with pytest.raises(ValueError, match=f"more than a file can hold .{MAXIMUM} bytes"):
+    with pytest.raises(ValueError, match=str(MAXIMUM)):
         parse_size(given)
 
 
@@ -91,7 +91,7 @@ def test_factors_are_multiplied(factors: list[tuple[int, str]]) -> None:
     if product <= MAXIMUM:
         assert parse_size(written) == product
     else:
-        with pytest.raises(ValueError, match="more than a file can hold"):
+        with pytest.raises(ValueError, match=str(MAXIMUM)):
             parse_size(written)
 
 

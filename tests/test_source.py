@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from files import PAGE, MiB, look_at, noise
@@ -14,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdump.errors import DumpError, SourceChangedError
-from asyncdump.sources.file import describe, find_spans, open_source, reopen
+from asyncdump.sources.describe import describe
+from asyncdump.sources.extents import find_spans
+from asyncdump.sources.file import open_source, reopen
 from asyncdump.vocabulary.values import Source, Span
 
 
@@ -159,30 +164,50 @@ def special(folder: Path, kind: str) -> str:
 @pytest.mark.usefixtures("no_leak")
 def test_what_is_no_file_is_refused_at_once(kind, tmp_path: Path) -> None:
     path = special(tmp_path, kind)
-    with pytest.raises(DumpError, match=f"is a {kind}, not a file that can be dumped") as refused:
+    with pytest.raises(DumpError, match=kind) as refused:
         open_source(path)
     assert (refused.value.path, refused.value.operation, refused.value.errno) == (path, "open", None)
-    assert refused.value.hint == "name a regular file or a block device"
+    assert refused.value.hint
 
 
+SWAP = """
+import ctypes, sys
+first, second = (path.encode() for path in sys.argv[1:])
+swap = ctypes.CDLL(None).renameat2
+while True:
+    swap(-100, first, -100, second, 2)  # AT_FDCWD, RENAME_EXCHANGE
+"""
+
+
+@pytest.mark.sample(1)
 @pytest.mark.timeout(10)
-@pytest.mark.parametrize("kind", ["folder", "fifo", "character device"])
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
 @pytest.mark.usefixtures("no_leak")
-def test_nor_does_it_wait_for_what_took_the_place_of_a_file(kind, tmp_path: Path, monkeypatch) -> None:
+def test_nor_does_it_wait_for_what_took_the_place_of_a_file(kind, tmp_path: Path) -> None:
     path = special(tmp_path, kind)
-    regular = SimpleNamespace(st_mode=os.stat(__file__).st_mode)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", lambda *_, **__: regular)  # What was there a moment ago.
-        with pytest.raises(DumpError, match=f"is a {kind}"):
-            open_source(path)
+    (tmp_path / "file").touch()
+    outcomes = set()
+    with subprocess.Popen([sys.executable, "-c", SWAP, path, tmp_path / "file"]) as swapping:
+        try:
+            for _ in range(30_000):  # About one in 3000 is swapped after it was looked at, and before it is opened.
+                try:
+                    fd = open_source(path)
+                except DumpError as error:
+                    outcomes.add(error.errno)
+                else:
+                    outcomes.add(stat.S_ISREG(os.fstat(fd).st_mode))
+                    os.close(fd)
+        finally:
+            swapping.kill()
+    assert outcomes == {None, True}
 
 
 @pytest.mark.usefixtures("no_leak")
 def test_what_is_not_there(tmp_path: Path) -> None:
     path = os.fspath(tmp_path / "missing")
-    with pytest.raises(DumpError, match=r"open of .*/missing: ENOENT \(No such file or directory\)") as failed:
+    with pytest.raises(DumpError) as failed:
         open_source(path)
-    assert "check the path" in failed.value.hint
+    assert (failed.value.path, failed.value.operation, failed.value.errno) == (path, "open", errno.ENOENT)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
@@ -280,18 +305,18 @@ def planned(tmp_path: Path) -> Source:
 @pytest.mark.usefixtures("no_leak")
 def test_what_has_grown_is_still_the_same(planned: Source) -> None:
     os.truncate(planned.path, 2000)
-    fd, now = reopen(planned)
+    source = reopen(planned)
     try:
-        assert (now.inode, now.size) == (planned.inode, 2000)
-        assert os.fstat(fd).st_ino == planned.inode
+        assert (source.described.inode, source.described.size) == (planned.inode, 2000)
+        assert os.fstat(source.fd).st_ino == planned.inode
     finally:
-        os.close(fd)
+        source.close()
 
 
 @pytest.mark.usefixtures("no_leak")
 def test_what_has_shrunk_is_not(planned: Source) -> None:
     os.truncate(planned.path, 999)
-    with pytest.raises(SourceChangedError, match="ends at byte 999, 1000 were expected"):
+    with pytest.raises(SourceChangedError, match=r"999\b.*\b1000"):
         reopen(planned)
 
 
@@ -300,7 +325,7 @@ def test_what_was_replaced_is_not(planned: Source, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(noise(1000))
     os.replace(other, planned.path)
-    with pytest.raises(SourceChangedError, match="was replaced by another file after the run was planned"):
+    with pytest.raises(SourceChangedError, match=r"/planned\b"):
         reopen(planned)
 
 
@@ -309,5 +334,5 @@ def test_what_was_replaced_is_not(planned: Source, tmp_path: Path) -> None:
 def test_what_became_a_fifo_is_refused(planned: Source) -> None:
     os.unlink(planned.path)
     os.mkfifo(planned.path)
-    with pytest.raises(DumpError, match="is a fifo"):
+    with pytest.raises(DumpError, match="fifo"):
         reopen(planned)

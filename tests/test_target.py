@@ -85,7 +85,7 @@ async def test_two_dumps_with_one_target_are_refused_and_mapped_apart(tmp_path: 
         asyncdump.Dump(source=str(tmp_path / "source"), name="a.zst", compress="zstd"),
     ]
     (await asyncdump.dump_all(dumps, output=tmp_path / "dumps")).raise_for_failures()
-    with pytest.raises(ReceiptError, match=r"target of a and a\.zst"):
+    with pytest.raises(ReceiptError, match=r"\ba\b.* a\.zst\b"):
         await asyncdump.restore_all(tmp_path / "dumps", tmp_path / "back")
     for path in (".", "..", "sub/..", str(tmp_path / "dumps" / "b"), ".asyncdump-b", "a", "./a", "sub/../a"):
         with pytest.raises(ReceiptError):

@@ -8,16 +8,17 @@ from typing import Any
 
 import msgspec
 
-from asyncdump.cli.columns import table
+from asyncdump.cli.tables import width
 from asyncdump.codecs.codec import Codec
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.relay import write_all
 from asyncdump.reading import Codecs, Compressed, DumpInfo, describe_as, open_as
-from asyncdump.sources.file import describe, gather, open_source, path_of
+from asyncdump.sources.file import open_now, open_source, path_of
 from asyncdump.text import text
 from asyncdump.transfer.copy import Copied
 from asyncdump.transfer.stream import copy_stream
 from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.tables import table
 
 _STDOUT = 1
 _STEP = 1 << 20
@@ -27,20 +28,12 @@ def cat(path: str, offset: int, length: int | None, *, compressed: Compressed) -
     """Write a part of a dump's content to standard output, and return the exit code."""
     path = path_of(path)
     try:
-        fd = open_source(path)
-        try:
-            source = describe(fd, path)
-            codec = Codecs().find(path, compressed)
-            if codec is not None:
-                _cat_compressed(path, codec, offset, length)
-            else:
-                if not source.sized:
-                    fd, source = gather(fd, source)
-                _check_offset(path, offset, source.size)
-                with explain("copy", path):
-                    copy_stream(fd, _STDOUT, Copied(), path=path, source=source, start=offset, length=length)
-        finally:
-            os.close(fd)
+        os.close(open_source(path))  # What can't be opened is reported as such, before its name is looked at.
+        codec = Codecs().find(path, compressed)
+        if codec is not None:
+            _cat_compressed(path, codec, offset, length)
+        else:
+            _cat_plain(path, offset, length)
     except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).
         return 1
     except DumpError as error:
@@ -48,6 +41,16 @@ def cat(path: str, offset: int, length: int | None, *, compressed: Compressed) -
             return 1
         raise
     return 0
+
+
+def _cat_plain(path: str, offset: int, length: int | None) -> None:
+    origin = open_now(path)
+    try:
+        _check_offset(path, offset, origin.described.size)
+        with explain("copy", path):
+            copy_stream(origin.fd, _STDOUT, Copied(), path=path, source=origin.described, start=offset, length=length)
+    finally:
+        origin.close()
 
 
 def _cat_compressed(path: str, codec: Codec, offset: int, length: int | None) -> None:
@@ -83,7 +86,7 @@ def info(paths: Sequence[str], *, as_json: bool, compressed: Compressed) -> None
         ("dump", "kind", "content", "stored", "ratio", "frames", "of", "checksums", "seekable")
     ]
     rows += [_row(dump) for dump in found]
-    print(*table(rows, right=(2, 3, 4, 5, 6), shrink=(0,)), sep="\n")
+    print(*table(rows, width=width(), right=(2, 3, 4, 5, 6), shrink=(0,)), sep="\n")
 
 
 def _row(dump: DumpInfo) -> tuple[str, ...]:

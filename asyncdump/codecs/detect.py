@@ -31,7 +31,7 @@ def check_start(fd: int, path: str, codec: Codec) -> None:
         f"{path} doesn't begin as a {codec.suffix} does: it is damaged or truncated",
         path=path,
         operation="read",
-        hint="if it isn't compressed, read it as it is: --raw, compressed=False",
+        hint="if it isn't compressed, read it with {compressed=False}",
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from asyncdump.kernel.lane import Lane
 from asyncdump.sinks.file import Sink
-from asyncdump.sources.file import check_kept, truncated
+from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import Method, Source, Span
 
 
@@ -20,16 +20,31 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """From one open source into one sink.
 
     Attributes:
-        source: what the source is; ``fd`` is its open descriptor.
+        origin: the open source.
         start: the byte of the source that becomes byte 0 of the sink.
         sparse: leave zeros out of the sink where the engine sees them.
     """
 
-    source: Source
-    fd: int
+    origin: OpenSource
     sink: Sink
     start: int = 0
     sparse: bool = True
+
+    @property
+    def source(self) -> Source:
+        """What the source was when it was opened."""
+        return self.origin.described
+
+    @property
+    def fd(self) -> int:
+        """The descriptor of the source.
+
+        Raises:
+            Refused: it has none: its bytes can only be read.
+        """
+        if (fd := self.origin.fd) is None:
+            raise Refused(NO_DESCRIPTOR)
+        return fd
 
     def target(self, span: Span) -> int:
         """Return the offset in the sink, in bytes, of a span of the source."""
@@ -45,6 +60,9 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: str
     errno: int | None = None
+
+
+NO_DESCRIPTOR: Final = Refusal(reason="the source has no descriptor: its bytes can only be read")
 
 
 class Refused(Exception):  # noqa: N818 (a message between engine and transfer, never shown to users)
@@ -103,27 +121,27 @@ HOLES: Final = Refusal(reason="the source has holes: mapping them would take hug
 
 
 @contextmanager
-def mapped(fd: int, source: Source, span: Span) -> Iterator[memoryview]:
+def mapped(route: Route, span: Span) -> Iterator[memoryview]:
     """Map a span of the source, for the kernel alone to read (mmap(2)).
 
     A mapping must start and end on a page of the source, which on hugetlbfs is a huge one.
 
     Raises:
-        Refused: the source has got holes since it was opened.
+        Refused: the source can't be mapped, or has got holes since it was opened.
         SourceChangedError: the file ends before the span does, or has lost memory.
     """
-    page = source.page
-    if source.filesystem == "hugetlbfs":
+    fd, source, page = route.fd, route.source, route.source.page
+    if source.in_huge_pages:
         if has_holes(fd):
             raise Refused(HOLES)
-    elif source.in_memory:  # What is lost is allocated anew, as zeros, where it is mapped: at the end nothing tells.
-        check_kept(fd, source, span.end)
+    elif source.in_memory:  # What is lost is allocated anew, as zeros, where it is mapped: nothing shows it at the end.
+        route.origin.check_still_valid(span.end)
     start = span.offset - span.offset % page
     length = min(-(-span.end // page) * page, max(source.size, span.end)) - start
     try:
         mapping = mmap.mmap(fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
     except ValueError as error:  # Python compares with the file's size before the kernel does.
-        raise truncated(source.path, os.fstat(fd).st_size, span.end) from error
+        raise route.origin.ended(os.fstat(fd).st_size, span.end) from error
     view = memoryview(mapping)[span.offset - start : span.end - start]
     try:
         yield view

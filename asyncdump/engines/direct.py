@@ -23,13 +23,13 @@ class Direct(Unseen):
             return Refusal(reason="the destination takes no O_DIRECT", errno=errno.EINVAL)
         if route.start % ALIGNMENT:
             return Refusal(reason=f"the offset is not a multiple of {ALIGNMENT} bytes", errno=errno.EINVAL)
-        if route.source.filesystem == "hugetlbfs" and route.source.has_holes:
+        if route.source.in_huge_pages and route.source.has_holes:
             return HOLES
         return None
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write the mapping. Only the first step may be refused; a later one goes through the page cache instead."""
-        with mapped(route.fd, route.source, span) as view:
+        with mapped(route, span) as view:
             target = route.target(span)
             done = route.sink.write_direct(view, target) if route.sink.stored == 0 else 0
             with view[done:] as rest:

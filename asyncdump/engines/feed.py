@@ -9,7 +9,6 @@ from asyncdump.engines.base import HOLES, Refused, Route, has_holes
 from asyncdump.engines.read import Read
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import map_for_kernel, some, unmap, vmsplice
-from asyncdump.sources.file import truncated
 from asyncdump.vocabulary.values import Method, Source, Span
 
 
@@ -28,7 +27,7 @@ class FeedBySplice(Read):
                 wanted = min(span.length - done, lane.pipe_size)
                 filled = fill_pipe(route, span.offset + done, wanted, writing)
                 if filled == 0:
-                    raise truncated(route.source.path, span.offset + done, span.end)
+                    raise route.origin.ended(span.offset + done, span.end)
                 end = done + filled
                 while done < end:
                     done += some(os.readv(reading, [view[done:end]]))
@@ -46,13 +45,13 @@ def fill_pipe(route: Route, offset: int, count: int, pipe: int, flags: int = 0) 
         OSError: EINVAL where the kernel doesn't splice from this kind of file; BlockingIOError for a full pipe, with
             ``flags`` of SPLICE_F_NONBLOCK.
     """
-    source = route.source
-    if source.filesystem != "hugetlbfs":
-        return os.splice(route.fd, pipe, count, offset_src=offset, flags=flags)
-    # vmsplice(2) of a page behind the end of the file fails with EFAULT: that it was truncated is told by its size.
-    if os.fstat(route.fd).st_size < offset + count:
+    fd, source = route.fd, route.source
+    if not source.in_huge_pages:
+        return os.splice(fd, pipe, count, offset_src=offset, flags=flags)
+    # vmsplice(2) of a page past the end of the file fails with EFAULT: its size shows that it was truncated.
+    if os.fstat(fd).st_size < offset + count:
         return 0
-    return vmsplice_from(source, route.fd, offset, count, pipe, flags)
+    return vmsplice_from(source, fd, offset, count, pipe, flags)
 
 
 def vmsplice_from(source: Source, fd: int, offset: int, count: int, pipe: int, flags: int = 0) -> int:
@@ -62,7 +61,7 @@ def vmsplice_from(source: Source, fd: int, offset: int, count: int, pipe: int, f
         Refused: the mapping would take huge pages from the host's pool.
         OSError: as vmsplice(2).
     """
-    if source.filesystem == "hugetlbfs" and has_holes(fd):
+    if source.in_huge_pages and has_holes(fd):
         raise Refused(HOLES)
     begin = offset - offset % source.page
     length = -(-(offset + count) // source.page) * source.page - begin

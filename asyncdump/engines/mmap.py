@@ -17,11 +17,11 @@ class Mmap(Unseen):
 
     def refuses(self, route: Route) -> Refusal | None:
         """Say that there are holes in huge pages."""
-        return HOLES if route.source.filesystem == "hugetlbfs" and route.source.has_holes else None
+        return HOLES if route.source.in_huge_pages and route.source.has_holes else None
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write the mapping; write-back starts behind it."""
         target = route.target(span)
-        with mapped(route.fd, route.source, span) as view:
+        with mapped(route, span) as view:
             route.sink.write_cached(view, target)
         route.sink.flush_behind(target, span.length)

@@ -7,8 +7,7 @@ from typing import ClassVar, Final
 
 from asyncdump.engines.base import Refusal, Route
 from asyncdump.kernel.lane import BUFFER, Buffer, Lane
-from asyncdump.kernel.linux import is_zero, read_at, read_past_cache
-from asyncdump.sources.file import truncated
+from asyncdump.kernel.linux import is_zero
 from asyncdump.vocabulary.values import SMALL_PAGE, Method, Span
 
 _HUGE_GRAIN: Final = 2 << 20
@@ -16,7 +15,7 @@ _MOST_PIECES: Final = 8
 
 
 class Read:
-    """pread(2) into an aligned buffer, O_DIRECT out. The bytes hashed are the bytes written."""
+    """The source's own read, pread(2) of a file, into an aligned buffer; O_DIRECT out. It hashes what it writes."""
 
     method: ClassVar[Method] = "read"
     span: ClassVar[int] = BUFFER
@@ -37,7 +36,7 @@ class Read:
         if not route.sparse:
             route.sink.write(data, target)
             return
-        grain = _HUGE_GRAIN if route.source.filesystem == "hugetlbfs" else route.sink.grain
+        grain = _HUGE_GRAIN if route.source.in_huge_pages else route.sink.grain
         pieces = list(data_runs(lane.buffer, span.length, grain))
         for start, stop in pieces:
             if len(pieces) > _MOST_PIECES:
@@ -52,17 +51,11 @@ def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
     """Read what of a span is not ``done``, in bytes, into the lane's buffer, and return all of it."""
     view = lane.buffer.view[: span.length]
     while done < span.length:
-        got = read_some(route, view[done:], span.offset + done)
+        got = route.origin.read(view[done:], span.offset + done)
         if got == 0:
-            raise truncated(route.source.path, span.offset + done, span.end)
+            raise route.origin.ended(span.offset + done, span.end)
         done += got
     return view
-
-
-def read_some(route: Route, view: memoryview, offset: int) -> int:
-    """Read from ``offset`` bytes of the source into ``view``, in one call; return how many bytes it gave."""
-    # A file on disk comes in through the page cache. What this read alone brought there, it takes away again.
-    return read_at(route.fd, view, offset) if route.source.in_memory else read_past_cache(route.fd, view, offset)
 
 
 def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from asyncdump.engines.base import Route, Unseen
 from asyncdump.kernel.lane import Lane
-from asyncdump.sources.file import truncated
 from asyncdump.vocabulary.values import Method, Span
 
 
@@ -26,7 +25,7 @@ class Reflink(Unseen):
                 route.fd, route.sink.fd, span.length - done, offset_src=span.offset + done, offset_dst=target + done
             )
             if copied == 0:
-                raise truncated(route.source.path, span.offset + done, span.end)
+                raise route.origin.ended(span.offset + done, span.end)
             done += copied
         route.sink.note_copied(span.length)
         route.sink.flush_behind(target, span.length)

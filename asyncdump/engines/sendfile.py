@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from asyncdump.engines.base import Refusal, Refused, Route, Unseen
 from asyncdump.kernel.lane import Lane
-from asyncdump.sources.file import truncated
 from asyncdump.vocabulary.values import Method, Span
 
 
@@ -30,7 +29,7 @@ class Sendfile(Unseen):
             while done < span.length:
                 sent = os.sendfile(out, route.fd, span.offset + done, span.length - done)
                 if sent == 0:
-                    raise truncated(route.source.path, span.offset + done, span.end)
+                    raise route.origin.ended(span.offset + done, span.end)
                 done += sent
         finally:
             os.close(out)

@@ -8,7 +8,6 @@ from typing import ClassVar
 from asyncdump.engines.base import Route, Unseen
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import some
-from asyncdump.sources.file import truncated
 from asyncdump.vocabulary.values import Method, Span
 
 
@@ -36,7 +35,7 @@ class Splice(Unseen):
             wanted = min(span.length - done, lane.pipe_size)
             filled = os.splice(route.fd, writing, wanted, offset_src=span.offset + done)
             if filled == 0:
-                raise truncated(route.source.path, span.offset + done, span.end)
+                raise route.origin.ended(span.offset + done, span.end)
             end = done + filled
             while done < end:
                 done += some(os.splice(reading, route.sink.fd, end - done, offset_dst=target + done))

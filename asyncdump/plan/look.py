@@ -7,7 +7,9 @@ import os
 import msgspec
 
 from asyncdump.plan.globbing import Found
-from asyncdump.sources.file import describe, open_source, replaced
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
+from asyncdump.sources.source import replaced
 from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
 

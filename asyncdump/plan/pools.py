@@ -17,7 +17,9 @@ from asyncdump.plan.room import data_of, exceed
 from asyncdump.records.standing import is_compressed
 from asyncdump.sinks.folder import Folder, MappedDraft
 from asyncdump.sinks.targets import Targets
-from asyncdump.sources.file import describe, find_spans, open_regular
+from asyncdump.sources.describe import describe
+from asyncdump.sources.extents import find_spans
+from asyncdump.sources.file import open_regular
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import SMALL_PAGE
 

@@ -11,9 +11,9 @@ from typing import Final
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.lane import BUFFER, Buffer
-from asyncdump.kernel.linux import filesystem, read_past_cache
+from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.sources.file import find_spans, open_source
+from asyncdump.sources.opening import open_planned
 from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
 MOST: Final = 4 << 30
@@ -29,27 +29,22 @@ def data_of(source: Source, start: int, end: int, grain: int) -> Iterator[tuple[
     Raises:
         DumpError: it can't be read.
     """
-    fd = open_source(source.path)
+    origin = open_planned(source)
     buffer = Buffer()
-    read = _read if source.in_memory else read_past_cache
     try:
-        for span in find_spans(fd, source, start, end):
+        for span in origin.spans(start, end):
             for offset in range(span.offset, span.end, BUFFER) if not span.hole else ():
                 with explain("read", source.path):
-                    got = read(fd, buffer.view[: min(BUFFER, span.end - offset)], offset)
+                    got = origin.read(buffer.view[: min(BUFFER, span.end - offset)], offset)
                 for begin, stop in data_runs(buffer, got, grain):
                     yield offset + begin, stop - begin
     finally:
-        os.close(fd)
+        origin.close()
 
 
 def exceed(amounts: Iterable[int], limit: int) -> bool:
     """Tell whether amounts come to more than a limit, looking at no more of them than that takes."""
     return any(total > limit for total in accumulate(amounts))
-
-
-def _read(fd: int, view: memoryview, offset: int) -> int:
-    return os.preadv(fd, [view], offset)
 
 
 def needed(dump: PlannedDump, place: str) -> int:

@@ -13,7 +13,8 @@ from asyncdump.codecs.registry import codec_of_stage, stored_by
 from asyncdump.codecs.seekable import SeekTable
 from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.records.report import FileReport
-from asyncdump.sources.file import describe, open_file, open_regular
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_file, open_regular
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import Source
 

@@ -6,7 +6,8 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+
+import msgspec
 
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, DumpError, explain
@@ -16,7 +17,9 @@ from asyncdump.records.report import FileReport
 from asyncdump.sinks.folder import sync_file
 from asyncdump.sinks.mirror import Mirror
 from asyncdump.sinks.null import NullPlace
-from asyncdump.sources.file import describe, open_regular, refuse_special
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_regular, refuse_special
+from asyncdump.transfer.resources import Resources, resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Source
@@ -40,14 +43,15 @@ def recognise(
     stored = _look_at(path, planned)
     compressed = {} if planned.compression is None else {planned.name: planned.compression.codec}
     # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
-    source = _transfer(planned.source, planned, offset=planned.offset, length=planned.length, stop=stop)
+    shared = resources(stop)
+    source = _reading(planned, planned.source, planned.offset, planned.length, shared)
     held = source
     try:
         _carry(source, Mirror(folder, compressed), lane, watch)
     except DamagedError as error:
         raise _stranger(path, planned) from error
     if compressed:
-        held = _transfer(stored, planned, offset=0, length=stored.size, stop=stop)
+        held = _reading(planned, stored, 0, stored.size, shared)
         _carry(held, NullPlace(folder), lane, watch)
     return FileReport(
         source=planned.source.path,
@@ -87,8 +91,10 @@ def _look_at(path: str, planned: PlannedDump) -> Source:
     return stored
 
 
-def _transfer(source: Source, planned: PlannedDump, **options: Any) -> Transfer:
-    return Transfer(source, planned.name, method="read", checksum=planned.checksum, sparse=False, **options)
+def _reading(planned: PlannedDump, source: Source, offset: int, length: int, shared: Resources) -> Transfer:
+    """Return a transfer that only reads: of the source of a dump, or of the dump itself, as it is stored."""
+    what = {"source": source, "offset": offset, "length": length, "on_read_error": "fail"}
+    return Transfer(msgspec.structs.replace(planned, method="read", sparse=False, **what), shared)
 
 
 def _carry(transfer: Transfer, place: NullPlace, lane: Lane, watch: Callable[[Transfer], None]) -> None:
@@ -111,5 +117,5 @@ def _stranger(path: str, planned: PlannedDump) -> DumpError:
         path=path,
         operation="compare",
         errno=errno.EEXIST,
-        hint="move it away, or allow --overwrite too",
+        hint="move it away, or pass {overwrite} too",
     )

@@ -37,6 +37,7 @@ class NullPlace:
     """Stands for the output folder where dumps are only read."""
 
     filesystem: Final = "nowhere"
+    sequential: Final = False
 
     def __init__(self, path: str) -> None:
         self.path: Final = path

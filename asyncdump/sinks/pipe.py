@@ -87,6 +87,7 @@ class Outlet:
 
     path: Final = "-"
     filesystem: Final = "pipe"
+    sequential: Final = True
 
     def __init__(self, fd: int, check: Callable[[], None]) -> None:
         self.fd: Final = fd

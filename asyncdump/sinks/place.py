@@ -21,6 +21,7 @@ class Place(Protocol):
     Attributes:
         path: what reports call it.
         filesystem: as statfs(2) names it, or what stands for that.
+        sequential: whether its sinks take bytes only one behind the other.
     """
 
     @property
@@ -28,6 +29,9 @@ class Place(Protocol):
 
     @property
     def filesystem(self) -> str: ...
+
+    @property
+    def sequential(self) -> bool: ...
 
     def create(self, name: str) -> Sink:
         """Return the sink for a name."""

@@ -23,6 +23,7 @@ class Targets:
             DumpError: one can't be created or opened, or another restore is at work in it.
         """
         self.path: Final = path
+        self.sequential: Final = False
         self._paths: Final = paths
         self._folders: Final[dict[str, Folder]] = {}
         try:

@@ -1,4 +1,4 @@
-"""A memory-mapped file as the kernel sees it: its kind, page size, holes and spans.
+"""A file or block device as a source: opened without a wait, read by the kernel, checked to be what it was.
 
 Nothing here, and nothing in an engine, reads source memory from user space: a source that is truncated while it is
 mapped would kill the process with SIGBUS. Only the kernel dereferences it, and answers with an error instead.
@@ -6,39 +6,27 @@ mapped would kill the process with SIGBUS. Only the kernel dereferences it, and 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Final
 
 import msgspec
 
-from asyncdump.errors import DumpError, SourceChangedError, explain
-from asyncdump.kernel.linux import filesystem, some
+from asyncdump.errors import DumpError, SourceChangedError, explain, from_oserror
+from asyncdump.kernel.linux import close_quietly, read_at, read_past_cache
+from asyncdump.kernel.pace import Pace, pace_of
+from asyncdump.sources.describe import describe
+from asyncdump.sources.extents import find_spans
+from asyncdump.sources.source import replaced, truncated
+from asyncdump.sources.unsized import gather
 from asyncdump.text import as_path
-from asyncdump.vocabulary.values import MEMORY, SMALL_PAGE, Source, Span
+from asyncdump.vocabulary.values import UNREADABLE, Source, Span
 
-LARGEST_STREAM: Final = 64 << 20
-"""Bytes that are read of a source that doesn't tell its size: they are held in memory until they are written."""
-
-_GENERATED: Final = frozenset(
-    {
-        *("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "configfs", "securityfs", "selinuxfs"),
-        *("efivarfs", "pstore", "bpf", "resctrl", "binfmt_misc", "mqueue", "apparmorfs", "fusectl"),
-    }
+_UNREADABLE_HINT: Final = (
+    "a page of it can't be read: see dmesg; {on_read_error=zero} dumps the rest, with zeros in its place"
 )
-"""Filesystems that make up content when it is read: what stat(2) says of its size is 0, or a page, or the most."""
-
-_TRUE_SIZES: Final = MEMORY | {
-    *("ext4", "xfs", "btrfs", "bcachefs", "ocfs2", "zfs", "f2fs", "nfs", "smb", "cifs", "overlayfs", "vfat", "exfat")
-}
-"""Filesystems whose reads end where stat(2) says. Others are asked, by a read of the last byte."""
-
-_ADDRESSES: Final = frozenset({"mem", "pagemap", "kcore"})
-"""Files of /proc in which a position is an address: there is no first byte to begin at."""
-
-_STEP: Final = 1 << 20
 
 
 def path_of(given: str | os.PathLike[str]) -> str:
@@ -132,225 +120,137 @@ def _type_name(mode: int) -> str:
     return next((name for name, is_type in tests.items() if is_type(mode)), "special file")
 
 
-def describe(fd: int, path: str) -> Source:
-    """Return what the kernel says of an open source.
+def open_now(path: str, *, follow: bool = True) -> FileSource:
+    """Open what is under a path now; what doesn't tell its size is read into memory.
 
     Raises:
-        DumpError: the kernel doesn't say, or no byte can be read of it: a drive without a medium, memory of a process.
+        DumpError: it can't be opened, or isn't a file that can be dumped.
     """
-    with explain("stat", path):
-        status = os.fstat(fd)
-        if stat.S_ISBLK(status.st_mode):
-            size = os.lseek(fd, 0, os.SEEK_END)
-            kind, page, allocated, sized = "block device", SMALL_PAGE, size, True
-            if size == 0:
-                raise DumpError(f"{path} is a block device of 0 bytes: nothing is in it", path=path, operation="lseek")
-        else:
-            kind, block = filesystem(fd)
-            size, allocated = status.st_size, status.st_blocks * 512
-            page = block if kind == "hugetlbfs" else SMALL_PAGE
-            if kind == "proc" and os.path.basename(os.path.realpath(path)) in _ADDRESSES:
-                raise DumpError(
-                    f"{path} holds memory by its addresses: it has no first byte and no end",
-                    path=path,
-                    operation="open",
-                    hint="name the file that the memory is mapped from, as in /proc/PID/map_files",
-                )
-            sized = kind not in _GENERATED and _is_true(fd, size, kind)
-    return Source(
-        path=path,
-        filesystem=kind,
-        page=page,
-        size=size,
-        allocated=allocated,
-        device=status.st_dev,
-        inode=status.st_ino,
-        mtime_ns=status.st_mtime_ns,
-        memfd=kind in MEMORY and path.startswith("/proc/") and _is_memfd(fd),
-        sized=sized,
-    )
+    source = _open(path, follow=follow)
+    return source if source.described.sized else _gathered(source)
 
 
-def _is_true(fd: int, size: int, kind: str) -> bool:
-    """Tell whether reads of a file end where its size says, without a call where that's known.
+def reopen(planned: Source) -> FileSource:
+    """Open a source that was planned; what doesn't tell its size is read into memory.
 
     Raises:
-        OSError: it has a size of 0 and can't be read: that isn't an empty file.
-    """
-    if size and kind in _TRUE_SIZES:
-        return True
-    last = max(0, size - 1)
-    try:
-        found = last + len(os.pread(fd, 2, last))
-    except OSError:
-        if size:  # The last page can't be read, for one.
-            return True
-        raise
-    # One that was written to, or truncated, between the two looks has another size by now.
-    return found == size or os.fstat(fd).st_size != size
-
-
-def _is_memfd(fd: int) -> bool:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")
-    except OSError:
-        return False
-
-
-def reopen(planned: Source) -> tuple[int, Source]:
-    """Open a source that was planned and return its descriptor and what it is now.
-
-    Raises:
-        SourceChangedError: another file stands in its place, or it has shrunk.
+        SourceChangedError: another file is in its place, or it has shrunk.
         DumpError: it can't be opened.
     """
-    fd = open_source(planned.path, follow=not planned.found)
+    source = _open(planned.path, follow=not planned.found)
+    now = source.described
+    if not (now.sized and planned.sized):  # Generated when it is read, inode and all.
+        return _gathered(source)
     try:
-        now = describe(fd, planned.path)
-        if not (now.sized and planned.sized):  # Made up when it is read, inode and all.
-            return gather(fd, now)
         if (now.device, now.inode) != (planned.device, planned.inode):
             raise replaced(planned.path)
-        if now.size < planned.size:
-            raise truncated(planned.path, now.size, planned.size)
+        source.check_end(planned.size)
+    except BaseException:
+        source.close()
+        raise
+    source.since = planned
+    return source
+
+
+def _open(path: str, *, follow: bool) -> FileSource:
+    fd = open_source(path, follow=follow)
+    try:
+        return FileSource(fd, msgspec.structs.replace(describe(fd, path), found=not follow))
     except BaseException:
         os.close(fd)
         raise
-    return fd, now
 
 
-def gather(fd: int, source: Source) -> tuple[int, Source]:
-    """Read a source that doesn't tell its size to its end, into memory (memfd_create(2)), and close it.
-
-    Returns:
-        The descriptor of the memory, and what it is.
-
-    Raises:
-        DumpError: it gives more than `LARGEST_STREAM` bytes, or can't be read; it is left open.
-    """
-    memory = -1
+def _gathered(source: FileSource) -> FileSource:
+    described = source.described
     try:
-        with explain("read", source.path):
-            memory = os.memfd_create("asyncdump", os.MFD_CLOEXEC)
-            _pour(fd, memory, source.path)
-        held = msgspec.structs.replace(describe(memory, source.path), sized=True, found=source.found)
+        memory = gather(source.fd, described.path)
+    finally:
+        source.close()
+    try:
+        held = describe(memory, described.path)
     except BaseException:
-        if memory >= 0:
-            os.close(memory)
+        os.close(memory)
         raise
-    os.close(fd)
-    return memory, held
+    return FileSource(memory, msgspec.structs.replace(held, sized=True, found=described.found))
 
 
-def _pour(fd: int, memory: int, path: str) -> None:
-    total = 0
-    while piece := os.read(fd, _STEP):  # In a row: some of these files can't be read at a position.
-        total += len(piece)
-        if total > LARGEST_STREAM:
-            raise DumpError(
-                f"{path} doesn't tell its size, and gives more than {LARGEST_STREAM >> 20} MiB",
-                path=path,
+class FileSource:
+    """An open file or block device: an `OpenSource` whose descriptor it owns.
+
+    Attributes:
+        since: what it was when it was planned, which it must still be at the end; what it was when it was opened, until
+            that is set.
+    """
+
+    def __init__(self, fd: int, described: Source) -> None:
+        self.fd = fd
+        self.described: Final = described
+        self.since = described
+        # What a read alone brought into the page cache from a disk, it takes away again.
+        self._read: Final = read_at if described.in_memory else read_past_cache
+
+    @cached_property
+    def pace(self) -> Pace | None:
+        """How much its device gives in one step; memory is as fast as can be."""
+        return None if self.described.in_memory else pace_of(self.fd)
+
+    def spans(self, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
+        return find_spans(self.fd, self.described, offset, end, shortest_hole=shortest_hole)
+
+    def read(self, view: memoryview, offset: int) -> int:
+        return self._read(self.fd, view, offset)
+
+    def ended(self, at: int, expected: int) -> DumpError:
+        return truncated(self.described.path, at, expected)
+
+    def failure(self, error: OSError, operation: str, offset: int) -> DumpError:
+        failure = from_oserror(error, f"{operation} at byte {offset}", self.described.path)
+        failure.operation = operation
+        if error.errno in UNREADABLE:
+            failure.hint = _UNREADABLE_HINT
+        return failure
+
+    def check_end(self, end: int) -> None:
+        if self.described.filesystem == "block device":
+            return
+        size = os.fstat(self.fd).st_size
+        if size < end:
+            raise self.ended(size, end)
+
+    def check_still_valid(self, end: int) -> None:
+        """Raise unless it still holds what it held when it was planned, up to byte ``end``.
+
+        One that was truncated and grown again has lost its memory, and reads as zeros. Its size doesn't show that. What
+        does: less is allocated than before; on hugetlbfs also the time of change, which no store moves, but
+        ftruncate(2) does. Both come with one fstat(2): what was lost and filled again by then goes unseen elsewhere,
+        and on hugetlbfs if it was done by truncate(2). Pages that were punched out look the same.
+
+        Raises:
+            SourceChangedError: it is shorter, or has lost memory.
+        """
+        since = self.since
+        if since.filesystem == "block device":
+            return
+        status = os.fstat(self.fd)
+        if status.st_size < end:
+            raise self.ended(status.st_size, end)
+        shorter = max(0, since.size - status.st_size)  # Past ``end``: not what was asked for.
+        lost = status.st_blocks * 512 < min(since.allocated, since.size) - shorter
+        if since.filesystem == "hugetlbfs":
+            lost = lost or (status.st_size == since.size and status.st_mtime_ns != since.mtime_ns)
+        elif not since.in_memory:
+            # On a disk, blocks come and go that hold nothing of the file; but these have none from its middle.
+            lost = lost and since.filesystem in {"ext4", "xfs"} and not since.has_holes
+        if lost:
+            raise SourceChangedError(
+                f"{since.path} lost memory while it was dumped: it was truncated and grown again, or pages punched out",
+                path=since.path,
                 operation="read",
-                hint="copy it with cat(1), and dump the copy",
+                hint="dump it again when its owner no longer resizes it",
             )
-        view = memoryview(piece)
-        while view:
-            view = view[some(os.write(memory, view)) :]
 
-
-def replaced(path: str) -> SourceChangedError:
-    """Return the error that says another file is in the place of a source."""
-    return SourceChangedError(
-        f"{path} was replaced by another file after the run was planned",
-        path=path,
-        operation="open",
-        hint="run again: the new file will be dumped",
-    )
-
-
-def truncated(path: str, found: int, expected: int) -> SourceChangedError:
-    """Return the error that says a source ended before its time; both figures are bytes."""
-    return SourceChangedError(
-        f"{path} was truncated while it was dumped: it ends at byte {found}, {expected} were expected",
-        path=path,
-        operation="read",
-        hint="dump it again when its owner no longer resizes it",
-    )
-
-
-def check_kept(fd: int, source: Source, end: int) -> None:
-    """Raise unless an open source still holds what it held when it was opened as ``source``, up to byte ``end``.
-
-    One that was truncated and grown again has lost its memory, and reads as zeros. Its size doesn't tell. What does:
-    less is allocated than before; on hugetlbfs also the time of change, which no store moves, but ftruncate(2) does.
-    Both come with the one fstat(2) at the end: what was lost and filled again by then goes unseen elsewhere, and on
-    hugetlbfs if it was done by truncate(2). Pages that were punched out look the same.
-
-    Raises:
-        SourceChangedError: it is shorter, or has lost memory.
-    """
-    if source.filesystem == "block device":
-        return
-    status = os.fstat(fd)
-    if status.st_size < end:
-        raise truncated(source.path, status.st_size, end)
-    shorter = max(0, source.size - status.st_size)  # Behind ``end``: not what was asked for.
-    lost = status.st_blocks * 512 < min(source.allocated, source.size) - shorter
-    if source.filesystem == "hugetlbfs":
-        lost = lost or (status.st_size == source.size and status.st_mtime_ns != source.mtime_ns)
-    elif not source.in_memory:
-        # On a disk, blocks come and go that hold nothing of the file; but these have none from its middle.
-        lost = lost and source.filesystem in {"ext4", "xfs"} and not source.has_holes
-    if lost:
-        raise SourceChangedError(
-            f"{source.path} lost memory while it was dumped: it was truncated and grown again, or pages punched out",
-            path=source.path,
-            operation="read",
-            hint="dump it again when its owner no longer resizes it",
-        )
-
-
-def find_spans(fd: int, source: Source, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
-    """Yield the data and the holes of ``[offset, end)`` bytes, in order and without gaps.
-
-    Holes of less than ``shortest_hole`` bytes are counted as data. A hugetlbfs file reports itself as data throughout
-    (it has no SEEK_HOLE), and so comes back as one span.
-    """
-    pending: Span | None = None
-    for span in _extents(fd, source, offset, end):
-        hole = span.hole and span.length >= shortest_hole
-        if pending is not None and pending.hole == hole:
-            pending = Span(offset=pending.offset, length=span.end - pending.offset, hole=hole)
-            continue
-        if pending is not None:
-            yield pending
-        pending = Span(offset=span.offset, length=span.length, hole=hole)
-    if pending is not None:
-        yield pending
-
-
-def _extents(fd: int, source: Source, offset: int, end: int) -> Iterator[Span]:
-    if not source.has_holes or source.filesystem == "hugetlbfs":
-        if offset < end:
-            yield Span(offset=offset, length=end - offset)
-        return
-    while offset < end:
-        data = _seek(fd, offset, os.SEEK_DATA, end)
-        if data > offset:
-            yield Span(offset=offset, length=data - offset, hole=True)
-        if data < end:
-            hole = _seek(fd, data, os.SEEK_HOLE, end)
-            yield Span(offset=data, length=hole - data)
-            data = hole
-        offset = data
-
-
-def _seek(fd: int, offset: int, whence: int, end: int) -> int:
-    try:
-        found = os.lseek(fd, offset, whence)
-    except OSError as error:
-        # ENXIO: nothing but a hole from here on. Any other errno: the filesystem has no such seek, all of it is data.
-        only_hole = whence == os.SEEK_DATA and error.errno == errno.ENXIO
-        return end if only_hole or whence == os.SEEK_HOLE else offset
-    # A hole is looked for from a byte of data: going forward at least one byte, this can't spin on a live file.
-    return min(max(found, offset + (whence == os.SEEK_HOLE)), end)
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            close_quietly(fd)

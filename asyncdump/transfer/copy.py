@@ -16,7 +16,7 @@ from asyncdump.kernel.linux import filesystem, read_at
 from asyncdump.kernel.pace import Pace
 from asyncdump.kernel.relay import wait_for_bytes
 from asyncdump.sinks.file import Sink
-from asyncdump.sources.file import find_spans
+from asyncdump.sources.file import FileSource
 from asyncdump.vocabulary.values import SMALL_PAGE, Choice, Source, Span
 
 
@@ -62,11 +62,12 @@ def copy_in_place(
         SourceChangedError: the source ended early.
     """
     lane = Lane()
-    route = Route(source=source, fd=fd, sink=sink, start=start - seek, sparse=sparse)
+    origin = FileSource(fd, source)  # The caller's descriptor: it isn't closed here.
+    route = Route(origin=origin, sink=sink, start=start - seek, sparse=sparse)
     engines = candidates(method, source=source.filesystem, destination=filesystem(sink.fd)[0], hashing=False)
     pace = sink.pace
     try:
-        for extent in find_spans(fd, source, start, start + length):
+        for extent in origin.spans(start, start + length):
             for span in _steps(extent, pace, sparse=sparse):
                 if not span.hole:
                     _store(engines, route, span, lane)

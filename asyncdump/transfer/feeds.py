@@ -13,7 +13,6 @@ from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import describe_errno
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, some
-from asyncdump.sources.file import truncated
 from asyncdump.vocabulary.values import UNREADABLE, Span
 
 STEP: Final = 1 << 20
@@ -107,7 +106,7 @@ class PlainFeed(Feed):
             self._rest = self._piped.salvage(error, FEEDS["splice"], step, lane)
             return self._write(span, lane)
         if moved == 0:
-            raise truncated(route.source.path, span.offset, span.end)
+            raise route.origin.ended(span.offset, span.end)
         return moved
 
     def _write(self, span: Span, lane: Lane) -> int:

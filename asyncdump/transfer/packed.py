@@ -3,61 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from asyncdump.codecs.codec import Compression
-from asyncdump.codecs.compressors import Compressors
-from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
-from asyncdump.errors import describe_errno, explain
-from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.engines import FEEDS, Engine
+from asyncdump.errors import explain
+from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.sinks.place import Place
-from asyncdump.sources.file import find_spans
 from asyncdump.transfer.packer import Packer
+from asyncdump.transfer.resources import Resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.digest import new_digest
-from asyncdump.vocabulary.values import Source, Span
+from asyncdump.vocabulary.values import Span
 
 
 class Packed(Transfer):
     """A `Transfer` whose sink is a standard .zst: independent frames and, at its end, a table of them."""
 
-    def __init__(
-        self,
-        source: Source,
-        name: str,
-        *,
-        compression: Compression,
-        compressors: Compressors,
-        buffers: Buffers,
-        **options: Any,
-    ) -> None:
-        super().__init__(source, name, **options)
-        self._compression: Final = compression
-        self._compressors: Final = compressors
-        self._buffers: Final = buffers
-        self._taken = 0
+    def __init__(self, planned: PlannedDump, resources: Resources) -> None:
+        super().__init__(planned, resources)
+        assert planned.compression is not None
+        self._compression: Final = planned.compression
+        self._compressors: Final = resources.compressors
+        self._buffers: Final = resources.buffers
         self._packer: Packer | None = None
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    @property
+    def most_lanes(self) -> int | None:
+        return self._compression.threads or None
+
+    def _prepare(self, place: Place) -> list[Engine]:
         sink = self._route.sink
-        hasher, checksums = new_digest(self._checksum), self._compression.checksum
+        hasher, checksums = new_digest(self.planned.checksum), self._compression.checksum
         self._packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=checksums)
         # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
         sink.expect(self.length)
-        return [FEEDS["read" if self._choice == "auto" else self._choice]]
+        return [FEEDS["read" if self.planned.method == "auto" else self.planned.method]]
 
-    def _cut_spans(self, route: Route) -> Iterator[Span]:
+    def _spans(self) -> Iterator[Span]:
         """Yield a span for each frame, all of one size but the last; a hole is one that holds none of the data."""
-        end = self._offset + self.length
-        done = self._offset
-        for extent in find_spans(route.fd, route.source, done, end, shortest_hole=self._compression.frame):
+        start, end, frame = self.planned.offset, self._end, self._compression.frame
+        done = start
+        for extent in self._route.origin.spans(start, end, shortest_hole=frame):
             if extent.hole:
-                begin = extent.offset + (self._offset - extent.offset) % self._compression.frame
-                stop = (
-                    extent.end
-                    if extent.end == end
-                    else extent.end - (extent.end - self._offset) % self._compression.frame
-                )
+                # The frames within the hole: from the next multiple of a frame to the last one, counted from ``start``.
+                begin = extent.offset + (start - extent.offset) % frame
+                stop = extent.end if extent.end == end else extent.end - (extent.end - start) % frame
                 if begin < stop:
                     yield from self._frames(done, begin, hole=False)
                     yield from self._frames(begin, stop, hole=True)
@@ -71,50 +62,29 @@ class Packed(Transfer):
     def _step(self, lane: Lane) -> bool:
         assert self._packer is not None
         with self._compressors.room(self._compression, lane) as press:
-            self._stop.check()
-            with self._turn:
-                span = None if self._failed else next(self._spans, None)
-                if span is None:
-                    return False
-                number, self._taken = self._taken, self._taken + 1
-                data = self._load_first(span, lane) if not self._proved else self._load(self._engines[0], span, lane)
-                self._hash(span, data)
-            if data is None:
-                frame = self._compressors.zeros(press, span.length)
+            taken = self._reader.take(lane)
+            if taken is None:
+                return False
+            length = taken.span.length
+            if taken.data is None:
+                frame = self._compressors.zeros(press, length)
             else:
-                frame = self._compressors.frame(press, lane.buffer, span.length)
+                self._reader.proved = True
+                frame = self._compressors.frame(press, lane.buffer, length)
             with explain("write", self._route.sink.path):
-                self._packer.append(number, frame, span.length)
-        self._count(span)
+                self._packer.append(taken.number, frame, length)
+        self._count(taken.span)
         return True
-
-    def _load_first(self, span: Span, lane: Lane) -> memoryview | None:
-        """Load a span with an engine that may be refused still."""
-        engine = self._engines[0]
-        if span.hole:
-            return None
-        try:
-            data = engine.load(self._route, span, lane)
-        except Refused as refused:
-            raise self._refused(engine, refused.refusal, lane) from refused
-        except OSError as error:
-            if not is_refusal(engine.method, error):
-                return self.salvage(error, engine, span, lane)
-            raise self._refused(
-                engine, Refusal(reason=describe_errno(error.errno or 0), errno=error.errno), lane
-            ) from error
-        self._proved = True
-        return data
 
     def _finish(self, lane: Lane) -> None:
         assert self._packer is not None
         with explain("write", self._route.sink.path):
-            if self._taken == 0:  # A file of nothing is one frame of nothing: a table alone is no .zst to some readers.
+            if self._reader.taken == 0:  # A table alone is not a .zst to some readers: nothing is one empty frame.
                 with self._compressors.press(self._compression) as press:
                     self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
-        if self._hasher is not None:
-            self.content_digest = self._hasher.hexdigest()
+        if self._reader.hasher is not None:
+            self.content_digest = self._reader.hasher.hexdigest()
             self._note_stored(self._packer.hasher)
 
     def give_back(self, error: BaseException | None = None) -> None:

@@ -5,83 +5,71 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Final
 
-from asyncdump.codecs.codec import Compression
 from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.engines import FEEDS, Engine, Refusal, Route
 from asyncdump.errors import DumpError, FilterError, explain, from_oserror
-from asyncdump.kernel.lane import Buffers, Lane
+from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
 from asyncdump.sinks.file import Sink
 from asyncdump.sinks.pipe import PipeSink
 from asyncdump.sinks.place import Place
 from asyncdump.transfer.drains import CopiedDrain, Drain, Empty, FramesDrain, SplicedDrain
 from asyncdump.transfer.feeds import Feed, FramesFeed, PlainFeed
-from asyncdump.transfer.filters import Commands, Filters
+from asyncdump.transfer.filters import Filters
 from asyncdump.transfer.packer import Packer
+from asyncdump.transfer.resources import Resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.digest import new_digest
-from asyncdump.vocabulary.values import UNREADABLE, Source, Span
+from asyncdump.vocabulary.values import UNREADABLE, Span
 
 
 class Piped(Transfer):
     """A `Transfer` whose bytes go through programs: spliced into the first, spliced out of the last.
 
-    With ``compression`` they are compressed before the programs, or with ``compress_last`` after them.
+    If they are compressed, that is before the programs, or with ``compress_last`` after them.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        name: str,
-        *,
-        filters: Commands,
-        timeout: float,
-        compression: Compression | None,
-        compress_last: bool,
-        compressors: Compressors,
-        buffers: Buffers,
-        **options: Any,
-    ) -> None:
-        super().__init__(source, name, **options)
-        self._commands: Final = filters
-        self._timeout: Final = timeout
-        self._compression: Final = compression
-        self._compress_last: Final = compress_last
-        self._compressors: Final = compressors
-        self._buffers: Final = buffers
+    def __init__(self, planned: PlannedDump, resources: Resources) -> None:
+        super().__init__(planned, resources)
+        self._compression: Final = planned.compression
+        self._compressors: Final = resources.compressors
+        self._buffers: Final = resources.buffers
         self._filters: Filters | None = None
         self._feed: Feed | None = None
         self._drain: Drain | None = None
         self._progressed = 0.0
         self._borrowed = ExitStack()
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    @property
+    def most_lanes(self) -> int | None:
+        return 1
+
+    def _prepare(self, place: Place) -> list[Engine]:
         # Before programs are started: they would wait as well.
-        press = (
-            None
-            if self._compression is None
-            else self._borrowed.enter_context(self._compressors.press(self._compression))
-        )
+        press: Press | None = None
+        if self._compression is not None:
+            press = self._borrowed.enter_context(self._compressors.press(self._compression))
         sink = self._route.sink
-        if self._commands:
-            self._filters = Filters(self._commands, self._stop.check)
+        if self.planned.filters:
+            self._filters = Filters(self.planned.filters, self._stop.check)
         stdin = self._filters.stdin if self._filters else sink.fd
-        if press is not None and not self._compress_last:
+        if press is not None and not self.planned.compress_last:
             self._feed = FramesFeed(self, stdin, press)
         else:
             self._feed = PlainFeed(self, stdin)
         if self._filters is not None:
-            self._drain = self._new_drain(sink, self._filters.stdout, press if self._compress_last else None)
+            self._drain = self._new_drain(sink, self._filters.stdout, press if self.planned.compress_last else None)
         self._progressed = time.monotonic()
-        if self._choice != "auto":
-            return [FEEDS[self._choice]]
+        if self.planned.method != "auto":
+            return [FEEDS[self.planned.method]]
         # A pipe that outlives this process gets a copy: the pages of a source go on changing with it.
         live = self._filters is not None and isinstance(self._feed, PlainFeed)
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
     def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
-        hasher = None if isinstance(sink, PipeSink) else new_digest(self._checksum)
+        hasher = None if isinstance(sink, PipeSink) else new_digest(self.planned.checksum)
         if press is not None:
             packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=press.options.checksum)
             return FramesDrain(self._compressors, stdout, press, packer)
@@ -115,7 +103,7 @@ class Piped(Transfer):
         except OSError as error:
             # A page that can't be read was met, and gone around, where it was read: this is the writer's.
             writing = error.errno in UNREADABLE
-            raise self._failure(error, self._engines[0], self.left(), lane, storing=writing) from error
+            raise self._reader.failure(error, self._engine, self.left(), lane, storing=writing) from error
         if feed.done and self._filters is not None:
             self._filters.close_stdin()
         return moved
@@ -136,10 +124,10 @@ class Piped(Transfer):
             return
         feeding = self._feed is not None and not self._feed.done
         self._filters.wait(feeding=feeding, emptying=self._drain is not None and not self._drain.done)
-        if time.monotonic() - self._progressed > self._timeout:
-            raise self._told(self._filters.stuck(self._timeout))
+        if time.monotonic() - self._progressed > self.planned.timeout:
+            raise self._told(self._filters.stuck(self.planned.timeout))
 
-    def _told(self, error: Any) -> Any:
+    def _told(self, error: FilterError) -> FilterError:
         error.path = self.source.path
         return error
 
@@ -155,8 +143,9 @@ class Piped(Transfer):
             with explain("write", sink.path):
                 self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
-        if self._hasher is not None and isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
-            self.content_digest = self._hasher.hexdigest()
+        hasher = self._reader.hasher
+        if hasher is not None and isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
+            self.content_digest = hasher.hexdigest()
         self.give_back()
 
     def give_back(self, error: BaseException | None = None) -> None:
@@ -199,13 +188,12 @@ class Piped(Transfer):
 
     def next_spans(self) -> Iterator[Span]:
         """Yield the frames of the source, one after another."""
-        end = self._offset + self.length
-        for start in range(self._offset, end, self.frame):
-            yield Span(offset=start, length=min(self.frame, end - start))
+        for start in range(self.planned.offset, self._end, self.frame):
+            yield Span(offset=start, length=min(self.frame, self._end - start))
 
     def left(self) -> Span:
         """Return what of the source was not fed yet."""
-        return Span(offset=self._offset + self.moved, length=self.length - self.moved)
+        return Span(offset=self.planned.offset + self.moved, length=self.length - self.moved)
 
     def refused(self, refusal: Refusal, lane: Lane) -> None:
         """Have the next way to feed, before the first byte.
@@ -213,11 +201,16 @@ class Piped(Transfer):
         Raises:
             MethodRefusedError: there is none.
         """
-        self._fall_back(refusal, lane)
+        self._reader.fall_back(self._engine, refusal, lane, first=True)
+
+    @property
+    def _engine(self) -> Engine:
+        assert self.engine is not None
+        return self.engine
 
     @property
     def spliced(self) -> bool:
-        return self._engines[0] is FEEDS["splice"]
+        return self.engine is FEEDS["splice"]
 
     def note_fed(self, length: int) -> None:
         self.moved += length
@@ -226,8 +219,12 @@ class Piped(Transfer):
 
     def load(self, span: Span, lane: Lane, *, hashed: bool = True) -> memoryview:
         """Bring a span into the lane's buffer, and hash it if it is to have a digest."""
-        data = self._load(self._engines[0], span, lane)
+        data = self._reader.load(self._engine, span, lane)
         assert data is not None
         if hashed:
-            self._hash(span, data)
+            self._reader.hash(span, data)
         return data
+
+    def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
+        """Bring a span into the lane's buffer around pages that can't be read."""
+        return self._reader.salvage(error, engine, span, lane)

@@ -5,39 +5,79 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from asyncdump.codecs.registry import stored_by
-from asyncdump.engines import Engine, Route
-from asyncdump.errors import DamagedError, DumpError, SourceChangedError
+from asyncdump.engines import Engine
+from asyncdump.errors import DamagedError
 from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.plan.readback import planned
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import holds_source, listed, look_at, short
 from asyncdump.sinks.folder import Draft, MappedDraft
 from asyncdump.sinks.null import NullPlace
 from asyncdump.sinks.place import Place
+from asyncdump.sources.file import FileSource, reopen
+from asyncdump.transfer.resources import Resources, resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.transfer.unpack import DirectRead, Unpack
 from asyncdump.vocabulary.digest import BLOCK, first_damage, new_digest
 from asyncdump.vocabulary.stop import Stop
-from asyncdump.vocabulary.values import Source, Span
+from asyncdump.vocabulary.values import Checksum, Span
+
+
+class DumpSource(FileSource):
+    """A dump that is read back: an `OpenSource` whose failures are damage, which its record tells from change."""
+
+    def __init__(self, opened: FileSource, expected: FileReport) -> None:
+        super().__init__(opened.fd, opened.described)
+        self._expected: Final = expected
+
+    def ended(self, at: int, expected: int) -> DamagedError:
+        return short(self._expected, os.fstat(self.fd).st_size)
+
+    def failure(self, error: OSError, operation: str, offset: int) -> DamagedError:
+        path = self.described.path
+        return DamagedError(
+            f"{path} is corrupt: {super().failure(error, operation, offset)}",
+            verdict="corrupt",
+            path=path,
+            errno=error.errno,
+            offset=offset - offset % BLOCK,
+        )
+
+    def check_end(self, end: int) -> None:
+        size = os.fstat(self.fd).st_size
+        if size < self._expected.size:
+            raise short(self._expected, size)
+
+    def check_still_valid(self, end: int) -> None:
+        """Check its size; its digest shows the rest."""
+        self.check_end(end)
 
 
 class Proof(Transfer):
-    """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what ``expected`` says."""
+    """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what its record says."""
 
-    def __init__(self, source: Source, name: str, *, expected: FileReport, **options: Any) -> None:
-        super().__init__(source, name, **{**options, "checksum": _kind(expected)})
-        self._expected: Final = expected
+    def __init__(self, planned: PlannedDump, resources: Resources) -> None:
+        assert planned.expected is not None
+        super().__init__(msgspec.structs.replace(planned, checksum=_kind(planned.expected)), resources)
+        self._expected: Final = planned.expected
         self._unpack: Unpack | None = None
         self._direct: DirectRead | None = None
 
-    def _prepare(self, folder: Place) -> list[Engine]:
+    def _open(self) -> DumpSource:
+        return DumpSource(reopen(self.source), self._expected)
+
+    def _prepare(self, place: Place) -> list[Engine]:
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         codec = stored_by(self._expected.stages)
         if codec is None:
-            engines = super()._prepare(folder)
+            engines = super()._prepare(place)
             # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
             kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
             self._direct = DirectRead(self._route.fd)
@@ -51,25 +91,10 @@ class Proof(Transfer):
         self._unpack = Unpack(codec, frames, stored)
         return [self._unpack]
 
-    def _cut_spans(self, route: Route) -> Iterator[Span]:
+    def _spans(self) -> Iterator[Span]:
         if self._unpack is None:
-            yield from super()._cut_spans(route)
-        else:
-            yield from self._cut(Span(offset=0, length=self.length))
-
-    def _load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
-        try:
-            return super()._load(engine, span, lane)
-        except SourceChangedError as error:
-            raise short(self._expected, os.fstat(self._route.fd).st_size) from error
-
-    def _check_size(self, span: Span) -> None:
-        size = os.fstat(self._route.fd).st_size
-        if size < self._expected.size:
-            raise short(self._expected, size)
-
-    def _check_kept(self) -> None:
-        self._check_size(Span(offset=0, length=self.length))  # Its digest tells the rest.
+            return super()._spans()
+        return self._reader.cut(Span(offset=0, length=self.length))
 
     def _finish(self, lane: Lane) -> None:
         if self._unpack is None:
@@ -77,7 +102,8 @@ class Proof(Transfer):
         else:
             self._unpack.finish(self._route, lane)
             self._note_stored(self._unpack.stored)
-            self.content_digest = None if self._hasher is None else self._hasher.hexdigest()
+            hasher = self._reader.hasher
+            self.content_digest = None if hasher is None else hasher.hexdigest()
         self._compare()
 
     def _compare(self) -> None:
@@ -98,19 +124,6 @@ class Proof(Transfer):
         path = self._expected.path
         return DamagedError(f"{path} is corrupt: {why}", verdict="corrupt", path=path, offset=offset)
 
-    def _failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
-        failure = super()._failure(error, engine, span, lane, storing=storing)
-        if isinstance(failure, DamagedError) or failure.path != self.source.path:
-            return failure
-        block = span.offset - span.offset % BLOCK
-        return DamagedError(
-            f"{self.source.path} is corrupt: {failure}",
-            verdict="corrupt",
-            path=failure.path,
-            errno=failure.errno,
-            offset=block,
-        )
-
 
 def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> None:
     """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
@@ -129,8 +142,7 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
             )
         return
     nowhere = NullPlace(os.path.dirname(file.path))
-    options: dict[str, Any] = {"method": "auto", "sparse": False, "stop": stop, "offset": 0}
-    proof = Proof(source, file.name, expected=file, length=length, **options)
+    proof = Proof(planned(file, source=source, length=length), resources(stop))
     watch(proof)
     try:
         proof.begin(nowhere, lane)
@@ -140,6 +152,6 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
         proof.abort()
 
 
-def _kind(file: FileReport) -> Any:
+def _kind(file: FileReport) -> Checksum:
     digest = file.content_digest or file.digest
-    return "none" if digest is None else digest.partition(":")[0]
+    return "none" if digest is None else digest.partition(":")[0]  # type: ignore[return-value] # checked by record

@@ -6,23 +6,21 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from asyncdump.engines import Route
-from asyncdump.engines.read import read_some
-from asyncdump.sources.file import truncated
+from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import SMALL_PAGE, UNREADABLE, BadRange, Span
 
 MOST_BAD: Final = 4096
 """Ranges that are listed of one file; of more there are only the bytes."""
 
 
-def read_around(route: Route, span: Span, view: memoryview, check: Callable[[], None]) -> Iterator[BadRange]:
+def read_around(origin: OpenSource, span: Span, view: memoryview, check: Callable[[], None]) -> Iterator[BadRange]:
     """Read a span into ``view`` and yield each page of 4 KiB in it that can't be read: there ``view`` holds zeros.
 
     A good stretch is read in steps that double, so that it costs few calls; a bad one costs a call for each page, as
     nothing else tells that the next is bad too. ``check`` is called before each, and may raise to end it.
 
     Raises:
-        SourceChangedError: the source ends before the span does.
+        DumpError: the source ends before the span does.
         OSError: another error than those of `UNREADABLE`.
     """
     done, step = 0, span.length
@@ -32,7 +30,7 @@ def read_around(route: Route, span: Span, view: memoryview, check: Callable[[], 
         page = min(SMALL_PAGE - offset % SMALL_PAGE, span.length - done)
         wanted = max(page, min(step, span.length - done))
         try:
-            got = read_some(route, view[done : done + wanted], offset)
+            got = origin.read(view[done : done + wanted], offset)
         except OSError as error:
             number = error.errno or 0
             if number not in UNREADABLE:
@@ -46,7 +44,7 @@ def read_around(route: Route, span: Span, view: memoryview, check: Callable[[], 
         else:
             step = 2 * max(step, got)
         if got == 0:
-            raise truncated(route.source.path, offset, span.end)
+            raise origin.ended(offset, span.end)
         done += got
 
 

@@ -17,7 +17,7 @@ from asyncdump.errors import describe_errno, explain
 from asyncdump.kernel.lane import Lane, grow_pipe
 from asyncdump.kernel.linux import read_at
 from asyncdump.kernel.relay import wait_for_bytes, wait_for_room, write_all
-from asyncdump.sources.file import truncated
+from asyncdump.sources.source import truncated
 from asyncdump.transfer.copy import Copied, fill, read_pipe, refused_method
 from asyncdump.vocabulary.values import Source
 

@@ -89,6 +89,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.filesystem in MEMORY
 
     @property
+    def in_huge_pages(self) -> bool:
+        """Whether it is a file of huge pages: it doesn't list its holes, and mapping one takes a page from the pool."""
+        return self.filesystem == "hugetlbfs"
+
+    @property
     def has_holes(self) -> bool:
         return self.allocated < self.size
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
+
 COMMAND = (sys.executable, "-m", "asyncdump")
 TiB = 1 << 40
 ENOUGH = 30
@@ -28,7 +30,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def asyncdump(*arguments: str | Path | bytes, cwd: Path, **options: Any) -> Output:
-    """Run the command to its end, without a terminal."""
+    """Run the command to its end, without a terminal; by a fork, unless ``options`` ask for what takes a real start."""
+    if not options:
+        done = forked.run(*arguments, cwd=cwd, env=environment(), timeout=ENOUGH)
+        said = (os.fsdecode(stream).replace("\r\n", "\n") for stream in (done.stdout, done.stderr))
+        return Output([*COMMAND, *arguments], done.returncode, *said)
     options.setdefault("stdin", subprocess.DEVNULL)
     if not {"stdout", "stderr"} & options.keys():
         options["capture_output"] = True

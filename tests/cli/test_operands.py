@@ -40,6 +40,7 @@ EQUAL = (
 )
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("operands", EQUAL)
 def test_like_the_real_one(operands: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(noise(SIZE))
@@ -69,6 +70,7 @@ def limited(size: int, *operands: str, cwd: Path) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("method", ["auto", "direct", "sendfile", "mmap", "read"])
 @pytest.mark.parametrize(
     ("operands", "before", "seek"),

@@ -41,6 +41,7 @@ def within(script: str, cwd: Path, **options: object) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -60,6 +61,7 @@ def test_a_working_directory_that_was_removed(arguments: str, place: Path) -> No
     assert one_line(done)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "arguments", ["{}/n.yaml -q", "verify {}/out -q", "restore {}/out --to {}/back -q", "cat {}/ring", "info {}/ring"]
 )
@@ -69,6 +71,7 @@ def test_what_needs_none_works_there(arguments: str, place: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("limit", [5, 8, 12, 18, 25])
 @pytest.mark.parametrize("arguments", ["n.yaml", "verify out", "restore out --to back", "n.yaml --dry-run"])
 def test_hardly_any_descriptors(arguments: str, limit: int, place: Path) -> None:
@@ -80,6 +83,7 @@ def test_hardly_any_descriptors(arguments: str, limit: int, place: Path) -> None
     assert not (place / "new").exists() or os.listdir(place / "new") == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("megabytes", [56, 60, 64])
 def test_hardly_any_memory(megabytes: int, place: Path) -> None:
     done = within(f"ulimit -v {megabytes << 10}; exec $ASYNCDUMP n.yaml --progress none > /dev/null", place)
@@ -89,6 +93,7 @@ def test_hardly_any_memory(megabytes: int, place: Path) -> None:
     assert done.returncode in {0, 1, 2}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"}]
 )
@@ -112,6 +117,7 @@ def test_odd_names_where_only_ascii_is_known(locale: dict[str, str], tmp_path: P
         assert file.read() == noise(5000)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", [[], ["--compress", "zstd"], ["--allow-filters"]])
 def test_a_dump_to_standard_output_among_thousands_of_descriptors(options: list[str], place: Path) -> None:
     """Numbers beyond what select(2) knows."""

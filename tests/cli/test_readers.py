@@ -157,6 +157,7 @@ PRINTING = (
 OTHER_KINDS = ("again.yaml --progress json", "again.yaml --progress plain", "cat big.zst", "one.yaml --output -")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("arguments", "stream", "kind"),
     [(arguments, stream, "pipe") for arguments, stream in PRINTING]
@@ -174,6 +175,7 @@ def test_a_signal_ends_what_waits_for_a_reader(arguments, stream, kind, run: Pat
             assert time.monotonic() - began < SOON
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("both", [False, True])
 def test_a_dump_does_not_wait_for_the_reader_of_its_events(both, kind, run: Path) -> None:
@@ -190,6 +192,7 @@ def test_a_dump_does_not_wait_for_the_reader_of_its_events(both, kind, run: Path
     assert told[-1]["event"] == "run_finished"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("progress", ["plain", "bar"])
 def test_a_dump_does_not_wait_for_the_reader_of_its_lines(progress, kind, run: Path) -> None:
@@ -201,9 +204,9 @@ def test_a_dump_does_not_wait_for_the_reader_of_its_lines(progress, kind, run: P
             told = reader.read()
             assert process.wait(ENOUGH) == 0
             assert process.stdout is not None
-            assert process.stdout.read().startswith(f"{FILES} of {FILES} files dumped")
+            assert process.stdout.read().startswith(f"{FILES} of {FILES} files ")
     if progress == "plain":
-        assert told.startswith(b"dumping ")
+        assert str(FILES).encode() in told
 
 
 def test_logs_do_not_wait_for_their_reader(run: Path) -> None:
@@ -235,6 +238,7 @@ def _await_receipt(folder: Path, process: subprocess.Popen[str]) -> None:
     assert receipt(folder)["ok"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slow_reader_gets_whole_lines_of_both_streams(kind, run: Path) -> None:
     """Of one pipe for both, as 2>&1 makes it: nothing is lost where little is kept."""
@@ -257,6 +261,7 @@ def test_a_slow_reader_gets_whole_lines_of_both_streams(kind, run: Path) -> None
     assert kinds.count("dumped_again") == 100
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_counted(run: Path) -> None:
     """Only 256 KiB are kept for a reader of what is logged."""
     (run / "more").mkdir()
@@ -315,7 +320,8 @@ def test_a_second_signal_ends_at_once_what_takes_long_to_end(second) -> None:
             process.wait(0.4)
         process.send_signal(second)
         assert process.wait(ENOUGH) == 128 + second
-        assert process.stderr.read() == f"asyncdump: ended by {second.name}\n"
+        (line,) = process.stderr.read().splitlines()
+        assert line.endswith(second.name)
 
 
 # --- the dump itself --------------------------------------------------------------------------------------------------
@@ -344,6 +350,7 @@ def test_a_dump_into_a_socket(options, tmp_path: Path) -> None:
     assert told == data
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reader_that_goes_away_is_a_failure(kind, endless: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, endless)
@@ -377,6 +384,7 @@ def test_a_signal_ends_a_dump_whose_reader_has_begun_and_stopped(kind, endless: 
 HEADERS = ("> out", ">> out", "1<> out")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", ["", "--compress zstd", "--method read"])
 @pytest.mark.parametrize("how", HEADERS)
 def test_a_dump_goes_where_the_offset_is_and_the_next_command_goes_on(how, options, tmp_path: Path) -> None:
@@ -424,7 +432,7 @@ def test_a_bar_is_drawn_from_a_snapshot() -> None:
     until = time.monotonic() + 1.5
     while time.monotonic() < until and not failures:
         for number in range(300):
-            bar.tell(library.Progress(at=0.0, name=str(number), done=1, total=2, stage="move"))
+            bar.tell(library.Progress(at=0.0, name=str(number), done=1, total=2, phase="move"))
         for number in range(300):
             bar._forget(str(number))
     over.set()

@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 from commands import write_manifest
-from files import GiB, MiB, leftovers, noise
+from files import GiB, MiB, leftovers, mentions, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from terminal import COLOURS, Shown, on_terminal
 
 import asyncdump
-from asyncdump.cli import columns
 from asyncdump.cli.bar import Bar
-from asyncdump.cli.columns import cut, table
 from asyncdump.run.tally import Tally
+from asyncdump.vocabulary.tables import cut, seconds, table
 
 SIZES = [(40, 10), (80, 24), (200, 50)]
 LONG = "a-name-that-goes-on-and-on-" * 8 + "and-ends"
@@ -43,12 +42,13 @@ def busy(endless: Path, shm: Path, tmp_path: Path) -> Path:
 
 def bar_is_drawn(shown: Shown) -> bool:
     """Tell whether the total, and at least two files below it, are on the screen."""
-    return re.search(r" of 320 files durable\n  .+\n  .+", shown.screen.text) is not None
+    return re.search(r" of 320 .+\n  .+\n  .+", shown.screen.text) is not None
 
 
 # --- on a pty ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_the_bar_keeps_to_the_terminal_and_goes(size, busy: Path) -> None:
     widths = []
@@ -66,12 +66,11 @@ def test_the_bar_keeps_to_the_terminal_and_goes(size, busy: Path) -> None:
     assert max(widths) <= size[0]
     assert not shown.screen.clamped
     assert 4 <= shown.screen.tallest <= size[1]
-    assert re.search(r"%.* [\d.]+ [MG]iB/s \d+:\d\d left", drawn[-1])
+    assert re.search(r"%.* [\d.]+ [MG]iB/s \d+:\d\d", drawn[-1])
     end = shown.screen.text
-    assert "files durable" not in end
-    assert " left" not in end
-    assert re.match(r"\d+ of 320 files dumped to |asyncdump: ", end)
-    assert "ended early: SIGINT" in end
+    assert "%" not in end
+    assert re.match(r"\d+ of 320 files |asyncdump: ", end)
+    assert "SIGINT" in end
     assert re.search(r"^total +\d+ ", end, re.MULTILINE)
     assert shown.raw.rindex("\x1b[?25h") > shown.raw.rindex("\x1b[?25l"), "the cursor is left hidden"
     assert leftovers(busy / "out") == []
@@ -89,23 +88,23 @@ def test_the_bar_goes_forward(endless: Path, tmp_path: Path) -> None:
     shown = on_terminal("m.yaml", cwd=tmp_path, until=until, then=interrupt)
     assert shown.code == 130
     assert "  endless " in shown.raw
-    assert "0 of 1 files durable" in shown.raw
+    assert "0 of 1 " in shown.raw
 
 
 def test_a_file_that_fails_is_told_above_the_bar(sources: list[Path], endless: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, endless, concurrency=2)
     shown = on_terminal(
-        "m.yaml",
+        *("m.yaml", "--log-format", "json"),
         cwd=tmp_path,
         size=(200, 50),
-        until=lambda shown: "1 failed" in shown.screen.text,
+        until=lambda shown: "dump_failed" in shown.screen.text and "%" in shown.screen.text,
         then=interrupt,
     )
     text = shown.screen.text
-    assert "1 failed" not in text
+    assert "%" not in text
     [warning] = [line for line in text.splitlines() if "dump_failed" in line]
-    assert text.index(warning) < text.index("0 of 2 files dumped to")
-    assert "asyncdump: failed: ring0 (move): reflink is refused" in text
+    assert text.index(warning) < text.index("0 of 2 files ")
+    assert re.search("^asyncdump: .*ring0.*reflink", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -114,11 +113,11 @@ def test_a_short_run_leaves_its_summary(size, sources: list[Path], tmp_path: Pat
     shown = on_terminal("m.yaml", cwd=tmp_path, size=size)
     assert shown.code == 0
     lines = shown.screen.text.splitlines()
-    assert lines[0] == f"3 of 3 files dumped to {tmp_path}/out"
+    assert mentions(lines[0], "3 of 3 files ", tmp_path / "out")
     assert [line.split()[0] for line in lines[2:5]] == ["method", "read", "total"]
     assert ("written" in lines[2]) == (size[0] > 40)
     assert max(map(len, lines[2:])) <= size[0]
-    assert " ".join(lines[6:]) == "Written beside them: receipt.json, XXH128SUMS"
+    assert " ".join(lines[6:]).endswith(": receipt.json, XXH128SUMS")
 
 
 def test_colours_where_they_are_wanted(busy: Path) -> None:
@@ -134,7 +133,7 @@ def test_no_colours_where_they_are_not(busy: Path) -> None:
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_colours_of_warnings(variables, coloured, sources: list[Path], tmp_path: Path) -> None:
     write_manifest(tmp_path, sources[0])
-    shown = on_terminal("m.yaml", "--method", "reflink", "--progress", "none", cwd=tmp_path, **variables)
+    shown = on_terminal("m.yaml", "--method", "reflink", "--progress", "json", cwd=tmp_path, **variables)
     assert shown.code == 1
     assert "dump_failed" in shown.raw
     assert bool(COLOURS.search(shown.raw)) == coloured
@@ -146,19 +145,17 @@ def test_a_dumb_terminal_gets_plain_lines(sources: list[Path], tmp_path: Path) -
     assert shown.code == 0
     assert "\x1b" not in shown.raw
     lines = shown.screen.text.splitlines()
-    assert lines[0] == f"dumping 3 files, 4.0 MiB, to {tmp_path}/out"
-    assert lines[1] == f"3 of 3 files dumped to {tmp_path}/out"
+    assert mentions(lines[0], "3 files", "4.0 MiB", tmp_path / "out")
+    assert mentions(lines[1], "3 of 3 files ", tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("how", "first"), [("plain", "dumping 3 files"), ("none", "3 of 3 files dumped"), ("json", "{")]
-)
+@pytest.mark.parametrize(("how", "first"), [("plain", "3 files"), ("none", "3 of 3 files"), ("json", "{")])
 def test_no_bar_where_another_way_is_asked_for(how, first, sources: list[Path], tmp_path: Path) -> None:
     write_manifest(tmp_path, *sources)
     shown = on_terminal("m.yaml", "--progress", how, cwd=tmp_path)
     assert shown.code == 0
     assert "\x1b" not in shown.raw
-    assert shown.screen.text.startswith(first)
+    assert first in shown.screen.text.splitlines()[0]
 
 
 def test_quiet_shows_nothing(sources: list[Path], tmp_path: Path) -> None:
@@ -239,38 +236,35 @@ def test_a_table_escapes_what_is_not_utf_8() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_table_shrinks_in_one_column(width, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "width", lambda: width)
+def test_a_table_shrinks_in_one_column(width) -> None:
     rows = [
         ("name", "source", "kind"),
         ("short", f"/dev/shm/{LONG}", "tmpfs"),
         ("other", "/dev/shm/b", "hugetlbfs 2 MiB"),
     ]
-    lines = table(rows, shrink=(1,))
+    lines = table(rows, width=width, shrink=(1,))
     assert max(map(len, lines)) == width
     assert lines[1].startswith("short  /dev/shm/")
     assert lines[1].endswith("and-ends  tmpfs")
     assert "/dev/shm/b  " in lines[2]
 
 
-def test_a_table_shrinks_in_one_column_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "width", lambda: 30)
-    lines = table([("name", "source", "kind"), ("n" * 30, "s" * 30, "tmpfs")], shrink=(1, 0))
+def test_a_table_shrinks_in_one_column_after_the_other() -> None:
+    lines = table([("name", "source", "kind"), ("n" * 30, "s" * 30, "tmpfs")], width=30, shrink=(1, 0))
     assert lines[1] == f"{'n' * 4}…{'n' * 8}  {'s' * 2}…{'s' * 5}  tmpfs"
 
 
-def test_a_table_shrinks_in_the_column_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_shrinks_in_the_column_that_was_meant() -> None:
     """Whatever was left out before it."""
-    monkeypatch.setattr(columns, "width", lambda: 20)
-    lines = table([("name", "", "source"), ("n" * 8, "", "s" * 30)], shrink=(2,))
+    lines = table([("name", "", "source"), ("n" * 8, "", "s" * 30)], width=20, shrink=(2,))
     assert lines == ["name      source", f"{'n' * 8}  sss…ssssss"]
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0.0, "0.00 s"), (0.814, "0.81 s"), (59.99, "59.99 s"), (60, "1 min 0 s"), (200, "3 min 20 s")]
+    ("count", "said"), [(0.0, "0.00 s"), (0.814, "0.81 s"), (59.99, "59.99 s"), (60, "1 0 s"), (200, "3 20 s")]
 )
 def test_seconds_for_people(count, said) -> None:
-    assert columns.seconds(count) == said
+    assert re.sub(r" [a-z]{2,}", "", seconds(count)) == said
 
 
 # --- the bar ----------------------------------------------------------------------------------------------------------
@@ -285,7 +279,7 @@ def opened(name: str, size: int, method: Any = "read") -> asyncdump.FileStarted:
 
 
 def moved(name: str, done: int, total: int) -> asyncdump.Progress:
-    return asyncdump.Progress(at=0, name=name, done=done, total=total, stage="move")
+    return asyncdump.Progress(at=0, name=name, done=done, total=total, phase="move")
 
 
 def finished(name: str, size: int) -> asyncdump.FileFinished:
@@ -296,7 +290,7 @@ def finished(name: str, size: int) -> asyncdump.FileFinished:
 
 
 def failed(name: str) -> asyncdump.FileFailed:
-    return asyncdump.FileFailed(at=0, name=name, source="x", error=asyncdump.DumpError("no"), stage="move")
+    return asyncdump.FileFailed(at=0, name=name, source="x", error=asyncdump.DumpError("no"), phase="move")
 
 
 def drawing(*events: asyncdump.Event, size: tuple[int, int] = (80, 24)) -> list[str]:
@@ -340,8 +334,8 @@ def test_a_bar_tells_how_far_it_is() -> None:
         failed("c"),
     )
     assert len(lines) == 3
-    assert re.search(r" +38% 1\.5 GiB of 4\.0 GiB [\d.]+ [GT]iB/s 0:00 left", lines[0])
-    assert lines[1].rstrip() == "1 of 4 files durable, 1 failed"
+    assert re.search(r" +38% 1\.5 GiB of 4\.0 GiB [\d.]+ [GT]iB/s 0:00", lines[0])
+    assert re.fullmatch(r"1 of 4 .*, 1 .*", lines[1])
     assert re.fullmatch(r"  b +50%     1\.0 GiB  sendfile *", lines[2])
 
 

@@ -38,6 +38,7 @@ async def run(dumps: list[dict[str, Any]], options: dict[str, Any]) -> None:
     outcome = {
         "ok": report.ok,
         "errors": {file.name: str(file.error) if file.error else None for file in report.files},
+        "types": {file.name: type(file.error).__name__ for file in report.files},
         "bad": {file.name: [[bad.offset, bad.length, bad.errno] for bad in file.bad] for file in report.files},
         "receipt_error": str(report.receipt_error) if report.receipt_error else None,
     }

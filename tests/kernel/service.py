@@ -24,6 +24,7 @@ import asyncdump
 from asyncdump.sinks.folder import Folder
 
 MiB = 1 << 20
+PACKAGE = os.path.join(os.path.dirname(asyncdump.__file__), "")
 FILES = 6
 MESSAGE = b"a message of the service itself: " + bytes(range(256)) * 8
 WAYS: dict[str, dict[str, Any]] = {
@@ -123,7 +124,7 @@ def descriptors() -> dict[str, str]:
 
 def busy_threads() -> int:
     stacks = (traceback.extract_stack(frame) for frame in sys._current_frames().values())
-    return sum(any("/asyncdump/" in call.filename for call in stack) for stack in stacks)
+    return sum(any(call.filename.startswith(PACKAGE) for call in stack) for stack in stacks)
 
 
 def look_around(output: Path, content: bytes, way: str) -> Iterator[str]:

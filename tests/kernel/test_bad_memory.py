@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from files import (
     finish,
     leftovers,
     look_at,
+    mentions,
     new_transfer,
     noise,
     read,
@@ -153,6 +155,7 @@ def bad(damaged: Path) -> Callable[[str], BadFile]:
 # --- a damaged disk ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("method", [*(method for method in METHODS if method != "reflink"), "auto"])
@@ -193,7 +196,7 @@ def test_by_default_the_first_bad_page_is_named(method, checksum, name, bad, dum
     with pytest.raises(asyncdump.DumpError) as failed:
         dump(folder, file.path, method=method, checksum=checksum)
     first = file.pages[0] * PAGE
-    assert str(failed.value) == f"{used} at byte {first} of {file.path}: EIO (Input/output error)"
+    assert mentions(failed.value, first, file.path, "EIO")
     assert (failed.value.errno, failed.value.operation, failed.value.path) == (errno.EIO, used, file.path)
     assert "on_read_error: zero" in failed.value.hint
     assert os.listdir(folder.path) == []
@@ -211,12 +214,14 @@ def test_auto_clones_nothing_that_it_would_have_to_read(checksum, damaged: Path,
     if checksum == "none":
         assert dump(folder, file.path).engine.method == "reflink"  # type: ignore[union-attr]
         return
-    with pytest.raises(asyncdump.DumpError, match="read back") as failed:
+    with pytest.raises(asyncdump.DumpError) as failed:
         dump(folder, file.path, checksum=checksum)
     assert failed.value.errno == errno.EIO
+    assert str(folder.path) in failed.value.path
     assert os.listdir(folder.path) == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["auto", "read", "splice"])
 @pytest.mark.parametrize("stages", STAGES)
 async def test_stages_get_what_can_be_read(stages, method, bad, folder_on) -> None:
@@ -250,7 +255,7 @@ async def test_stages_name_the_first_bad_page_and_leave_nothing(stages, method, 
     )
     error = report.files[0].error
     assert isinstance(error, asyncdump.DumpError)
-    assert f" at byte {3 * PAGE} of {file.path}: EIO (Input/output error)" in str(error)
+    assert mentions(error, 3 * PAGE, file.path, "EIO")
     assert "on_read_error: zero" in error.hint
     assert os.listdir(folder) == ["receipt.json"]
 
@@ -305,13 +310,10 @@ def test_the_command_line_tells_of_it(bad, tmp_path: Path) -> None:
         lines = [line for line in done.stderr.splitlines() if line.startswith("asyncdump: ")]
         return done.returncode, lines
 
-    assert said("--on-read-error", "zero") == (
-        0,
-        [
-            "asyncdump: two: 16.0 KiB in 2 ranges could not be read and are zeros: see receipt.json",
-            "asyncdump: last: 100 B in 1 range could not be read and are zeros: see receipt.json",
-        ],
-    )
+    code, (two, last) = said("--on-read-error", "zero")
+    assert code == 0
+    assert mentions(two, "two", "16.0 KiB", "2 ranges", "receipt.json")
+    assert mentions(last, "last", "100 B", "1 range", "receipt.json")
     code, lines = said("--overwrite")
     assert code == 1
     assert [line.rpartition(": ")[2] for line in lines[::2]] == ["EIO (Input/output error)"] * 2
@@ -335,10 +337,11 @@ def test_standard_output_has_no_receipt_and_the_ranges_are_told(bad, tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.zeroed
-    assert [line for line in done.stderr.decode().splitlines() if line.startswith("asyncdump: ")] == [
-        "asyncdump: two: 16.0 KiB in 2 ranges could not be read and are zeros",
-        f"asyncdump:   {3 * PAGE} bytes from byte {3 * PAGE}: EIO (Input/output error)",
-        f"asyncdump:   {PAGE} bytes from byte {700 * PAGE}: EIO (Input/output error)",
+    lines = [line for line in done.stderr.decode().splitlines() if line.startswith("asyncdump: ")]
+    assert mentions(lines[0], "two", "16.0 KiB", "2 ranges")
+    assert [re.findall(r"\b\d+\b|EIO", line) for line in lines[1:]] == [
+        [str(3 * PAGE), str(3 * PAGE), "EIO"],
+        [str(PAGE), str(700 * PAGE), "EIO"],
     ]
 
 
@@ -393,7 +396,7 @@ def test_a_device_with_bad_blocks(name, method, device, bad, dump: Dumper, folde
     assert transfer.bad == bad(name).bad()
     assert transfer.digest == digest_of(written, "xxh128")
     os.unlink(os.path.join(folder.path, "dump"))
-    with pytest.raises(asyncdump.DumpError, match=f"at byte {PAGES[name][0] * PAGE} of {path}: EIO"):
+    with pytest.raises(asyncdump.DumpError, match=rf"\b{PAGES[name][0] * PAGE}\b.* {path}: EIO"):
         dump(folder, path, method=method)
 
 
@@ -423,6 +426,7 @@ def with_zeros(data: bytes, *ranges: tuple[int, int]) -> bytes:
     return bytes(zeroed)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "compress", "checksum", "name", "number"),
     [
@@ -450,6 +454,7 @@ def test_a_poisoned_page_in_memory(kind, compress, checksum, name, number, make,
         assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest_of(read(path), checksum)}  dump\n"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("method", CALLS)
 def test_a_poisoned_page_under_a_call(method, checksum, make, folder_on, tmp_path: Path) -> None:
@@ -482,6 +487,7 @@ def test_a_poisoned_page_handed_to_a_pipe(stages, make, folder_on, tmp_path: Pat
         assert dump.read() == with_zeros(data, (0, 2 * PAGE))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", [*CALLS, "read"])
 def test_what_reads_fine_at_last_is_not_bad(method, make, folder_on, tmp_path: Path) -> None:
     call, kind = CALLS.get(method, (poison("EIO", 2, 1), "hugetlbfs"))
@@ -495,6 +501,7 @@ def test_what_reads_fine_at_last_is_not_bad(method, make, folder_on, tmp_path: P
     assert read(os.path.join(folder, "dump")) == data
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "read"])
 def test_a_sink_that_fails_is_the_outcome(method, make, folder_on, tmp_path: Path) -> None:
     """Every write fails with EIO: the source is read without harm, and so it is the sink."""
@@ -507,6 +514,7 @@ def test_a_sink_that_fails_is_the_outcome(method, make, folder_on, tmp_path: Pat
     assert os.listdir(folder) == [JOURNAL]  # The receipt can't be written either.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["direct", "mmap", "sendfile", "splice", "reflink"])
 def test_by_default_an_eio_is_the_sink_s_where_the_source_reads_fine(method, make, folder_on, tmp_path: Path) -> None:
     call, kind = CALLS[method]
@@ -523,6 +531,7 @@ def test_by_default_an_eio_is_the_sink_s_where_the_source_reads_fine(method, mak
 # --- what isn't bad memory ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("on_read_error", ["fail", "zero"])
 @pytest.mark.parametrize(
     ("method", "kind"),
@@ -535,7 +544,7 @@ def test_a_truncated_source_is_no_zeros(method, kind, on_read_error, make, lane:
     transfer = new_transfer(look_at(source), method=method, on_read_error=on_read_error)
     transfer.begin(folder, lane)
     os.truncate(source, 20 * MiB)
-    with pytest.raises(asyncdump.SourceChangedError, match="truncated while it was dumped: it ends at byte 20971520"):
+    with pytest.raises(asyncdump.SourceChangedError, match="20971520"):
         finish(transfer, folder, lane)
     assert transfer.bad == ()
     assert os.listdir(folder.path) == []
@@ -552,22 +561,22 @@ async def test_a_truncated_source_is_no_zeros_to_a_stage(kind, stages, method, m
         os.truncate(source, 2 * MiB)
     error = running.report.files[0].error
     assert isinstance(error, asyncdump.SourceChangedError)
-    assert "truncated" in str(error)
+    assert mentions(error, source)
     assert os.listdir(folder) == ["receipt.json"]
 
 
 async def test_a_run_over_bad_pages_can_be_cancelled(damaged: Path, bad, folder_on, monkeypatch) -> None:
     """Each call for a bad page may take a disk long: the run ends after the one under way."""
-    from asyncdump.transfer import salvage
+    from asyncdump.sources.file import FileSource
 
     calls = []
-    read_some = salvage.read_some
+    read = FileSource.read
 
     def slow(*arguments: Any) -> int:
         calls.append(time.sleep(0.01))
-        return read_some(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr(salvage, "read_some", slow)
+    monkeypatch.setattr(FileSource, "read", slow)
     folder = folder_on("ext4").path
     async with asyncdump.open_run([Dump(source=bad("all").path)], output=folder, on_read_error="zero") as running:
         while len(calls) < 5:
@@ -607,7 +616,7 @@ def test_memory_that_is_poisoned(kind, method, make, dump: Dumper, folder_on) ->
     if failed:
         unavailable(f"the kernel poisons no memory: {os.strerror(number)}", excusable=True)
     folder = folder_on("ext4")
-    with pytest.raises(asyncdump.DumpError, match=r"at byte \d+ of .*: E") as failure:
+    with pytest.raises(asyncdump.DumpError, match=r"\d+ .*: E") as failure:
         dump(folder, path, method=method)
     assert "on_read_error: zero" in failure.value.hint
     assert os.listdir(folder.path) == []

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 import anyio
 import pytest
-from files import GiB, MiB, leftovers, noise, read
+from files import GiB, MiB, busy_threads, leftovers, noise, read
 
 import asyncdump
 
@@ -54,6 +52,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("method", ["auto", "direct", "sendfile", "splice", "mmap", "read"])
 async def test_a_run_that_is_cancelled(method, checksum, many, folder_on) -> None:
@@ -110,13 +109,6 @@ async def test_a_scope_that_is_cancelled(durable, many, folder_on) -> None:
     assert threading.active_count() <= threads + 10
 
 
-def busy_threads() -> int:
-    """Count threads that are inside asyncdump."""
-    others = {thread.ident for thread in threading.enumerate() if thread is not threading.main_thread()}
-    stacks = [traceback.extract_stack(frame) for ident, frame in sys._current_frames().items() if ident in others]
-    return sum(any("/asyncdump/" in call.filename for call in stack) for stack in stacks)
-
-
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_no_thread_outlives_its_loop(backend, many, folder_on) -> None:
     folder = folder_on("ext4").path
@@ -152,11 +144,12 @@ async def test_one_enormous_file_is_given_up_soon(method, tmpfs: Path, folder_on
     check_what_is_left(folder, run.report)
 
 
+@pytest.mark.slow
 async def test_reading_back_is_given_up_soon(make, folder_on) -> None:
     folder = folder_on("ext4").path
     dump = asyncdump.Dump(source=make("tmpfs", noise(512 * MiB)), name="dump", method="mmap", checksum="sha256")
     async with asyncdump.open_run([dump], output=folder) as run:
-        await first(run, asyncdump.Progress, stage="digest")
+        await first(run, asyncdump.Progress, phase="digest")
         began = time.perf_counter()
         run.cancel()
     assert time.perf_counter() - began < SOON
@@ -227,7 +220,7 @@ async def test_one_failure_does_not_touch_the_others(doomed, folder_on) -> None:
     assert sorted(os.listdir(folder)) == ["XXH128SUMS", "receipt.json", "stays", "stays too"]
     ends = [event.name for event in events if isinstance(event, asyncdump.FileFailed | asyncdump.FileFinished)]
     assert sorted(ends) == ["gone", "stays", "stays too"]
-    with pytest.raises(ExceptionGroup, match="1 of 3"):
+    with pytest.raises(ExceptionGroup, match=r"1 .*3"):
         report.raise_for_failures()
 
 

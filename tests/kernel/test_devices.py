@@ -53,6 +53,7 @@ def run(*arguments: str | Path, cwd: Path, **options: object) -> subprocess.Comp
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["auto", "direct", "mmap", "read", "sendfile"])
 @pytest.mark.parametrize("size", [MiB + SECTOR, MiB + 7 * SECTOR, 3 * SECTOR])
 def test_a_device_whose_size_is_no_multiple_of_a_block(size, method, attach: Attach, tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ def test_a_call_that_moves_nothing(call, source, tmp_path: Path) -> None:
 # --- standard output on a device --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", ["", "--compress zstd", "--method read"])
 def test_a_dump_goes_where_the_offset_of_a_device_is(options, attach: Attach, tmp_path: Path) -> None:
     device = attach(8 * MiB)
@@ -162,6 +164,7 @@ def test_a_device_that_is_full(attach: Attach, tmp_path: Path) -> None:
 # --- what can't be opened a second time -------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", [[], ["--compress", "zstd"]])
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
 def test_a_pipe_or_terminal_that_can_not_be_opened_again(kind, options, tmp_path: Path) -> None:
@@ -196,6 +199,7 @@ def test_a_pipe_or_terminal_that_can_not_be_opened_again(kind, options, tmp_path
     os.close(writing)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "arguments",
     ["m.yaml -q", "m.yaml -q --compress zstd", "m.yaml --progress json", "verify out -q", "restore out --to back -q"],
@@ -243,6 +247,7 @@ def slow(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["losetup", "--detach", loop], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

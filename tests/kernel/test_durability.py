@@ -12,10 +12,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import seccomp
 from files import (
     METHODS,
     Dumper,
@@ -142,6 +144,7 @@ def check_order(trace: Traced, folder: str, name: str) -> None:
     assert [call for call in named if rename.end <= call.start and call.end <= said.start], f"{name}: folder not synced"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("checksum", ["none", "xxh128"])
 @pytest.mark.parametrize("most", [1, 2, 6])
 def test_synced_then_named_then_said(most, checksum, sources, folder_on, tmp_path) -> None:
@@ -154,6 +157,7 @@ def test_synced_then_named_then_said(most, checksum, sources, folder_on, tmp_pat
         check_order(trace, folder, name)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_is_synced(method, make, folder_on, tmp_path) -> None:
     sources = {"dump": make("ext4", noise(3 * MiB + 5))}
@@ -216,6 +220,7 @@ def test_nobody_else_may_look_while_it_is_written(make, lane: Lane, folder_on) -
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("kind", ["hugetlbfs", "tmpfs", "tiny"])
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_a_full_disk_is_told_and_left_clean(method, kind, tiny: Path, make, dump: Dumper, folder_on) -> None:
@@ -230,7 +235,7 @@ def test_a_full_disk_is_told_and_left_clean(method, kind, tiny: Path, make, dump
         dump(folder, source, method=method, durable=True)
     if not isinstance(failed.value, asyncdump.MethodRefusedError):
         assert failed.value.errno == errno.ENOSPC
-        assert "free space" in failed.value.hint
+        assert failed.value.hint
         assert failed.value.path.startswith(folder.path)
     else:
         assert method == "reflink" or (kind == "hugetlbfs" and method in {"sendfile", "splice"})
@@ -267,8 +272,9 @@ async def test_a_full_disk_is_one_file_s_failure(checksum, tiny: Path, make) -> 
 
 async def test_a_disk_known_to_be_full_is_refused_beforehand(tiny: Path, make) -> None:
     output = tiny / "dumps"
-    with pytest.raises(asyncdump.ManifestError, match="free"):
+    with pytest.raises(asyncdump.ManifestError) as refused:
         await asyncdump.dump_all([asyncdump.Dump(source=make("tmpfs", noise(8 * MiB)))], output=output)
+    assert [problem.key for problem in refused.value.problems] == ["output"]
     assert not output.exists()
 
 
@@ -277,6 +283,7 @@ async def test_a_disk_known_to_be_full_is_refused_beforehand(tiny: Path, make) -
 EVERY_SYNC = ("fdatasync:error=EIO", "syncfs:error=EIO")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("inject", "lost"),
     [
@@ -306,7 +313,7 @@ def test_a_fault_leaves_whole_dumps_or_none(inject, lost, most, checksum, source
     present = check_nothing_is_half(folder, some)
     if lost == "names":
         assert present == set(some)
-        assert all("may not survive a power cut" in error for error in outcome["errors"].values())
+        assert set(outcome["types"].values()) == {"NotDurableError"}
         assert not outcome["ok"]
         return
     assert present == {name for name, error in outcome["errors"].items() if error is None}
@@ -320,6 +327,7 @@ def test_a_fault_leaves_whole_dumps_or_none(inject, lost, most, checksum, source
         assert outcome["ok"] == (lost == "none"), outcome
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "destination", "checksum", "inject"),
     [
@@ -345,6 +353,7 @@ def test_auto_goes_on_with_the_next_when_the_first_call_is_refused(
         assert read(os.path.join(folder, "XXH128SUMS")).decode() == f"{digest}  dump\n"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "inject",
     [
@@ -367,19 +376,15 @@ def test_kill_leaves_whole_dumps_or_none(inject, checksum, sources, folder_on, t
     check_nothing_is_half(folder, sources, killed=True)
 
 
-def test_a_failed_sync_takes_the_dump_away(make, lane: Lane, folder_on, monkeypatch) -> None:
+def test_a_failed_sync_takes_the_dump_away(make, lane: Lane, folder_on) -> None:
     folder = folder_on("ext4")
     transfer = new_transfer(look_at(make("tmpfs", noise(MiB))))
     transfer.begin(folder, lane)
     transfer.work(lane)
     transfer.seal(lane)
-
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fdatasync", fail)
     assert transfer.sink is not None
-    [error] = folder.publish([transfer.sink], durable=True, overwrite=False)
+    publish = partial(folder.publish, [transfer.sink], durable=True, overwrite=False)
+    [error] = seccomp.without(["fdatasync=EIO"], publish)
     assert error is not None
     assert error.errno == errno.EIO
     assert os.listdir(folder.path) == []

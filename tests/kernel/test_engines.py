@@ -109,6 +109,7 @@ def check_dump(path: str, case: Case, digest: str | None) -> None:
         assert allocated(path) >= len(case.data)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("destination", DESTINATIONS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
@@ -161,6 +162,7 @@ def test_a_reflink_takes_no_room(kind, make, dump: Dumper, folder_on) -> None:
     assert (before.f_bfree - after.f_bfree) * before.f_frsize < 8 * MiB
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("method", "kind"),
     [

@@ -217,6 +217,7 @@ def test_each_call_fails_in_turn(way, dumps_by: Maker, tmp_path) -> None:
 # --- what we write for ourselves -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("call", ["write", "fdatasync"])
 def test_the_journal_cannot_be_written(call, error, dumps_by: Maker, tmp_path) -> None:
@@ -245,6 +246,7 @@ def test_the_journal_cannot_be_written(call, error, dumps_by: Maker, tmp_path) -
             assert set(codes) <= {0, 1}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("call", ["pwritev2", "fdatasync", "renameat", "fsync"])
 def test_the_receipt_cannot_be_written(call, error, dumps_by: Maker, tmp_path) -> None:
@@ -278,6 +280,7 @@ def test_the_receipt_cannot_be_written(call, error, dumps_by: Maker, tmp_path) -
     assert all(resume(dumps).values())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("options", [(), ("--progress", "json")])
 def test_nobody_can_be_told(options, error, dumps_by: Maker, tmp_path) -> None:
@@ -460,6 +463,7 @@ def cut_short(shim: Path, log: Path, *arguments: str | Path) -> set[str]:
     return set(log.read_text().split())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_writes_that_fall_short(way, shim: Path, dumps_by: Maker, tmp_path) -> None:
     dumps = dumps_by(way)
@@ -468,6 +472,7 @@ def test_writes_that_fall_short(way, shim: Path, dumps_by: Maker, tmp_path) -> N
     check_complete(dumps, *proof_of(way))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", [{}, {"compress": "zstd"}, {"filter": [["cat"]]}])
 def test_huge_pages_and_back_by_writes_that_fall_short(options, shim: Path, make, ext4, hugetlbfs, tmp_path) -> None:
     data = content(10 * MiB)

@@ -73,6 +73,7 @@ def writing_to(folder: Path) -> list[str]:
     return ["dd", f"of={folder}/stuck", "status=none"]
 
 
+@pytest.mark.slow
 async def test_a_program_that_cannot_be_killed_fails_its_file(tiny: Path, make, folder_on) -> None:
     source, folder = make("tmpfs", noise(MiB)), folder_on("ext4").path
     dumps = [
@@ -88,13 +89,14 @@ async def test_a_program_that_cannot_be_killed_fails_its_file(tiny: Path, make, 
         stuck, good = report.files
         assert good.ok
         assert isinstance(stuck.error, FilterError)
-        assert re.search(r"nothing for 0.5 s; dd \(process \d+\) can't be killed", str(stuck.error))
+        assert re.search(r"0\.5 s.*\bdd \(process \d+\)", str(stuck.error))
         assert leftovers(folder) == []
         assert asleep(f"of={tiny}/stuck")
         assert len(os.listdir("/proc/self/fd")) <= descriptors + 1  # With the pidfd of whoever reaps it in the end.
     wait_until(lambda: children() == [])
 
 
+@pytest.mark.slow
 async def test_a_run_is_cancelled_whose_program_cannot_be_killed(tiny: Path, make, folder_on) -> None:
     dump = Dump(source=make("tmpfs", noise(MiB)), name="stuck", filter=[writing_to(tiny)])
     with frozen(tiny):
@@ -105,10 +107,11 @@ async def test_a_run_is_cancelled_whose_program_cannot_be_killed(tiny: Path, mak
             run.cancel()
         assert time.monotonic() - began < LAST_WAIT + 1
         assert run.report.interrupted == "cancelled"
-        assert "can't be killed" in str(run.report.files[0].error)
+        assert re.search(r"\bdd \(process \d+\)", str(run.report.files[0].error))
     wait_until(lambda: children() == [])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_whose_program_cannot_be_killed(number, tiny: Path, make, tmp_path: Path) -> None:
     dump = {"source": make("tmpfs", noise(MiB)), "name": "stuck", "filter": [writing_to(tiny)]}
@@ -189,6 +192,7 @@ assert [process.wait() for process in lives] == [0] * len(lives)
 """
 
 
+@pytest.mark.slow
 def test_nobody_else_dies_where_numbers_are_few(tmp_path: Path) -> None:
     """In a PID namespace of 400 numbers, with processes coming and going, each a group of its own."""
     (tmp_path / "source").write_bytes(noise(100_000))
@@ -309,6 +313,7 @@ def peak(dumps: str, output: Path) -> int:
     return int(done.stdout) * 1024
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("more", ["", ", filter=[['cat']]", ", filter=[['cat']], first='filter'"])
 def test_the_budget_is_kept_with_several_kinds_of_frames(more, tmpfs: Path, tmp_path: Path) -> None:
     """What is kept for the next frame of its kind counts as well."""
@@ -344,6 +349,7 @@ def test_what_costly_kinds_leave_behind_counts(tmpfs: Path, tmp_path: Path) -> N
             source.unlink()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("more", ["", ", filter=[['cat']]", ", filter=[['cat']], first='filter'"])
 def test_small_frames_take_little_memory(more, tmpfs: Path, tmp_path: Path) -> None:
     source = tmpfs / "small-frames"

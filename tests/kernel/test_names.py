@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from files import MiB, leftovers, noise, unavailable
+from files import MiB, leftovers, mentions, noise, unavailable
 from fuse import mounted
 from tool import asyncdump as command
 from tool import write_manifest
@@ -63,6 +63,7 @@ def dumps_of(sources: list[Path], *names: str) -> list[asyncdump.Dump]:
 # --- enforced where a name is given ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("first", "second"), ALIKE)
@@ -116,21 +117,23 @@ def test_the_same_name_may_be_published_anew(folding: Path) -> None:
 # --- found before a byte is written ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("first", "second"), ALIKE)
 @pytest.mark.parametrize("overwrite", [False, True])
 async def test_names_that_clash_are_refused(first, second, overwrite, folding: Path, sources) -> None:
-    with pytest.raises(asyncdump.ManifestError, match="one name"):
+    with pytest.raises(asyncdump.ManifestError) as refused:
         await asyncdump.dump_all(dumps_of(sources, first, second), output=folding / "out", overwrite=overwrite)
+    assert mentions(refused.value, first, second)
     assert os.listdir(folding / "out") == []
 
 
 @pytest.mark.parametrize("own", ["receipt.json", *LISTS.values()])
 async def test_what_asyncdump_writes_is_no_dump(own, folding: Path, sources) -> None:
     other = own.swapcase()
-    with pytest.raises(asyncdump.ManifestError, match="asyncdump writes"):
+    with pytest.raises(asyncdump.ManifestError, match=own):
         await asyncdump.dump_all(dumps_of(sources, other), output=folding / "out")
     (folding / "out" / own).write_bytes(b"{}")
-    with pytest.raises(asyncdump.ManifestError, match="asyncdump writes"):
+    with pytest.raises(asyncdump.ManifestError, match=own):
         await asyncdump.dump_all(dumps_of(sources, other), output=folding / "out", overwrite=True)
 
 
@@ -138,7 +141,7 @@ def test_the_command_refuses(folding: Path, sources, tmp_path) -> None:
     dumps = [{"source": str(source), "name": name} for source, name in zip(sources, ("Ring", "ring"), strict=False)]
     done = command(write_manifest(tmp_path / "m.yaml", folding / "out", dumps), "--overwrite", "-q")
     assert done.returncode == 2
-    assert "ring and Ring are one name" in done.stderr
+    assert mentions(done.stderr, "ring", "Ring")
 
 
 async def test_where_names_differ_they_are_dumped(ext4: Path, sources, tmp_path) -> None:
@@ -184,7 +187,7 @@ def test_a_killed_attempt_is_swept(folding: Path) -> None:
 async def test_a_restore_replaces_nothing_of_its_own(overwrite, folding: Path, sources, ext4, tmp_path) -> None:
     output = ext4 / tmp_path.name
     (await asyncdump.dump_all(dumps_of(sources, "Ring", "ring", "third"), output=output)).raise_for_failures()
-    with pytest.raises(asyncdump.ReceiptError, match="one name"):
+    with pytest.raises(asyncdump.ReceiptError, match="Ring"):
         await asyncdump.restore_all(output, folding / "back", overwrite=overwrite)
     assert os.listdir(folding / "back") == []
     report = await asyncdump.restore_all(output, folding / "back", map={"ring": "other"}, overwrite=overwrite)
@@ -203,6 +206,6 @@ async def test_a_dump_that_is_kept_is_not_replaced(folding: Path, sources, ext4,
     target.mkdir()
     for name in ("receipt.json", "Ring"):
         (target / name).write_bytes((output / name).read_bytes())
-    with pytest.raises(asyncdump.ManifestError, match="one name"):
+    with pytest.raises(asyncdump.ManifestError, match="Ring"):
         await asyncdump.dump_all(dumps_of(sources, "Ring", "ring"), output=target, resume=True)
     assert (target / "Ring").read_bytes() == sources[0].read_bytes()

@@ -88,6 +88,7 @@ def test_pages_punched_out(kind, make, lane, folder_on) -> None:
         finish(transfer, folder, lane)
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("what", ["stores", "writes", "grows", "is allocated", "mode"])
 @pytest.mark.parametrize("kind", KINDS)

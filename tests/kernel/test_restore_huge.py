@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ async def dump(output: Path, *sources: str, **options: Any) -> None:
     (await asyncdump.dump_all(dumps, output=output, **options)).raise_for_failures()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("compress", ["none", "zstd", Zstd(frame="256KiB"), Zstd(frame="8MiB")])
 async def test_into_huge_pages_and_no_more_than_were_held(compress, make, target, hugetlbfs, tmp_path) -> None:
     sources = [make("hugetlbfs", sparse(6, *data), holes=True) for data in ((0, 3), (5,), (), (1, 2, 3, 4))]
@@ -62,7 +64,7 @@ async def test_too_few_free_pages_are_told_before_a_byte_is_written(compress, ma
     point.mkdir()
     subprocess.run(["mount", "-t", "hugetlbfs", "-o", f"pagesize=2M,size={3 * HUGE_PAGE}", "none", point], check=True)
     try:
-        with pytest.raises(asyncdump.ReceiptError, match=r"4 huge pages of 2.0 MiB.* 3 "):
+        with pytest.raises(asyncdump.ReceiptError, match=r"\b4 .* 2\.0 MiB.* 3 "):
             await restore_all(tmp_path / "out", point)
         assert os.listdir(point) == []
     finally:
@@ -79,7 +81,7 @@ async def test_pages_that_go_away_meanwhile_are_an_error_and_leave_nothing(make,
         report = await restore_all(tmp_path / "out", point)
         [failed] = report.failures
         assert isinstance(failed.error, asyncdump.DumpError)
-        assert "huge pages" in str(failed.error)
+        assert failed.error.errno == errno.ENOMEM
         assert "nr_hugepages" in failed.error.hint
         assert os.listdir(point) == []
     finally:
@@ -90,7 +92,7 @@ async def test_over_what_is_there(make, target, hugetlbfs, tmp_path) -> None:
     await dump(tmp_path / "out", make("hugetlbfs", noise(2 * HUGE_PAGE)))
     target.mkdir()
     write_huge(target / "map_0", b"old" * 1000)
-    with pytest.raises(asyncdump.ReceiptError, match="exists already"):
+    with pytest.raises(asyncdump.TargetExistsError):
         await restore_all(tmp_path / "out", target)
     (await restore_all(tmp_path / "out", target, overwrite=True)).raise_for_failures()
     assert read(target / "map_0") == noise(2 * HUGE_PAGE)

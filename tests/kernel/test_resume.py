@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.to_thread import run_sync
-from files import KiB, MiB, leftovers, noise, read, write_pages
+from files import KiB, MiB, leftovers, mentions, noise, read, write_pages
 from tool import (
     ENOUGH,
     Dumps,
@@ -110,6 +111,20 @@ def after(request: pytest.FixtureRequest, case: Case) -> Case:
     return case
 
 
+def test_what_was_not_made_durable_is_so_when_it_is_kept(case: Case, tmp_path: Path) -> None:
+    assert tool(case.manifest, "-q", "--no-durable").returncode == 0
+    options: dict[str, Any] = {"faults": ["fsync:error=EIO"], "on": [case.output / "a"]}
+    done, calls = traced(tmp_path / "log", ["fsync"], case.manifest, "-q", "--resume", **options)
+    assert done.returncode == 0, done.stderr
+    assert any(call.injected for call in calls)
+    assert {file["name"]: file["kept"] for file in receipt_of(case.output)["files"]} == {
+        "a": False,
+        "b": True,
+        "c": True,
+    }
+    check_complete(case.dumps)
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +149,6 @@ def test_room_is_made_between_the_runs(crowded, tiny: Path) -> None:
         done = tool(dumps.manifest, "-q", *options)
         assert done.returncode == 1
         assert "ENOSPC" in done.stderr
-        assert "free space" in done.stderr
         assert check_whole(dumps.output, dumps.expected) == {"small.zst"}
         assert leftovers(dumps.output) == []
         assert tool("verify", dumps.output).returncode == 1
@@ -142,6 +156,7 @@ def test_room_is_made_between_the_runs(crowded, tiny: Path) -> None:
     assert resume(dumps) == {"small.zst": True, "large.zst": False}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("head", "options"),
     [
@@ -181,12 +196,13 @@ def test_what_can_be_told_before_is(case: Case, tiny: Path) -> None:
     for options in ((), ("--resume",), ("--retries", "20:ENOSPC")):
         refused = tool(case.manifest, *options)
         assert refused.returncode == 2
-        assert "free, the dumps need" in refused.stderr
+        assert mentions(refused.stderr, "output: ", tiny)
         assert not case.output.exists()
     (tiny / "filler").unlink()
     assert case.resume() == set()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "renameat2"])
 def test_a_failing_disk_is_not_tried_again(call, case: Case, tmp_path) -> None:
     case.head = {"retries": {"times": 20, "delay": 0.05, "errors": ["ENOSPC", "EDQUOT", "EINTR", "EAGAIN"]}}
@@ -210,6 +226,7 @@ def test_a_failing_disk_is_not_tried_again(call, case: Case, tmp_path) -> None:
     assert "ENOSPC, EDQUOT" in refused.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "renameat2"])
 def test_what_passes_is_tried_again(call, case: Case, tmp_path) -> None:
     case.head = {"retries": {"times": 20, "delay": 0.05, "errors": ["EDQUOT"]}}
@@ -260,12 +277,14 @@ def replace_by_the_same(path: Path) -> None:
 CHANGES = (touch, grow, truncate, empty, rewrite, replace, replace_by_the_same)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_source_that_has_changed_is_dumped_again(change, after: Case) -> None:
     change(after.place / "b")
     assert after.resume() == {"a", "c"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_trusting_the_receipt_means(change, after: Case) -> None:
     before = read(after.output / "b")
@@ -285,7 +304,7 @@ def test_a_source_that_is_gone_is_told_and_its_dump_stays(options, after: Case) 
     state = after.state()
     refused = tool(after.manifest, "--resume", *options)
     assert refused.returncode == 2
-    assert "no such file" in refused.stderr
+    assert mentions(refused.stderr, after.place / "b", "ENOENT")
     assert after.state() == state
 
 
@@ -293,6 +312,7 @@ def vanish(path: Path) -> None:
     path.unlink()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("change", [*CHANGES, vanish])
 def test_a_source_that_changes_while_it_is_dumped(change, case: Case, tmp_path) -> None:
     """Its bytes are in the filter, which has not ended: is it still what was planned?"""
@@ -327,6 +347,7 @@ def test_a_source_that_changes_while_it_is_dumped(change, case: Case, tmp_path) 
 # --- another manifest ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", [{"checksum": "sha256"}, {"checksum": "none"}, {"offset": 4096}, {"length": 4096}])
 def test_a_dump_that_is_to_be_another_one(change, after: Case) -> None:
     after.entries[1] |= change
@@ -386,6 +407,7 @@ def test_a_dump_without_a_digest_is_kept_by_its_inode(case: Case) -> None:
 GARBAGE = (b"", b"garbage", b"00000000 {}\n", b"[" * 100_000, noise(5000))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_journal_that_is_garbage(garbage, case: Case) -> None:
     case.run()
@@ -403,6 +425,7 @@ def test_a_journal_that_is_garbage(garbage, case: Case) -> None:
     assert case.resume("--overwrite") == set()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_receipt_that_is_garbage(garbage, case: Case) -> None:
     case.run()
@@ -416,7 +439,7 @@ def test_a_receipt_that_is_garbage(garbage, case: Case) -> None:
     ):
         refused = tool(*command)
         assert refused.returncode == 2, command
-        assert "receipt.json is no receipt" in refused.stderr, command
+        assert "receipt.json" in refused.stderr, command
     assert case.state() == state
     assert tool(case.manifest, "--overwrite", "-q").returncode == 0
     check_complete(case.dumps)
@@ -446,6 +469,7 @@ def test_a_journal_cut_anywhere(case: Case) -> None:
 # --- what somebody has put there -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("name", ["b", "receipt.json", "XXH128SUMS", JOURNAL])
 def test_a_link_is_never_followed(name, exists, case: Case, tmp_path) -> None:
@@ -483,6 +507,7 @@ def test_a_link_is_never_followed(name, exists, case: Case, tmp_path) -> None:
     assert is_unharmed()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("thing", ["fifo", "folder", "socket"])
 def test_something_else_under_the_name_of_a_dump(thing, after: Case) -> None:
     path = after.output / "b"
@@ -501,11 +526,12 @@ def test_something_else_under_the_name_of_a_dump(thing, after: Case) -> None:
     if thing == "folder":
         refused = tool(after.manifest, "--resume")
         assert refused.returncode == 2
-        assert "b is a folder" in refused.stderr
+        assert re.search(r"\.name: b ", refused.stderr)
         path.rmdir()
     assert after.resume() == {"a", "c"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("thing", ["fifo", "folder"])
 @pytest.mark.parametrize("name", ["receipt.json", JOURNAL])
 def test_something_else_under_the_name_of_a_record(name, thing, case: Case) -> None:
@@ -519,7 +545,7 @@ def test_something_else_under_the_name_of_a_record(name, thing, case: Case) -> N
     for command in (["verify", case.output], [case.manifest, "--resume"]):
         refused = tool(*command)
         assert refused.returncode == 2
-        assert f"{name} is no receipt" in refused.stderr
+        assert name in refused.stderr
     assert check_whole(case.output, case.dumps.expected) == set(NAMES)
 
 
@@ -605,7 +631,7 @@ def test_too_few_files_may_be_open_to_go_on(case: Case) -> None:
 
     refused = tool(case.manifest, "--resume", preexec_fn=limit)
     assert refused.returncode == 2
-    assert "open files" in refused.stderr
+    assert "ulimit -n" in refused.stderr
     assert set(journal_of(case.output) or {}) == set(NAMES)
     assert case.resume() == {"a", "c"}
     case.be_killed()
@@ -615,6 +641,7 @@ def test_too_few_files_may_be_open_to_go_on(case: Case) -> None:
     assert os.listdir(case.output) == []  # Nor does a first run leave the beginning of a journal.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("files", [2, 40])
 def test_a_power_cut(files, case: Case, tiny: Path) -> None:
     """What was said to be done is there when the filesystem comes back without all that wasn't durable."""
@@ -686,7 +713,7 @@ async def test_a_service_whose_disk_is_full(crowded, tiny: Path) -> None:
     async with ticking():
         report = await asyncdump.dump_all(dumps.manifest)
         assert codes(report) == {errno.ENOSPC}
-        with pytest.raises(ExceptionGroup, match="1 of 2"):
+        with pytest.raises(ExceptionGroup, match=r"1 .*2"):
             report.raise_for_failures()
         (tiny / "filler").unlink()
         report = await asyncdump.dump_all(dumps.manifest, resume=True)
@@ -774,7 +801,7 @@ async def test_a_service_that_is_refused(case: Case, gated: Gate, tiny: Path) ->
                 lambda: asyncdump.verify_all(case.output),
                 lambda: asyncdump.restore_all(case.output, tiny / "back"),
             ):
-                with pytest.raises(asyncdump.DumpError, match="another run is at work") as refused:
+                with pytest.raises(asyncdump.BusyError) as refused:
                     await call()
                 refusals.append(refused.value)
             await run_sync(gated.open)

@@ -25,6 +25,7 @@ def dumps_to(output: Path, source: str | Path, tmp_path: Path, **dump: object) -
 # --- a disk ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("data", "options", "fits"),
     [
@@ -50,7 +51,7 @@ def test_zeros_that_are_left_out_take_no_room(data, options, fits, tiny: Path, m
         assert check_whole(tiny / "out", {"dump": expected}) == {"dump"}
         assert allocated(tiny / "out" / "dump") <= 2 * MiB
     else:
-        assert "free" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_several_that_fit_one_by_one_and_not_together(tiny: Path, make, tmp_path) -> None:
@@ -167,7 +168,7 @@ def test_pages_reserved_and_used_are_not_counted_again(dumped: Path, tmp_path) -
         assert asyncdump("restore", dumped, "--to", mount, "-q").returncode == 0
         done = asyncdump("restore", dumped, "--to", mount / "again", "-q")
         assert done.returncode == 2
-        assert "huge pages" in done.stderr
+        assert "2.0 MiB" in done.stderr
         (mount / "dump").unlink()
 
 

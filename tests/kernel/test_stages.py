@@ -14,7 +14,20 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from files import HUGE_KINDS, GiB, KiB, MiB, allocated, content, digest_of, leftovers, noise, read, unavailable
+from files import (
+    HUGE_KINDS,
+    GiB,
+    KiB,
+    MiB,
+    allocated,
+    content,
+    digest_of,
+    leftovers,
+    mentions,
+    noise,
+    read,
+    unavailable,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +57,7 @@ def no_child_is_left() -> bool:
     return psutil.Process().children(recursive=True) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["auto", "read", "splice"])
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,18 +179,20 @@ async def test_holes_in_huge_pages_take_none(stages, make, folder_on) -> None:
 # --- filters that fail -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("filters", "says", "status"),
     [
-        ([["sh", "-c", "echo oh no >&2; exit 3"]], "sh ended with status 3: oh no", 3),
-        ([["cat"], ["sh", "-c", "cat > /dev/null; exit 4"], ["cat"]], "sh ended with status 4", 4),
-        ([["cat"], ["sh", "-c", "kill -9 $$"], ["cat"]], "sh was ended by SIGKILL", -9),
-        ([["head", "-c", "10"]], "head closed its input before the end of it", 0),
-        ([["sleep", "1000"]], "sleep took nothing and gave nothing for 0.5 s", None),
-        ([["sh", "-c", "cat > /dev/null; sleep 1000 & echo hi"]], "sh took nothing and gave nothing for 0.5 s", None),
-        ([["sh", "-c", "cat; exec >&-; sleep 1000"]], "sh took nothing and gave nothing for 0.5 s", None),
-        ([["sh", "-c", "yes on-and-on | head -c 1000000 >&2; exit 1"]], "[argument 2]", 1),
+        ([["sh", "-c", "echo oh no >&2; exit 3"]], ["sh", "oh no"], 3),
+        ([["cat"], ["sh", "-c", "cat > /dev/null; exit 4"], ["cat"]], ["sh", 4], 4),
+        ([["cat"], ["sh", "-c", "kill -9 $$"], ["cat"]], ["sh", "SIGKILL"], -9),
+        ([["head", "-c", "10"]], ["head"], 0),
+        ([["sleep", "1000"]], ["sleep", "0.5 s"], None),
+        ([["sh", "-c", "cat > /dev/null; sleep 1000 & echo hi"]], ["sh", "0.5 s"], None),
+        ([["sh", "-c", "cat; exec >&-; sleep 1000"]], ["sh", "0.5 s"], None),
+        ([["sh", "-c", "yes on-and-on | head -c 1000000 >&2; exit 1"]], ["[argument 2]"], 1),
     ],
+    ids=["status", "one of three", "signal", "little read", "nothing", "much read", "nothing more", "flood"],
 )
 @pytest.mark.parametrize("kind", ["tmpfs", "hugetlbfs"])
 async def test_a_filter_that_fails(kind, filters, says, status, make, folder_on) -> None:
@@ -190,7 +206,8 @@ async def test_a_filter_that_fails(kind, filters, says, status, make, folder_on)
     bad, good = report.files
     assert good.ok
     assert isinstance(bad.error, asyncdump.FilterError)
-    assert says in str(bad.error)
+    assert mentions(bad.error, *says)
+    assert bad.error.command == says[0] or len(says) == 1
     assert len(str(bad.error)) < 2500
     assert bad.error.status == status
     assert sorted(os.listdir(folder)) == ["XXH128SUMS", "good", "receipt.json"]
@@ -260,6 +277,7 @@ def command(folder: Path, source: str, *options: str, **keys: str) -> list[str]:
     return [sys.executable, "-m", "asyncdump", str(manifest), "--quiet", "--allow-filters", *options]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "keys", [{}, {"compress": "zstd"}, {"filter": "[[cat]]"}, {"filter": "[[cat]]", "compress": "zstd"}]
 )
@@ -300,7 +318,7 @@ def test_only_one_dump_fits_into_standard_output(make, tmp_path: Path) -> None:
     arguments = command(tmp_path, f"{make('tmpfs', b'x')}\n  - source: {make('tmpfs', b'y')}")
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "takes one dump, not 2" in done.stderr
+    assert mentions(done.stderr, "output: ", 2)
 
 
 # A process begins with the peak memory of the one that starts it: this starts from a small one.
@@ -324,6 +342,7 @@ def peak_of(process: subprocess.Popen[bytes], peak: Path) -> int:
     return int(peak.read_text()) * KiB
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("keys", [{}, {"compress": "zstd"}, {"filter": "[[cat]]"}])
 def test_a_slow_reader_holds_memory_flat(keys, tmpfs: Path, tmp_path: Path) -> None:
     """Backpressure: the pipe is full, and that is all that is held."""
@@ -341,6 +360,7 @@ def test_a_slow_reader_holds_memory_flat(keys, tmpfs: Path, tmp_path: Path) -> N
     assert peaks[192] < 200 * MiB
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("more", ["", "    filter: [[cat]]\n    first: filter\n"])
 def test_the_budget_is_kept_whatever_the_level(more, tmpfs: Path, tmp_path: Path) -> None:
     sources = []
@@ -358,7 +378,7 @@ def test_the_budget_is_kept_whatever_the_level(more, tmpfs: Path, tmp_path: Path
     for source in sources:
         source.unlink()
     assert peak_of(process, tmp_path / "peak") < (256 + 64) * MiB
-    with pytest.raises(asyncdump.ManifestError, match=r"needs .* MiB"):
+    with pytest.raises(asyncdump.ManifestError, match=r"\d MiB"):
         Zstd(level=22, frame="128MiB")
 
 
@@ -378,5 +398,5 @@ def test_events_go_beside_a_dump_to_standard_output(keys, make, tmp_path: Path) 
 def test_a_dry_run_to_standard_output(keys, make, tmp_path: Path) -> None:
     arguments = [*command(tmp_path, make("tmpfs", b"x"), **keys), "--dry-run"]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=20)
-    assert "1 file, 1 B to standard output\n" in done.stdout
+    assert mentions(done.stdout, "1 file", "1 B")
     assert done.stderr == ""

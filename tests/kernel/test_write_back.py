@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from files import KiB, MiB, noise, read, unavailable, write_pages
+from files import KiB, MiB, mentions, noise, read, unavailable, write_pages
 from fuse import mounted
 from liar import Liar
 from tool import (
@@ -73,7 +73,7 @@ def lost_behind(disk: Liar, folder: Folder, name: str = "dump") -> Draft:
     draft = cached(folder, name, noise(8 * MiB))
     with disk.lying(0, 1):
         draft.flush_behind(0, 4 * MiB)
-        with pytest.raises(DumpError, match="write-back") as told:
+        with pytest.raises(DumpError) as told:
             draft.flush_behind(4 * MiB, 4 * MiB)
     assert told.value.errno == errno.EIO
     with suppress(OSError):  # Most often the kernel has nothing more to tell.
@@ -87,7 +87,7 @@ def rewrite_and_lose(disk: Liar, path: Path) -> None:
     path.unlink()
     path.write_bytes(data)
     fd = os.open(path, os.O_RDWR)
-    with disk.lying(0, 1), pytest.raises(OSError, match="Input/output"):
+    with disk.lying(0, 1), pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
         sync_file_range(fd, 0, 0, 7)  # The data alone: metadata would have the filesystem give up.
     os.close(fd)
     assert read(path) == data
@@ -127,7 +127,7 @@ def test_what_is_known_to_be_lost_is_not_published_either_if_nobody_asked_for_du
 ) -> None:
     draft = cached(folder, "dump", noise(4 * MiB))
     other = draft.open_again()
-    with disk.lying(0, 1), pytest.raises(OSError, match="Input/output"):
+    with disk.lying(0, 1), pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
         os.fdatasync(other)  # Told to another descriptor: the kernel tells each.
     os.close(other)
     [error] = folder.publish([draft], durable=False, overwrite=False)
@@ -186,7 +186,7 @@ def test_a_journal_that_lost_something_is_written_anew(disk: Liar) -> None:
         journal.append([record("first")])
         with disk.lying(NONE_FITS, 1):
             other = os.open(disk.point / "out" / JOURNAL, os.O_RDONLY)
-            with pytest.raises(OSError, match="Input/output"):
+            with pytest.raises(OSError, check=lambda error: error.errno == errno.EIO):
                 os.fdatasync(other)
             os.close(other)
         assert journal.sync() is None
@@ -220,6 +220,7 @@ def test_a_journal_that_can_never_be_synced_ends_in_failures(concurrency, make, 
 # --- a folder whose names can't be made durable ----------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("files", [1, 4])
 def test_a_folder_that_can_not_be_synced_takes_no_dump_away(files, older, make, ext4, tmp_path) -> None:
@@ -238,14 +239,12 @@ def test_a_folder_that_can_not_be_synced_takes_no_dump_away(files, older, make, 
     )
     assert calls
     assert done.returncode == 1
-    assert "power cut" in done.stderr
     assert check_whole(output, expected) == set(expected)
     receipt = receipt_of(output)
     assert [file["error"]["type"] for file in receipt["files"]] == ["NotDurableError"] * files
     assert receipt["earlier"] == []
     verified = asyncdump("verify", output)
     assert verified.returncode == 1
-    assert "power cut" in verified.stdout + verified.stderr
     assert not any(resume(Dumps(manifest, output, expected)).values())
 
 
@@ -271,6 +270,7 @@ def test_a_folder_whose_name_can_not_be_synced_is_not_left_to_the_next_run(make,
 # --- what was kept ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(1)
 def test_what_is_kept_is_what_the_disk_holds(disk: Liar, make, tmp_path) -> None:
     """A dump that nobody waited for was lost after its run had ended: to make it durable is to dump it again."""
     output = disk.point / "dumps"
@@ -283,6 +283,7 @@ def test_what_is_kept_is_what_the_disk_holds(disk: Liar, make, tmp_path) -> None
     assert read(output / "dump") == noise(3 * MiB)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("compress", ["none", "zstd"])
 def test_verify_looks_at_the_disk(compress, disk: Liar, make, tmp_path) -> None:
     output = disk.point / "dumps"
@@ -308,14 +309,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield point
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("durable", [(), ("--no-durable",)])
 @pytest.mark.parametrize("method", ["auto", "sendfile", "mmap"])
 def test_what_a_close_tells_is_told(method, durable, server: Path, make, tmp_path) -> None:
     manifest = write_manifest(tmp_path / "m.yaml", server / "out", [{"source": make("tmpfs", noise(MiB)), "name": "a"}])
     done = asyncdump(manifest, "-q", *durable, "--method", method)
     assert done.returncode == 1
-    assert "failed: a" in done.stderr
-    assert "EDQUOT" in done.stderr
+    assert mentions(done.stderr, server / "out/a", "EDQUOT")
     assert "a" not in os.listdir(server / "out")
 
 
@@ -325,6 +326,7 @@ def test_dd_tells_what_a_close_tells(server: Path, make) -> None:
     assert "EDQUOT" in done.stderr
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("method", ["auto", "mmap", "sendfile", "splice"])
 def test_dd_tells_of_a_write_back_that_failed(method, disk: Liar, make) -> None:
     source = make("tmpfs", noise(40 * MiB))

@@ -22,7 +22,8 @@ from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.codecs.codec import Compression
 from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.sinks.file import Sink
-from asyncdump.sources.file import describe, open_source
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import open_source
 from asyncdump.text import text
 from asyncdump.transfer.copy import Copied, copy_in_blocks, copy_in_place
 from asyncdump.transfer.stream import StreamMethod, compress_stream, copy_stream

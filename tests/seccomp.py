@@ -1,4 +1,6 @@
-"""Run a program that isn't allowed some system calls (seccomp(2)): ``seccomp.py CALL=ERRNO ... -- PROGRAM ARGUMENT ...``.
+"""Run a program or a function that may not make some system calls (seccomp(2)).
+
+As a program: ``seccomp.py CALL=ERRNO ... -- PROGRAM ARGUMENT ...``.
 
 ``CALL:N&MASK=ERRNO`` denies it only where its argument N, from 0, has a bit of the mask; ``CALL:N==VALUE=ERRNO`` where
 it is that value.
@@ -13,6 +15,11 @@ import platform
 import re
 import struct
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 NUMBERS = {
     "x86_64": {
@@ -20,14 +27,14 @@ NUMBERS = {
         "sync_file_range": 277, "vmsplice": 278, "openat": 257, "renameat2": 316, "copy_file_range": 326,
         "preadv2": 327, "pwritev2": 328, "fadvise64": 221, "madvise": 28, "memfd_create": 319, "pidfd_open": 434,
         "sched_setscheduler": 144, "sched_getscheduler": 145, "sched_getaffinity": 204, "clone": 56, "clone3": 435,
-        "syncfs": 306, "ioctl": 16,
+        "syncfs": 306, "ioctl": 16, "fsync": 74, "fdatasync": 75, "unlinkat": 263,
     },
     "aarch64": {
         "fcntl": 25, "flock": 32, "sendfile": 71, "statfs": 43, "fstatfs": 44, "splice": 76, "tee": 77,
         "sync_file_range": 84, "vmsplice": 75, "openat": 56, "renameat2": 276, "copy_file_range": 285,
         "preadv2": 286, "pwritev2": 287, "fadvise64": 223, "madvise": 233, "memfd_create": 279, "pidfd_open": 434,
         "sched_setscheduler": 119, "sched_getscheduler": 120, "sched_getaffinity": 123, "clone": 220, "clone3": 435,
-        "syncfs": 267, "ioctl": 29,
+        "syncfs": 267, "ioctl": 29, "fsync": 82, "fdatasync": 83, "unlinkat": 35,
     },
 }.get(platform.machine(), {})  # fmt: skip
 
@@ -68,6 +75,21 @@ def deny(rules: list[str]) -> None:
     arguments = [ctypes.c_ulong(each) for each in (1, 0, 0, 0)]
     if libc.prctl(38, *arguments) or libc.prctl(22, ctypes.c_ulong(2), ctypes.byref(header), *arguments[1:3]):
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def require() -> None:
+    """Skip the test where the numbers of system calls are not known."""
+    from files import unavailable
+
+    if not NUMBERS:
+        unavailable("the numbers of system calls are not known here", excusable=True)
+
+
+def without(rules: list[str], function: Callable[[], Result]) -> Result:
+    """Call a function in a thread of its own to which the rules apply, as they do to the threads that it starts."""
+    require()
+    with ThreadPoolExecutor(1, initializer=deny, initargs=(rules,)) as thread:
+        return thread.submit(function).result()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""What earlier runs have dumped already: found complete, it is kept and not dumped again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from asyncdump.errors import DumpError, InterruptedDumpError
+from asyncdump.kernel.lane import Lane
+from asyncdump.log import logger
+from asyncdump.plan.earlier import fits
+from asyncdump.plan.plan import Plan
+from asyncdump.records.journal import Journal
+from asyncdump.records.report import FileReport
+from asyncdump.run.job import Job
+from asyncdump.run.stranger import recognise
+from asyncdump.sinks.folder import Folder, sync_file
+from asyncdump.sinks.place import Place
+from asyncdump.transfer.proof import prove
+from asyncdump.vocabulary.stop import Stop
+
+
+class Keeper:
+    """Looks whether a dump is there before a lane begins it.
+
+    Attributes:
+        journal: takes down what is kept, unless it is None.
+    """
+
+    def __init__(self, plan: Plan, place: Place, stop: Stop) -> None:
+        self.journal: Journal | None = None
+        self._plan: Final = plan
+        self._place: Final = place
+        self._stop: Final = stop
+
+    def settle(self, job: Job, lane: Lane) -> None:
+        """Set ``kept`` of a job whose dump is there and complete, or its error where something else is in the way."""
+        earlier = job.earlier
+        if earlier is None:
+            job.guard(lambda: self._recognise(job, lane))
+        elif self._is_complete(job, earlier, lane):
+            durable = earlier.durable or job.planned.durable
+            self._keep(job, msgspec.structs.replace(earlier, kept=True, durable=durable))
+
+    def _keep(self, job: Job, report: FileReport) -> None:
+        job.kept = report
+        if self.journal is not None:
+            with suppress(DumpError):  # What is lost is that this run has verified it.
+                self.journal.append([report])
+
+    def _is_complete(self, job: Job, earlier: FileReport, lane: Lane) -> bool:
+        """Tell whether an earlier run has done this very thing, and what it wrote verifies."""
+        if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
+            return False
+        try:
+            if job.planned.durable and not earlier.durable:
+                sync_file(earlier.path)
+            prove(earlier, lane, self._stop, job.watch)
+            if isinstance(self._place, Folder) and not self._place.hold(earlier.name):
+                return False
+        except InterruptedDumpError as error:
+            job.note(error)
+        except Exception as error:  # noqa: BLE001 (whatever it is: what doesn't verify is dumped again)
+            logger().warning("dumped_again", dump=earlier.name, error=str(error) or type(error).__name__)
+        else:
+            return True
+        finally:
+            job.proof = None
+        return False
+
+    def _recognise(self, job: Job, lane: Lane) -> None:
+        """Keep a file of a dump's name that no record mentions, if it holds what the source holds now.
+
+        Raises:
+            DumpError: it holds something else, or can't be read.
+        """
+        place = self._place
+        if not self._is_in_the_way(job):
+            return
+        try:
+            found = recognise(job.planned, place.path, lane, self._stop, job.watch)
+        finally:
+            job.proof = None
+        assert isinstance(place, Folder)
+        place.hold(found.name)
+        self._keep(job, msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256))
+
+    def _is_in_the_way(self, job: Job) -> bool:
+        """Tell whether a file has a dump's name that no record mentions, and that no dump of this run holds."""
+        place, name = self._place, job.planned.name
+        if not self._plan.resume or self._plan.overwrite or not isinstance(place, Folder):
+            return False
+        return place.exists(name) and place.holder(name) is None

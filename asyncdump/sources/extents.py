@@ -1,0 +1,60 @@
+"""The data and the holes of a file, as lseek(2) tells them (SEEK_DATA, SEEK_HOLE)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+from asyncdump.vocabulary.values import Source, Span
+
+
+def find_spans(fd: int, source: Source, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
+    """Yield the data and the holes of ``[offset, end)`` bytes, in order and without gaps.
+
+    Holes of less than ``shortest_hole`` bytes are counted as data. A hugetlbfs file reports itself as data throughout
+    (it has no SEEK_HOLE), and so comes back as one span.
+    """
+    return joined(_extents(fd, source, offset, end), shortest_hole)
+
+
+def joined(spans: Iterator[Span], shortest_hole: int) -> Iterator[Span]:
+    """Yield spans that follow one another, neighbours of a kind as one; a hole that is too short counts as data."""
+    pending: Span | None = None
+    for span in spans:
+        hole = span.hole and span.length >= shortest_hole
+        if pending is not None and pending.hole == hole:
+            pending = Span(offset=pending.offset, length=span.end - pending.offset, hole=hole)
+            continue
+        if pending is not None:
+            yield pending
+        pending = Span(offset=span.offset, length=span.length, hole=hole)
+    if pending is not None:
+        yield pending
+
+
+def _extents(fd: int, source: Source, offset: int, end: int) -> Iterator[Span]:
+    if not source.has_holes or source.in_huge_pages:
+        if offset < end:
+            yield Span(offset=offset, length=end - offset)
+        return
+    while offset < end:
+        data = _seek(fd, offset, os.SEEK_DATA, end)
+        if data > offset:
+            yield Span(offset=offset, length=data - offset, hole=True)
+        if data < end:
+            hole = _seek(fd, data, os.SEEK_HOLE, end)
+            yield Span(offset=data, length=hole - data)
+            data = hole
+        offset = data
+
+
+def _seek(fd: int, offset: int, whence: int, end: int) -> int:
+    try:
+        found = os.lseek(fd, offset, whence)
+    except OSError as error:
+        # ENXIO: nothing but a hole from here on. Any other errno: the filesystem has no such seek, all of it is data.
+        only_hole = whence == os.SEEK_DATA and error.errno == errno.ENXIO
+        return end if only_hole or whence == os.SEEK_HOLE else offset
+    # A hole is looked for from a byte of data: going forward at least one byte, this can't spin on a live file.
+    return min(max(found, offset + (whence == os.SEEK_HOLE)), end)

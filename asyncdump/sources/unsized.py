@@ -1,0 +1,48 @@
+"""Files that don't tell their size (``/proc``, ``/sys``, some of FUSE): they are read into memory first."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from asyncdump.errors import DumpError, explain
+from asyncdump.kernel.linux import some
+
+LARGEST_STREAM: Final = 64 << 20
+"""Bytes that are read of a source that doesn't tell its size: they are held in memory until they are written."""
+
+_STEP: Final = 1 << 20
+
+
+def gather(fd: int, path: str) -> int:
+    """Read a file that doesn't tell its size to its end, into memory (memfd_create(2)), and return that descriptor.
+
+    Raises:
+        DumpError: it gives more than `LARGEST_STREAM` bytes, or can't be read.
+    """
+    memory = -1
+    try:
+        with explain("read", path):
+            memory = os.memfd_create("asyncdump", os.MFD_CLOEXEC)
+            _pour(fd, memory, path)
+    except BaseException:
+        if memory >= 0:
+            os.close(memory)
+        raise
+    return memory
+
+
+def _pour(fd: int, memory: int, path: str) -> None:
+    total = 0
+    while piece := os.read(fd, _STEP):  # In a row: some of these files can't be read at a position.
+        total += len(piece)
+        if total > LARGEST_STREAM:
+            raise DumpError(
+                f"{path} doesn't tell its size, and gives more than {LARGEST_STREAM >> 20} MiB",
+                path=path,
+                operation="read",
+                hint="copy it with cat(1), and dump the copy",
+            )
+        view = memoryview(piece)
+        while view:
+            view = view[some(os.write(memory, view)) :]

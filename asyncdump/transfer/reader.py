@@ -1,0 +1,291 @@
+"""The reading side of a transfer: spans in their order, each loaded and hashed, by an engine that the kernel accepts.
+
+Only what is read once, in order, from the first byte on can be hashed on the way. `Reader` enforces that order.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from asyncdump.engines import Engine, Refusal, Refused, Route, accepting, is_refusal
+from asyncdump.errors import (
+    AsyncdumpError,
+    DamagedError,
+    DumpError,
+    MethodRefusedError,
+    SourceChangedError,
+    describe_errno,
+    explain,
+    from_oserror,
+)
+from asyncdump.kernel.lane import Lane
+from asyncdump.plan.plan import PlannedDump
+from asyncdump.sinks.file import ZEROS
+from asyncdump.transfer.salvage import BadRanges, merged, read_around
+from asyncdump.vocabulary.digest import Marked, new_digest
+from asyncdump.vocabulary.stop import Stop
+from asyncdump.vocabulary.values import UNREADABLE, BadRange, Span
+
+_LONGEST_HOLE: Final = 64 << 20
+"""Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
+
+
+class Taken(NamedTuple):
+    """A span that a lane has taken, with its number; ``data`` is None for a hole, and where only the kernel reads."""
+
+    number: int
+    span: Span
+    engine: Engine
+    data: memoryview | None
+
+
+class Reader:
+    """Loads the spans of one source, for any number of lanes; `start` comes before all but `bad`.
+
+    Under ``_turn`` a span is taken, loaded and hashed, and the engine is changed. So spans are loaded in the order of
+    the file, and a lane whose engine was refused sees whether another lane has replaced it already.
+
+    Lock order: ``_turn`` first, then the locks of a load (bad ranges, the pace of a device). Who waits for ``_turn``
+    holds no other lock, but may hold room of the compressors: whoever has the turn never waits for that. Spans are
+    stored outside of it.
+
+    Attributes:
+        engine: what loads, and stores, now; None before `start`.
+        hasher: the digest of the source's bytes, or None if there is none to be taken.
+        hashes: whether ``hasher`` sees each byte on the way; otherwise the sink is read back for it.
+        proved: whether the engine has moved anything yet: only before that may the kernel refuse it.
+        taken: how many spans have been taken.
+        failed: whether a lane has failed: then no other takes a further span.
+    """
+
+    def __init__(self, planned: PlannedDump, stop: Stop) -> None:
+        self.engine: Engine | None = None
+        self.hasher: Marked | None = new_digest(planned.checksum)
+        self.hashes = False
+        self.proved = False
+        self.failed = False
+        self._planned: Final = planned
+        self._stop: Final = stop
+        self._bad: Final = BadRanges()
+        self._turn: Final = threading.Lock()
+        self._route: Route
+        self._others: list[Engine] = []
+        self._spans: Iterator[Span] = iter(())
+        self.taken = 0
+
+    def start(self, route: Route, engines: list[Engine], spans: Iterator[Span], lane: Lane) -> None:
+        """Begin with the first of the ``engines`` that doesn't refuse at sight.
+
+        Raises:
+            MethodRefusedError: all do.
+        """
+        self._route = route
+        engine, *self._others = engines
+        self.engine, self._spans = engine, spans
+        if (refusal := engine.refuses(route)) is not None:
+            engine = self._replace_engine(engine, refusal, lane)
+        self.hashes = self.hasher is not None and engine.sees_bytes
+
+    @property
+    def bad(self) -> tuple[tuple[BadRange, ...], int]:
+        """What could not be read so far, in the order of the source, and the bytes of what isn't listed."""
+        return self._bad.told()
+
+    # --- spans -----------------------------------------------------------------------------------------------------
+
+    def take(self, lane: Lane) -> Taken | None:
+        """Take the next span, load and hash it; None when there is none left, or another lane has failed.
+
+        Raises:
+            AsyncdumpError: it can't be loaded, the source changed, or the run was stopped.
+        """
+        with self._turn:
+            self._stop.check()  # Others have had their turn meanwhile, one after another.
+            span = None if self.failed else next(self._spans, None)
+            if span is None:
+                return None
+            number, self.taken = self.taken, self.taken + 1
+            assert self.engine is not None
+            data = self.load(self.engine, span, lane)
+            self.hash(span, data)
+            return Taken(number, span, self.engine, data)
+
+    def steps(self, offset: int, end: int) -> Iterator[Span]:
+        """Yield the steps of a range of the source as `cut` does, its holes as such."""
+        assert self.engine is not None
+        # An engine that looks at the bytes finds short holes sooner than it would seek around them.
+        shortest = self.engine.span if self.engine.sees_bytes else 1
+        for extent in self._route.origin.spans(offset, end, shortest_hole=shortest):
+            yield from self.cut(extent)
+
+    def cut(self, extent: Span) -> Iterator[Span]:
+        """Yield the steps in which the present engine takes an extent; it may be another one before the next step."""
+        offset, start = extent.offset, self._route.start
+        while offset < extent.end:
+            assert self.engine is not None
+            # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
+            step = _LONGEST_HOLE if extent.hole and self._route.sparse else self._step(self.engine.span)
+            length = min(step - (offset - start) % step, extent.end - offset)
+            yield Span(offset=offset, length=length, hole=extent.hole)
+            offset += length
+
+    def _step(self, span: int) -> int:
+        """Return the bytes of a step: no more than both ends take in a short time."""
+        for pace in (self._route.origin.pace, self._route.sink.pace):
+            span = span if pace is None else pace.step(span)
+        return span
+
+    # --- loading ---------------------------------------------------------------------------------------------------
+
+    def load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
+        """Load a span; None for a hole, and where only the kernel sees the bytes.
+
+        Raises:
+            MethodRefusedError: the kernel refuses an engine that would load, which has moved nothing yet.
+            AsyncdumpError: it can't be loaded.
+        """
+        if span.hole:
+            return None
+        pace = self._route.origin.pace
+        try:
+            if pace is None:
+                return engine.load(self._route, span, lane)
+            with pace.timing(span.length):
+                return engine.load(self._route, span, lane)
+        except Refused as refused:
+            raise self._refused(engine, refused.refusal, lane) from refused
+        except OSError as error:
+            if not self.proved and engine.method != "read" and is_refusal(engine.method, error):
+                refusal = Refusal(reason=describe_errno(error.errno or 0), errno=error.errno)
+                raise self._refused(engine, refusal, lane) from error
+            return self.salvage(error, engine, span, lane)
+
+    def load_again(self, engine: Engine, span: Span, lane: Lane, *, hashed: bool) -> memoryview | None:
+        """Load a piece of a span whose engine was refused, and hash it if `fall_back` says that it wasn't before."""
+        with self._turn:
+            data = self.load(engine, span, lane)
+            if hashed:
+                self.hash(span, data)
+            return data
+
+    def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
+        """Bring a span that an engine failed to load into the lane's buffer, with zeros for what can't be read of it.
+
+        Raises:
+            DumpError: that isn't asked for, ``error`` is none of a page that can't be read, or reading fails anew.
+        """
+        if not self.forgives(error):
+            raise self.failure(error, engine, span, lane) from error
+        origin = self._route.origin
+        origin.check_end(span.end)
+        view = lane.buffer.view[: span.length]
+        with explain("read", origin.described.path):
+            bad = merged(read_around(origin, span, view, self._stop.check))
+        self._bad.add(bad)
+        return view
+
+    def forgives(self, error: OSError) -> bool:
+        """Tell whether an error is that of a page which is to be zeros in the dump."""
+        return self._planned.on_read_error == "zero" and error.errno in UNREADABLE
+
+    def hash(self, span: Span, data: memoryview | None) -> None:
+        """Hash a span, the zeros of a hole too, if digests are taken on the way."""
+        if self.hasher is None or not self.hashes:
+            return
+        if data is not None:
+            self.hasher.update(data)
+            return
+        for done in range(0, span.length, len(ZEROS)):
+            self.hasher.update(ZEROS[: span.length - done])
+
+    # --- engines that are refused ----------------------------------------------------------------------------------
+
+    def fall_back(self, refused: Engine, refusal: Refusal, lane: Lane, *, first: bool) -> Engine:
+        """Replace an engine that the kernel refused, unless another lane has done so before; return its successor.
+
+        From now on ``hashes`` holds only if this is the ``first`` span, of which nothing was moved: `load_again` then
+        hashes its pieces, and `take` all that follow. Later in the file, what was moved unseen is missing from the
+        digest, and the sink is read back at the end. The first span isn't hashed twice, because an engine that hashes
+        has no successor: ``read`` is the last of each list. (Of the two that feed a pipe neither hashes.)
+
+        Raises:
+            MethodRefusedError: there is no other.
+        """
+        with self._turn:
+            if refused is self.engine:
+                successor = self._replace_engine(refused, refusal, lane)
+                self.hashes = first and self.hasher is not None and successor.sees_bytes
+            assert self.engine is not None
+            return self.engine
+
+    def _replace_engine(self, engine: Engine, refusal: Refusal, lane: Lane) -> Engine:
+        """Take the next engine that doesn't refuse at sight."""
+        reason: Refusal | None = refusal
+        while reason is not None:
+            if not self._others:
+                raise self._refused(engine, reason, lane)
+            self.engine = engine = self._others.pop(0)
+            reason = engine.refuses(self._route)
+        return engine
+
+    def _refused(self, engine: Engine, refusal: Refusal, lane: Lane) -> MethodRefusedError:
+        others: list[str] = []
+        with suppress(OSError, AsyncdumpError):
+            others += accepting(self._route, lane)
+        source = self._planned.source
+        return MethodRefusedError(
+            f"{engine.method} is refused for {source.path} ({source.kind}): {refusal.reason}",
+            path=source.path,
+            operation=engine.method,
+            errno=refusal.errno,
+            hint=f"use method: auto, or one that works here: {', '.join(others)}" if others else "use method: auto",
+        )
+
+    # --- failures --------------------------------------------------------------------------------------------------
+
+    def failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
+        """Return the error to show for a call that failed on a span: often it's the source that changed."""
+        origin = self._route.origin
+        try:
+            origin.check_end(span.end)
+        except (SourceChangedError, DamagedError) as changed:
+            return changed
+        if storing and engine.sees_bytes:
+            return self._failure_of_sink(error, engine, span)
+        if error.errno in UNREADABLE:
+            return self._failure_to_read(error, engine, span, lane, storing=storing)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            return self._failure_of_sink(error, engine, span)
+        return origin.failure(error, engine.method, span.offset)
+
+    def _failure_of_sink(self, error: OSError, engine: Engine, span: Span) -> DumpError:
+        what = "write" if engine.sees_bytes else engine.method  # To read was not what failed.
+        failure = from_oserror(error, f"{what} at byte {self._route.target(span)}", self._route.sink.path)
+        failure.operation = engine.method
+        return failure
+
+    def _failure_to_read(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool) -> DumpError:
+        """Find the page that can't be read; if there is none, an EIO of a call that also wrote is the sink's."""
+        bad: BadRange | None = None
+        with suppress(OSError, DumpError):
+            bad = next(self._look_for_bad(span, lane), None)
+        if bad is None and storing and error.errno == errno.EIO:
+            return self._failure_of_sink(error, engine, span)
+        offset = span.offset if bad is None else bad.offset
+        reason = error if bad is None else OSError(bad.errno, "")
+        return self._route.origin.failure(reason, engine.method, offset)
+
+    def _look_for_bad(self, span: Span, lane: Lane) -> Iterator[BadRange]:
+        for piece in pieces(span, lane):
+            yield from read_around(self._route.origin, piece, lane.buffer.view, self._stop.check)
+
+
+def pieces(span: Span, lane: Lane) -> Iterator[Span]:
+    """Yield a span in pieces that the lane's buffer holds."""
+    step = len(lane.buffer.view)
+    for offset in range(span.offset, span.end, step):
+        yield Span(offset=offset, length=min(step, span.end - offset))
