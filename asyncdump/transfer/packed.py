@@ -1,4 +1,4 @@
-"""One file under way into a seekable .zst: its frames are compressed side by side, and written in their order."""
+"""One file under way into the frames of a codec, which are compressed in parallel and written in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asyncdump.vocabulary.values import Span
 
 
 class Packed(Transfer):
-    """A `Transfer` whose sink is a standard .zst: independent frames and, at its end, a table of them."""
+    """A `Transfer` into a standard file of its codec: independent frames, and a table of them at the end."""
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         super().__init__(planned, resources)
@@ -41,12 +41,16 @@ class Packed(Transfer):
         return [FEEDS["read" if self.planned.method == "auto" else self.planned.method]]
 
     def _spans(self) -> Iterator[Span]:
-        """Yield a span for each frame, all of one size but the last; a hole is one that holds none of the data."""
+        """Yield a span for each frame, all of one size but the last; a hole is a frame without any data."""
         start, end, frame = self.planned.offset, self._end, self._compression.frame
         done = start
         for extent in self._route.origin.spans(start, end, shortest_hole=frame):
             if extent.hole:
-                # The frames within the hole: from the next multiple of a frame to the last one, counted from ``start``.
+                # Frames begin at multiples of ``frame`` from ``start``, holes anywhere. Only the frames within the hole
+                # are holes: from the first boundary at or after its begin, ``(start - x) % frame`` bytes ahead of x, to
+                # the last one at or before its end, ``(x - start) % frame`` bytes behind x. Neither is negative: a
+                # result of % has the sign of its divisor. The last frame may be short, so that a hole which extends to
+                # the end needs no boundary there.
                 begin = extent.offset + (start - extent.offset) % frame
                 stop = extent.end if extent.end == end else extent.end - (extent.end - start) % frame
                 if begin < stop:
@@ -61,6 +65,10 @@ class Packed(Transfer):
 
     def _step(self, lane: Lane) -> bool:
         assert self._packer is not None
+        # A press first, then the number of a frame. In the other order, lanes would deadlock: `Packer.append` waits for
+        # all lower numbers, and the lane with the lowest could wait for the budget while lanes with higher numbers hold
+        # all of it. In this order, every number belongs to a lane that has its press. The lowest one waits for nothing
+        # but a core, which no lane keeps while it waits, and each append lets the next one go on.
         with self._compressors.room(self._compression, lane) as press:
             taken = self._reader.take(lane)
             if taken is None:

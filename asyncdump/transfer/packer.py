@@ -13,11 +13,11 @@ from asyncdump.sinks.file import Sink
 from asyncdump.vocabulary.digest import Hasher
 
 _PATIENCE: Final = 0.05
-"""Seconds after which a thread that waits for its turn looks whether the run goes on at all."""
+"""Seconds after which a thread that waits for its turn checks whether the run continues."""
 
 
 class Packer:
-    """Takes frames from several threads, writes them one behind the other.
+    """Takes frames from several threads and writes them one after another.
 
     Attributes:
         hasher: what hashes all that is written, or None if nothing does.
@@ -39,7 +39,7 @@ class Packer:
         self._failed = False
 
     def append(self, number: int, frame: bytes, length: int) -> None:
-        """Add frame ``number`` of ``length`` bytes of content, once those before it are there.
+        """Add frame ``number`` of ``length`` bytes of content, after all frames with lower numbers.
 
         Raises:
             OSError: it can't be written.
@@ -55,7 +55,7 @@ class Packer:
             self._table.add(frame, length)
             blocks: list[tuple[Buffer, int, int]] = []
             for block in self._add(memoryview(frame)):
-                # Written side by side with the next frame. Of a large frame all but the last, for it fills many.
+                # The last block is written outside of the lock, in parallel with the next frame.
                 self._flush(blocks)
                 blocks = [block]
             if self._sink.sequential:
@@ -66,7 +66,7 @@ class Packer:
         self._flush(blocks)
 
     def _add(self, data: memoryview) -> Iterator[tuple[Buffer, int, int]]:
-        """Copy data into blocks and yield each that is full, as ``(block, length, offset)``."""
+        """Copy data into blocks and yield each full one, as ``(block, length, offset)``."""
         if self.hasher is not None:
             self.hasher.update(data)
         while data:
@@ -91,7 +91,7 @@ class Packer:
                 self._buffers.give_back(block)
 
     def _write(self, data: memoryview, offset: int) -> None:
-        """Write a block, on a slow disk in pieces: the run may be stopped between them."""
+        """Write a block; on a slow disk in pieces, between which the run can be stopped."""
         pace, done = self._sink.pace, 0
         while done < len(data):
             self._check()
@@ -100,7 +100,7 @@ class Packer:
             done += len(piece)
 
     def finish(self) -> None:
-        """Write the seek table and whatever waits for its block to fill, and set the size of the file.
+        """Write the seek table and the last block, and set the size of the file.
 
         Raises:
             OSError: it can't be written.
@@ -114,7 +114,7 @@ class Packer:
         self._sink.resize(self._written)
 
     def discard(self) -> None:
-        """Give the block back that was being filled; threads that wait for their turn learn that it won't come."""
+        """Give back the block that was being filled, and fail the threads that wait for their turn."""
         with self._turn:
             self._failed = True
             self._turn.notify_all()

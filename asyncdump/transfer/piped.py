@@ -1,4 +1,4 @@
-"""One file under way through filters, or into a pipe: fed and emptied in turn by one thread that never blocks."""
+"""One file under way through filters, or into a pipe: fed and drained by turns by one thread that never blocks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Piped(Transfer):
         return 1
 
     def _prepare(self, place: Place) -> list[Engine]:
-        # Before programs are started: they would wait as well.
+        # Before the programs are started: they would have to wait as well.
         press: Press | None = None
         if self._compression is not None:
             press = self._borrowed.enter_context(self._compressors.press(self._compression))
@@ -64,7 +64,7 @@ class Piped(Transfer):
         self._progressed = time.monotonic()
         if self.planned.method != "auto":
             return [FEEDS[self.planned.method]]
-        # A pipe that outlives this process gets a copy: the pages of a source go on changing with it.
+        # A pipe that may outlive this process gets a copy: the pages of a source keep changing.
         live = self._filters is not None and isinstance(self._feed, PlainFeed)
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
@@ -75,7 +75,7 @@ class Piped(Transfer):
             return FramesDrain(self._compressors, stdout, press, packer)
         if hasher is None and not sink.sequential:
             return SplicedDrain(sink, stdout)
-        sink.expect(self.length)  # Most programs give about as much as they take; the end sets it right.
+        sink.expect(self.length)  # Most programs write about as much as they read; the end corrects it.
         return CopiedDrain(sink, stdout, hasher)
 
     def _step(self, lane: Lane) -> bool:
@@ -101,7 +101,7 @@ class Piped(Transfer):
                 raise self._told(self._filters.closed_early()) from error
             raise from_oserror(error, "write", self._route.sink.path) from error
         except OSError as error:
-            # A page that can't be read was met, and gone around, where it was read: this is the writer's.
+            # Unreadable memory was handled where it was read: this error is that of the write.
             writing = error.errno in UNREADABLE
             raise self._reader.failure(error, self._engine, self.left(), lane, storing=writing) from error
         if feed.done and self._filters is not None:
@@ -148,12 +148,12 @@ class Piped(Transfer):
         self.give_back()
 
     def give_back(self, error: BaseException | None = None) -> None:
-        """Leave no program and no descriptor of one, and give back what there was to compress with.
+        """Kill the programs, close their descriptors, and give back the press.
 
         Raises:
             FilterError: a program can't be killed.
         """
-        self._feed = self._drain = None  # With the buffers that they have.
+        self._feed = self._drain = None  # With their buffers.
         self._borrowed.close()
         filters, self._filters = self._filters, None
         if filters is not None and (left := filters.kill()):
@@ -191,11 +191,11 @@ class Piped(Transfer):
             yield Span(offset=start, length=min(self.frame, self._end - start))
 
     def left(self) -> Span:
-        """Return what of the source was not fed yet."""
+        """Return the part of the source that was not fed yet."""
         return Span(offset=self.planned.offset + self.moved, length=self.length - self.moved)
 
     def refused(self, refusal: Refusal, lane: Lane) -> None:
-        """Have the next way to feed, before the first byte.
+        """Fall back to the next way to feed, before the first byte.
 
         Raises:
             MethodRefusedError: there is none.
@@ -217,7 +217,7 @@ class Piped(Transfer):
             self._route.sink.note_copied(length)
 
     def load(self, span: Span, lane: Lane, *, hashed: bool = True) -> memoryview:
-        """Bring a span into the lane's buffer, and hash it if it is to have a digest."""
+        """Load a span into the buffer of the lane, and hash it if a digest is requested."""
         data = self._reader.load(self._engine, span, lane)
         assert data is not None
         if hashed:
@@ -225,5 +225,5 @@ class Piped(Transfer):
         return data
 
     def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
-        """Bring a span into the lane's buffer around pages that can't be read."""
+        """Load a span into the buffer of the lane, with zeros for unreadable memory."""
         return self._reader.salvage(error, engine, span, lane)
