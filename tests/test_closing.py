@@ -16,9 +16,9 @@ from asyncdump.codecs.zstd import ZSTD
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Buffers, Lane
 from asyncdump.records.journal import Head, Journal
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.comparing import ComparingSink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.mirror import Mirrored
 from asyncdump.transfer.unpack import DirectRead
 
 
@@ -39,7 +39,7 @@ def of_journal(place: Path) -> Callable[[], None]:
 
 
 def of_sink(place: Path) -> Callable[[], None]:
-    return Sink(os.open(place / "file", os.O_RDWR), str(place / "file")).close
+    return FileSink(os.open(place / "file", os.O_RDWR), str(place / "file")).close
 
 
 def of_draft(place: Path) -> Callable[[], None]:
@@ -63,7 +63,8 @@ def of_direct(place: Path) -> Callable[[], None]:
 
 
 def of_mirror(place: Path) -> Callable[[], None]:
-    return Mirrored(str(place / "file"), Buffers(), codec=None).close
+    path = str(place / "file")
+    return ComparingSink(os.open(path, os.O_RDONLY), path, Buffers(), codec=None).close
 
 
 ALL = [of_lane, of_folder, of_journal, of_sink, of_draft, of_transfer, of_content, of_direct, of_mirror]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyncdump.manifest.models import Defaults as Defaults
     from asyncdump.manifest.models import Dump as Dump
     from asyncdump.manifest.models import Manifest as Manifest
+    from asyncdump.manifest.models import ProcessMemory as ProcessMemory
     from asyncdump.manifest.models import Retries as Retries
     from asyncdump.manifest.options import Overrides as Overrides
     from asyncdump.manifest.schema import json_schema as json_schema
@@ -25,12 +26,13 @@ _HOMES = {
     "Lz4": "compression",
     "Manifest": "models",
     "Overrides": "options",
+    "ProcessMemory": "models",
     "Retries": "models",
     "Zstd": "compression",
     "json_schema": "schema",
 }
 
-__all__ = ["Defaults", "Dump", "Lz4", "Manifest", "Overrides", "Retries", "Zstd", "json_schema"]
+__all__ = ["Defaults", "Dump", "Lz4", "Manifest", "Overrides", "ProcessMemory", "Retries", "Zstd", "json_schema"]
 
 
 def __getattr__(name: str) -> Any:

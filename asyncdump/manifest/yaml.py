@@ -16,7 +16,7 @@ import yaml
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest.complaints import SIZES, complaint, required, unknown_key
 from asyncdump.manifest.compression import MODELS
-from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries
+from asyncdump.manifest.models import Defaults, Dump, Manifest, ProcessMemory, Retries
 from asyncdump.sources.file import open_file
 from asyncdump.text import shown, text
 
@@ -241,17 +241,14 @@ class _Reader:
         return values
 
     def _value(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
-        before = len(self.problems)
         if name == "defaults":
-            values = self._submodel(Defaults, node, key)
-            return _WRONG if len(self.problems) > before else Defaults(**values)
+            return self._made(Defaults, node, key)
         if name == "dumps":
             return self._dumps(node, key)
         if name == "compress" and isinstance(node, yaml.MappingNode):
             return self._compress(node, key)
-        if name == "retries" and isinstance(node, yaml.MappingNode):
-            values = self._submodel(Retries, node, key)
-            return _WRONG if len(self.problems) > before else Retries(**values)
+        if name in _MAPPINGS and isinstance(node, yaml.MappingNode):
+            return self._made(_MAPPINGS[name], node, key)
         if name == "errors":
             return self._list(model, name, node, key)
         if name == "filter":
@@ -275,8 +272,19 @@ class _Reader:
             return {}
         return self._mapping(model, node, f"{key}.")
 
-    def _compress(self, node: yaml.MappingNode, key: str) -> Any:
+    def _made(self, model: Any, node: yaml.Node, key: str) -> Any:
         before = len(self.problems)
+        values = self._submodel(model, node, key)
+        if len(self.problems) > before:
+            return _WRONG
+        try:
+            return model(**values)
+        except ManifestError as error:  # What is wrong with the values together.
+            for problem in error.problems:
+                self._complain(f"{key}.{problem.key}", problem.message)
+            return _WRONG
+
+    def _compress(self, node: yaml.MappingNode, key: str) -> Any:
         names = [getattr(name, "value", None) for name, _ in node.value]
         if len(names) != 1 or names[0] not in MODELS:
             examples = " or ".join(model.example for model in MODELS.values())
@@ -284,18 +292,10 @@ class _Reader:
                 key, f"is {', '.join(MODELS)}, none, or a mapping with one of them as its only key: {examples}", node
             )
             return _WRONG
-        [(name, value)], model = node.value, MODELS[names[0]]
+        [(name, value)] = node.value
         key = f"{key}.{name.value}"
         self.marks.lines[key] = _line(name)
-        values = self._submodel(model, value, key)
-        if len(self.problems) > before:
-            return _WRONG
-        try:
-            return model(**values)
-        except ManifestError as error:  # Values that are invalid together.
-            for problem in error.problems:
-                self._complain(f"{key}.{problem.key}", problem.message)
-            return _WRONG
+        return self._made(MODELS[name.value], value, key)
 
     def _list(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -363,4 +363,7 @@ def _plain(node: yaml.ScalarNode, *, size: bool) -> Any:
 
 
 _STAGES: Final = ("compress", "filter")
+_MAPPINGS: Final[dict[str, Any]] = {"retries": Retries, "source": ProcessMemory}
+"""The keys whose value may be a mapping, instead of a single value."""
+
 _WRONG: Final = object()

@@ -15,7 +15,7 @@ def transfer_of(planned: PlannedDump, place: Place, resources: Resources) -> Tra
     """Return the transfer of a planned dump into a place; it hasn't begun."""
     if planned.expected is not None:
         return Proof(planned, resources)
-    if planned.filters or (place.sequential and planned.compression is None):
+    if planned.filters or (place.streams and planned.compression is None):
         return Piped(planned, resources)
     if planned.compression is not None:
         return Packed(planned, resources)

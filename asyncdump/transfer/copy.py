@@ -15,7 +15,7 @@ from asyncdump.kernel.lane import BUFFER, Lane
 from asyncdump.kernel.linux import filesystem, read_at
 from asyncdump.kernel.pace import Pace
 from asyncdump.kernel.relay import wait_for_bytes
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sources.file import FileSource
 from asyncdump.vocabulary.values import SMALL_PAGE, Choice, Source, Span
 
@@ -43,7 +43,7 @@ class Copied(msgspec.Struct):
 def copy_in_place(
     fd: int,
     source: Source,
-    sink: Sink,
+    sink: FileSink,
     tally: Copied,
     *,
     start: int,
@@ -64,7 +64,7 @@ def copy_in_place(
     lane = Lane()
     origin = FileSource(fd, source)  # The caller's descriptor: it isn't closed here.
     route = Route(origin=origin, sink=sink, start=start - seek, sparse=sparse)
-    engines = candidates(method, source=source.filesystem, destination=filesystem(sink.fd)[0], hashing=False)
+    engines = candidates(method, source=source.filesystem, destination=filesystem(route.sink_fd)[0], hashing=False)
     pace = sink.pace
     try:
         for extent in origin.spans(start, start + length):
@@ -79,7 +79,7 @@ def copy_in_place(
 
 
 def copy_in_blocks(
-    fd: int, sink: Sink, tally: Copied, *, path: str, seek: int, length: int | None, sparse: bool
+    fd: int, sink: FileSink, tally: Copied, *, path: str, seek: int, length: int | None, sparse: bool
 ) -> None:
     """Copy from a pipe into a sink at byte ``seek``, in blocks that O_DIRECT accepts.
 
