@@ -29,6 +29,7 @@ from files import (
     write_huge,
     write_pages,
 )
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import filesystem
@@ -55,20 +56,29 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if any("::" in argument for argument in config.args) else 2
 
 
+class _ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker whole modules, and one of them all that take huge pages: the machine has one pool of those."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "huge pages" if _takes_huge_pages(self.config.rootpath / module) else module
+
+
+@cache
+def _takes_huge_pages(module: Path) -> bool:
+    return re.search("hugetlbfs|huge_memfd|gigantic", module.read_text()) is not None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+    return _ByModule(config)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kernel" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
             item.add_marker(pytest.mark.kernel)
-        if item.get_closest_marker("kernel") and _takes_huge_pages(item.path):
-            item.add_marker(pytest.mark.xdist_group("huge pages"))
     _leave_a_sample(items)
-
-
-@cache
-def _takes_huge_pages(module: Path) -> bool:
-    """Whether a module takes pages from the machine's only pool: all that do are run by one worker."""
-    return re.search("hugetlbfs|huge_memfd|gigantic|huge_mount", module.read_text()) is not None
 
 
 def _leave_a_sample(items: list[pytest.Item]) -> None:

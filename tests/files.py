@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import blake3
 import pytest
@@ -22,7 +22,7 @@ import asyncdump
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.folder import Draft, Folder
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source
 from asyncdump.transfer.resources import resources
@@ -44,7 +44,7 @@ _RANDOM = random.Random(7).randbytes(MiB + 13)  # An odd length: a block written
 Dumper = Callable[..., Transfer]
 
 
-def unavailable(reason: str, *, excusable: bool = False) -> None:
+def unavailable(reason: str, *, excusable: bool = False) -> NoReturn:
     """Skip the test, or fail it where ASYNCDUMP_REQUIRE_KERNEL=1 says that this machine has everything.
 
     ``excusable`` is for what no machine can be told to have: 1 GiB pages need that much memory in one piece, which
@@ -142,7 +142,7 @@ def finish(transfer: Transfer, folder: Folder, lane: Lane, *, durable: bool = Fa
     except BaseException:
         transfer.abort()
         raise
-    assert transfer.sink is not None
+    assert isinstance(transfer.sink, Draft)
     for error in folder.publish([transfer.sink], durable=durable, overwrite=True):
         if error is not None:
             raise error

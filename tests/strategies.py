@@ -61,7 +61,8 @@ def sizes(draw: st.DrawFn) -> int | str:
     number = draw(st.integers(0, 2**12))
     unit = draw(st.sampled_from(["", *UNITS]))
     factor = draw(st.sampled_from(["", "2x", "00x", "3x512x"])) if UNITS[unit] < 1 << 40 else ""
-    return draw(st.sampled_from([number, f"{factor}{number}{unit}"]))
+    choices: list[int | str] = [number, f"{factor}{number}{unit}"]
+    return draw(st.sampled_from(choices))
 
 
 # --- manifests --------------------------------------------------------------------------------------------------------

@@ -296,7 +296,7 @@ async def test_input_that_nobody_took_is_an_error_however_little(script, output:
 
 async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output: Path, monkeypatch) -> None:
     monkeypatch.setattr("asyncdump.codecs.zstd.BUDGET", 1)
-    stuck = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
+    stuck: dict[str, Any] = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
     dumps = [Dump(source=source, name=str(number), **stuck) for number in range(8)]
     async with asyncdump.open_run(dumps, output=output, allow_filters=True) as run:
         while not psutil.Process().children():
@@ -386,7 +386,7 @@ def test_a_socket_holds_a_copy(tmpfs: Path) -> None:
         with ours:
             with theirs:
                 command = [*COMMAND, *COPIES["dd"](tmpfs, str(source))]
-                subprocess.run(command, stdout=theirs, timeout=30, check=True)
+                subprocess.run(command, stdout=theirs.fileno(), timeout=30, check=True)
             with source.open("r+b") as file:
                 file.write(bytes(len(data)))
             with ours.makefile("rb") as stream:

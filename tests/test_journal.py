@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -148,7 +148,7 @@ def report(name: str = "a", **changes: Any) -> FileReport:
     return FileReport(**given)
 
 
-def records_of(content: bytes) -> list[FileReport] | None:
+def records_of(content: bytes) -> Sequence[FileReport] | None:
     read = read_journal(content, FOLDER)
     return None if read is None else read[1]
 

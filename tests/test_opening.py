@@ -18,6 +18,7 @@ from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at
 from asyncdump.sinks.folder import sync_file
 from asyncdump.sinks.mirror import Mirrored
+from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_file, open_regular, open_source
 
 pytestmark = pytest.mark.timeout(20)
@@ -104,7 +105,7 @@ def report_of(path: str) -> FileReport:
 
 
 def planned_of(path: str) -> PlannedDump:
-    source = asyncdump.sources.file.describe(os.open(__file__, os.O_RDONLY), path)
+    source = describe(os.open(__file__, os.O_RDONLY), path)
     return PlannedDump(
         source=source,
         name="x",

@@ -51,7 +51,7 @@ def plan(files: Path, tmp_path: Path) -> Planner:
     def plan(*dumps: Dump, marks: Marks | None = None, defaults: Defaults | None = None, **options: Any) -> Plan:
         options.setdefault("output", tmp_path / "out")
         manifest = Manifest(output="elsewhere", dumps=dumps, defaults=defaults or Defaults())
-        return make_plan(manifest, marks or Marks(), os.fspath(files), Overrides(**options))
+        return make_plan(manifest, marks or Marks(), os.fspath(files), Overrides(**options))  # type: ignore[typeddict-item]
 
     return plan
 

@@ -96,7 +96,7 @@ async def test_the_path_of_a_manifest(dumps, tmp_path: Path) -> None:
     path = tmp_path / "manifest.yaml"
     path.write_text(f"version: 1\noutput: here\ndumps:\n{entries}")
     for what, output in ((str(path), "here"), (path, "there")):
-        overrides = {} if output == "here" else {"output": tmp_path / output}
+        overrides: dict[str, Any] = {} if output == "here" else {"output": tmp_path / output}
         report = await asyncdump.dump_all(what, **overrides)
         assert report.ok
         assert report.output == str(tmp_path / output)
@@ -296,7 +296,7 @@ def check_events(events: list[Event], report: asyncdump.Report) -> None:
     assert times == sorted(times)
     lives: dict[str, list[Event]] = defaultdict(list)
     for event in between:
-        lives[event.name].append(event)  # type: ignore[attr-defined]
+        lives[event.name].append(event)  # type: ignore[union-attr]
     assert lives.keys() == {file.name for file in report.files}
     for file in report.files:
         check_life(lives[file.name], file)
@@ -634,7 +634,7 @@ def test_what_waits_to_be_made_durable_is_given_up(backend, make, held: Held, fo
     publish = Folder.publish
     groups: list[list[str]] = []
 
-    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: bool) -> list[Any]:
+    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: Any) -> list[Any]:
         groups.append([sink.name for sink in sinks])
         assert held.wait()
         return publish(folder, sinks, **options)

@@ -24,6 +24,7 @@ import asyncdump
 import asyncdump.dumping
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError, SourceChangedError
 from asyncdump.plan.plan import Plan
+from asyncdump.plan.planner import make_plan
 from asyncdump.records.journal import Journal, line
 from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
@@ -284,7 +285,6 @@ SWAPS: dict[str, tuple[Callable[[Path, Path], object], set[int | None]]] = {
 @contextmanager
 def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iterator[None]:
     """Have something happen between the plan and the run."""
-    make_plan = asyncdump.dumping.make_plan
 
     def plan_and_swap(*arguments: Any) -> Plan:
         plan = make_plan(*arguments)

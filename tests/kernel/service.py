@@ -177,7 +177,7 @@ def main(base: Path, count: int) -> Counter[str]:
             options = {"output": output, **WAYS[way]}
             if way in {"verify", "restore"}:
                 options = {"what": made, **({"to": output} if way == "restore" else {})}
-            through = {"filter": [["cat"]]} if way in {"filter", "standard output"} else {}
+            through: dict[str, Any] = {"filter": [["cat"]]} if way in {"filter", "standard output"} else {}
             files = 1 if way == "standard output" else FILES
             dumps = [asyncdump.Dump(source=str(source), name=f"dump-{n}", **through) for n in range(files)]
             loop = random.choice([asyncio.new_event_loop, uvloop.new_event_loop])

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -197,7 +198,9 @@ def doomed(make) -> list[asyncdump.Dump]:
     ]
 
 
-async def conduct(dumps: list[asyncdump.Dump], folder: str, on_error: str) -> tuple[asyncdump.Report, list[object]]:
+async def conduct(
+    dumps: list[asyncdump.Dump], folder: str, on_error: Literal["continue", "abort"]
+) -> tuple[asyncdump.Report, list[object]]:
     """Carry out a run whose first source disappears once the plan stands."""
     from asyncdump.run.opening import running
     from asyncdump.run.run import Run

@@ -431,12 +431,13 @@ def test_a_receipt_that_is_garbage(garbage, case: Case) -> None:
     case.run()
     (case.output / "receipt.json").write_bytes(garbage)
     state = case.state()
-    for command in (
+    commands: list[list[str | Path]] = [
         ["verify", case.output],
         ["verify", case.output / "receipt.json"],
         ["restore", case.output, "--to", case.place],
         [case.manifest, "--resume"],
-    ):
+    ]
+    for command in commands:
         refused = tool(*command)
         assert refused.returncode == 2, command
         assert "receipt.json" in refused.stderr, command
@@ -542,7 +543,8 @@ def test_something_else_under_the_name_of_a_record(name, thing, case: Case) -> N
         os.mkfifo(path)
     else:
         path.mkdir()
-    for command in (["verify", case.output], [case.manifest, "--resume"]):
+    commands: list[list[str | Path]] = [["verify", case.output], [case.manifest, "--resume"]]
+    for command in commands:
         refused = tool(*command)
         assert refused.returncode == 2
         assert name in refused.stderr
