@@ -11,10 +11,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
 
 import blake3
+import psutil
 import pytest
 import xxhash
 
@@ -22,7 +24,8 @@ import asyncdump
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.draft import Draft
+from asyncdump.sinks.folder import Folder
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source
 from asyncdump.transfer.resources import resources
@@ -193,6 +196,12 @@ def busy(error: BaseException) -> bool:
 def mentions(message: object, *parts: object) -> bool:
     """Whether a message holds what it is about: paths, keys, numbers, errno codes, flags; its words may be mended."""
     return all(str(part) in str(message) for part in parts)
+
+
+def children() -> list[psutil.Process]:
+    """Return the processes that come from this one, but for the one that multiprocessing keeps once it was used."""
+    kept = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return [process for process in psutil.Process().children(recursive=True) if process.pid != kept]
 
 
 def busy_threads() -> int:

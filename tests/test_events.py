@@ -82,7 +82,8 @@ async def test_what_waits_grows_with_the_files_only() -> None:
 
 async def test_a_listener_that_stops_may_go_on_later() -> None:
     mailbox = Mailbox()
-    for event in (RUN_STARTED, started("a"), finished("a")):
+    events: list[Event] = [RUN_STARTED, started("a"), finished("a")]
+    for event in events:
         mailbox.put(event)
     async for heard in mailbox:
         assert heard == RUN_STARTED
@@ -187,7 +188,8 @@ def test_any_listener_hears_every_life_from_start_to_end(play) -> None:
     ]
     lives: dict[str, list[Event]] = defaultdict(list)
     for event in heard[1:-1]:
-        lives[event.name].append(event)  # type: ignore[union-attr]
+        assert not isinstance(event, RunStarted | RunFinished)
+        lives[event.name].append(event)
     for first, *between, last in lives.values():
         assert isinstance(first, FileStarted)
         assert isinstance(last, FileFinished | FileFailed)

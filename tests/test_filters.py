@@ -26,11 +26,11 @@ import anyio
 import psutil
 import pytest
 import uvloop
-from files import KiB, MiB, digest_of, leftovers, noise, read
+from files import KiB, MiB, children, digest_of, leftovers, noise, read
 
 import asyncdump
 from asyncdump import Dump, FilterError, Zstd
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.transfer.filters import Filters
 
 COMMAND = (sys.executable, "-m", "asyncdump")
@@ -299,13 +299,13 @@ async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output
     stuck: dict[str, Any] = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
     dumps = [Dump(source=source, name=str(number), **stuck) for number in range(8)]
     async with asyncdump.open_run(dumps, output=output, allow_filters=True) as run:
-        while not psutil.Process().children():
+        while not children():
             await anyio.sleep(0.001)
         began = time.monotonic()
         run.cancel()
     assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
     assert run.report.interrupted == "cancelled"
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 async def test_a_filter_that_waits_takes_no_cpu(source, output: Path) -> None:
@@ -440,13 +440,13 @@ async def test_what_a_filter_leaves_in_the_background_ends_with_it(script, ok, s
 async def test_a_run_that_is_cancelled_under_a_flood_of_stderr(source, output: Path) -> None:
     flood = Dump(source=source, filter=[["sh", "-c", "yes >&2"]])
     async with asyncdump.open_run([flood], output=output, allow_filters=True) as run:
-        while not psutil.Process().children():
+        while not children():
             await anyio.sleep(0.001)
         await anyio.sleep(0.1)
         began = time.monotonic()
         run.cancel()
     assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 # --- what can't be started ------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ async def test_a_filter_that_cannot_be_started(arguments, number, source, output
     assert good.ok
     assert isinstance(bad.error, FilterError)
     assert bad.error.errno == number
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 def open_files() -> dict[int, int]:
@@ -497,7 +497,7 @@ def test_too_few_open_files() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_files() == before
-        assert psutil.Process().children() == []
+        assert children() == []
     assert set(outcomes) == {0, errno.EMFILE}
 
 
@@ -527,15 +527,15 @@ def test_a_program_that_makes_little_of_much_needs_no_more_room_than_that(source
 
 async def test_a_sink_that_takes_nothing_now_is_no_end_of_the_dump(source, output: Path, monkeypatch) -> None:
     """EAGAIN of what is written to isn't taken for that of an empty pipe: the file fails, and none is cut short."""
-    write, calls = Sink.write, iter(range(100))
+    write, calls = FileSink.write, iter(range(100))
 
-    def refuse(self: Sink, data: memoryview, offset: int) -> None:
+    def refuse(self: FileSink, data: memoryview, offset: int) -> None:
         if next(calls) == 1:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         write(self, data, offset)
 
     Path(source).write_bytes(noise(5 * MiB))
-    monkeypatch.setattr(Sink, "write", refuse)
+    monkeypatch.setattr(FileSink, "write", refuse)
     (file,) = (await dump(output, Dump(source=source, filter=[["cat"]]))).files
     assert isinstance(file.error, asyncdump.DumpError)
     assert file.error.errno == errno.EAGAIN

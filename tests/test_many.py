@@ -36,7 +36,7 @@ def file(number: int, **changes: Any) -> FileReport:
         digest=f"xxh128:{number:032x}",
         content_digest=f"xxh128:{number:032x}",
         error=None,
-        stage="done",
+        phase="done",
         identity=Identity(inode=number + 1, size=4096, mtime_ns=1 << 60),
         inode=number + 1,
         marks="00000000",
@@ -79,7 +79,7 @@ def test_no_call_encodes_more_than_a_record(many, monkeypatch) -> None:
     sizes: list[int] = []
     formatted = receipts._formatted
 
-    def watch(content: object) -> bytes:
+    def watch(content: Any) -> bytes:
         made = formatted(content)
         sizes.append(len(made))
         return made

@@ -28,7 +28,7 @@ import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.values import Span
 
 Main = Callable[[], Awaitable[Any]]
@@ -96,7 +96,7 @@ async def test_the_path_of_a_manifest(dumps, tmp_path: Path) -> None:
     path = tmp_path / "manifest.yaml"
     path.write_text(f"version: 1\noutput: here\ndumps:\n{entries}")
     for what, output in ((str(path), "here"), (path, "there")):
-        overrides: dict[str, Any] = {} if output == "here" else {"output": tmp_path / output}
+        overrides: asyncdump.Overrides = {} if output == "here" else {"output": tmp_path / output}
         report = await asyncdump.dump_all(what, **overrides)
         assert report.ok
         assert report.output == str(tmp_path / output)
@@ -153,7 +153,7 @@ async def test_the_report_is_what_is_on_disk(dumps, folder) -> None:
         assert (file.source, file.name, file.bytes, file.stored) == (dump.source, dump.name, size, size)
         assert file.path == os.path.join(folder, dump.name)
         assert file.digest == f"sha256:{digest_of(noise(size, size), 'sha256')}"
-        assert (file.method, file.error, file.stage) == ("read", None, "done")
+        assert (file.method, file.error, file.phase) == ("read", None, "done")
         assert 0 < file.seconds <= report.seconds
     receipt = receipt_of(folder)
     assert receipt["ok"]
@@ -296,7 +296,8 @@ def check_events(events: list[Event], report: asyncdump.Report) -> None:
     assert times == sorted(times)
     lives: dict[str, list[Event]] = defaultdict(list)
     for event in between:
-        lives[event.name].append(event)  # type: ignore[union-attr]
+        assert not isinstance(event, asyncdump.RunStarted | RunFinished)
+        lives[event.name].append(event)
     assert lives.keys() == {file.name for file in report.files}
     for file in report.files:
         check_life(lives[file.name], file)
@@ -310,7 +311,7 @@ def check_life(life: list[Event], file: asyncdump.FileReport) -> None:
         assert (end.bytes, end.stored, end.digest, end.method) == (file.bytes, file.stored, file.digest, file.method)
         assert before
     elif isinstance(end, FileFailed):
-        assert (end.error, end.phase) == (file.error, file.stage)
+        assert (end.error, end.phase) == (file.error, file.phase)
     if before:
         started, *progress = before
         assert isinstance(started, FileStarted)
@@ -634,7 +635,7 @@ def test_what_waits_to_be_made_durable_is_given_up(backend, make, held: Held, fo
     publish = Folder.publish
     groups: list[list[str]] = []
 
-    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: Any) -> list[Any]:
+    def publish_late(folder: Folder, sinks: Sequence[Any], **options: Any) -> list[Any]:
         groups.append([sink.name for sink in sinks])
         assert held.wait()
         return publish(folder, sinks, **options)

@@ -25,10 +25,13 @@ import asyncdump.dumping
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError, SourceChangedError
 from asyncdump.plan.plan import Plan
 from asyncdump.plan.planner import make_plan
-from asyncdump.records.journal import Journal, line
+from asyncdump.records.journal import Journal
+from asyncdump.records.journal import line as written
 from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
 pytestmark = pytest.mark.timeout(30)
+
+forged: Callable[[Any], bytes] = written
 
 SOON = 10
 """Seconds in which everything here ends, where something that hangs never would."""
@@ -109,7 +112,7 @@ def forge(folder: Path, *records: dict[str, Any], journal: bool = False) -> Path
     output = folder / "out"
     output.mkdir(exist_ok=True)
     if journal:
-        (output / JOURNAL).write_bytes(line({"journal": 1, "files": len(records)}) + b"".join(map(line, records)))
+        (output / JOURNAL).write_bytes(forged({"journal": 1, "files": len(records)}) + b"".join(map(forged, records)))
     else:
         (output / RECEIPT).write_text(json.dumps({"receipt": 1, "files": records}))
     return output
@@ -197,7 +200,7 @@ async def test_without_overwrite_they_are_told(world: Path) -> None:
     for name in ("s", RECEIPT, JOURNAL):
         output.mkdir(exist_ok=True)
         (output / name).symlink_to(world / "victim")
-        with pytest.raises(ManifestError, match="--overwrite"):
+        with pytest.raises(asyncdump.TargetExistsError, match="overwrite=True"):
             await asyncdump.dump_all([Dump(source=str(world / "s"))], output=output)
         (output / name).unlink()
     assert os.listdir(output) == []

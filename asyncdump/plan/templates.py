@@ -10,12 +10,13 @@ from typing import Final
 _SPEC: Final = re.compile(r"0?\d{0,2}")
 
 
-def render_name(template: str, path: str, index: int) -> str:
+def render_name(template: str, path: str, index: int, *, pid: int | None = None) -> str:
     """Return the name that a template makes for a source.
 
     Fields: ``{name}`` is the source's base name, ``{stem}`` and ``{suffix}`` its parts before and from the last dot,
     ``{parent}`` the base name of its folder, ``{index}`` its place among the matches of its glob, from 0; a width may
-    follow a number: ``{index:04}``.
+    follow a number: ``{index:04}``. Of memory of a process, ``{name}`` is ``pid-4242-0x7f0000000000``, and ``{pid}``
+    its ``pid``.
 
     Raises:
         ValueError: the template has another field, or isn't one.
@@ -28,6 +29,7 @@ def render_name(template: str, path: str, index: int) -> str:
         "suffix": suffix,
         "parent": os.path.basename(os.path.dirname(path)),
         "index": index,
+        **({} if pid is None else {"pid": pid}),
     }
     parts: list[str] = []
     try:

@@ -28,6 +28,9 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
         offset: where in the file as stored the first bad frame or 2 MiB block begins, in bytes; for a dump that differs
             from its source, the first such byte of its content. None where that isn't known.
         frame: the number of the first bad frame of a compressed dump, from 0, or None.
+        ranges: where the file as stored is damaged, in whole 2 MiB blocks, as ``(offset, length)`` in bytes: the first
+            64 of them, neighbours as one. Empty where that isn't known.
+        damaged: the bytes of all such ranges.
         message: why it isn't ``ok``.
         hint: what can be done about it.
         seconds: how long it took.
@@ -39,6 +42,8 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     offset: int | None = None
     frame: int | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
+    damaged: int = 0
     message: str = ""
     hint: str = ""
     seconds: float = 0.0
@@ -84,10 +89,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def raise_for_failures(self) -> None:
         """Raise an ``ExceptionGroup`` of `DamagedError` if any dump isn't ``ok``, or the run never ended."""
-        errors: list[Exception] = [
-            DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
-            for file in self.failures
-        ]
+        errors: list[Exception] = [_error_of(file) for file in self.failures]
         if self.unrecorded:
             errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
@@ -123,7 +125,11 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, with the keys of ``asyncdump verify --json``."""
-        return {
+        return dict(msgspec.json.decode(self.to_json()))
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        record = {
             "ok": self.ok,
             "receipt": text(self.receipt),
             "interrupted": self.interrupted,
@@ -133,10 +139,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             "strays": [text(name) for name in self.strays],
             "files": [_record_of(file) for file in self.files],
         }
-
-    def to_json(self) -> str:
-        """Return `to_dict` as text."""
-        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=1).decode()
+        return msgspec.json.format(msgspec.json.encode(record), indent=1).decode()
 
     def __str__(self) -> str:
         return str(self.summary)
@@ -146,6 +149,12 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def _repr_html_(self) -> str:
         return self.summary.html()
+
+
+def _error_of(file: FileVerdict) -> DamagedError:
+    error = DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
+    error.ranges, error.damaged = file.ranges, file.damaged
+    return error
 
 
 def _record_of(file: FileVerdict) -> dict[str, Any]:

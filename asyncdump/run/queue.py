@@ -49,7 +49,7 @@ class Queue:
         self._concurrency: Final = concurrency
         self._lanes: Final = lanes
         self._batch: Final = batch
-        # All that follows, and `Job.lanes` and `Job.open_to_join`, is changed by whoever holds the turn.
+        # What follows, and `Job.lanes`, `Job.moved_by` and `Job.open_to_join`, is changed by whoever holds the turn.
         self._turn = threading.Lock()
         self._work = threading.Condition(self._turn)
         self._waiting = deque(sorted(jobs, key=lambda job: -job.planned.length))
@@ -106,7 +106,7 @@ class Queue:
         self._in_flight += 1
         for job in jobs:
             job.lanes = 1
-            job.error, job.sealed = None, False
+            job.error, job.sealed, job.moved_by = None, False, 0
             job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs
@@ -120,6 +120,7 @@ class Queue:
     def leave(self, job: Job) -> bool:
         """Note that a lane has done all that it could for a file; return whether it was the last one at work on it."""
         with self._turn:
+            job.moved_by += 1
             job.lanes -= 1
             if job.lanes:
                 return False

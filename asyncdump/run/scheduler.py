@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from threading import Thread
 from typing import Final
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError
 from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import Plan, PlannedDump
@@ -21,15 +22,14 @@ from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.committer import Committer
 from asyncdump.run.events import Event
-from asyncdump.run.job import Job, abort
+from asyncdump.run.job import Facts, Job, abort
 from asyncdump.run.keeper import Keeper
 from asyncdump.run.limits import default_lanes, within_open_files
+from asyncdump.run.owners import Owners
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
 from asyncdump.run.threads import start
-from asyncdump.sinks.folder import Draft, Folder
-from asyncdump.sinks.pipe import Outlet
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Place, Store
 from asyncdump.transfer.choose import transfer_of
 from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
@@ -44,7 +44,8 @@ class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
     ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
-    second. ``earlier`` is what a run before this one has done, by name.
+    second. ``store`` has what is read: dumps that are verified or restored, or those of runs before this one; these are
+    ``earlier``, by name. ``owners`` knows who has the sources mapped. With ``quiet``, failures aren't logged.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
@@ -54,28 +55,35 @@ class Scheduler:
     def __init__(
         self,
         plan: Plan,
-        folder: Place,
+        place: Place,
         *,
         emit: Callable[[Event], None],
         stop: Stop,
         clock: Callable[[], float],
         watch: Callable[[], object],
+        store: Store | None = None,
         earlier: Mapping[str, FileReport] | None = None,
+        owners: Owners | None = None,
+        quiet: bool = False,
     ) -> None:
-        lanes = default_lanes(folder.filesystem)
+        lanes = default_lanes(place.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
         programs = max((len(planned.filters) for planned in plan.dumps), default=0)
         self._lanes, allowed = within_open_files(max(lanes, wanted), programs)
         self.concurrency: Final = min(wanted, self._lanes)
         self.aborted = False
         self._plan = plan
-        self._folder = folder
+        self._place: Final = place
+        self._store: Final = store
+        self._quiet: Final = quiet
         self._stop = stop
         self._watch = watch
+        self._clock = clock
+        self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
-        self._keeper = Keeper(plan, folder, stop)
+        self._keeper = Keeper(plan, store, stop) if store is not None else None
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
-        self._committer = Committer(plan, folder, stop, group=max(1, min(_GROUP, allowed // 4)))
+        self._committer = Committer(plan, place, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
         # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
@@ -86,7 +94,8 @@ class Scheduler:
         self._committing = False
         self._broken: BaseException | None = None
         self._again: list[Job] = []
-        self._resources = resources(stop)
+        self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
+        self._resources = resources(stop, store)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
             self._jobs, self._transfer, stop, concurrency=self.concurrency, lanes=self._lanes, batch=batch
@@ -94,15 +103,15 @@ class Scheduler:
 
     def attach(self, journal: Journal) -> None:
         """Have what is done taken down in a journal."""
-        self._committer.journal = self._keeper.journal = journal
+        self._committer.journal = journal
+        if self._keeper is not None:
+            self._keeper.journal = journal
 
     def _job(self, index: int, planned: PlannedDump) -> Job:
-        earlier = self._earlier.get(planned.name)
-        told = not isinstance(self._folder, Folder | Outlet)
-        return Job(index, planned, earlier=earlier, told_elsewhere=told)
+        return Job(index, planned, earlier=self._earlier.get(planned.name), told_elsewhere=self._quiet)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
-        return transfer_of(planned, self._folder, self._resources)
+        return transfer_of(planned, self._place, self._resources)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:
@@ -125,7 +134,7 @@ class Scheduler:
         finally:
             # Every thread has ended by now: what isn't published won't be.
             rest = [job for job in self._jobs if not self._telling.is_over(job)]
-            abort([job for job in rest if job.started and not job.published])
+            abort([job for job in rest if job.began is not None and not job.published])
             for job in rest:
                 if job.published:
                     self._finish(job)
@@ -222,7 +231,7 @@ class Scheduler:
     # --- lanes ---------------------------------------------------------------------------------------------------
 
     def _lane(self) -> None:
-        lane = Lane()
+        lane = Lane(next(self._numbers))
         try:
             while jobs := self._queue.next():
                 self._serve(jobs, lane)
@@ -278,12 +287,12 @@ class Scheduler:
                     self._fail(job, job.error or self._given_up(job))
 
     def _finish(self, job: Job) -> None:
-        self._telling.finished(job, job.report(self._plan.manifest_sha256))
+        self._telling.finished(job, job.report(self._facts))
 
     def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
         sink = job.under_way.sink if job.under_way is not None else None
-        if isinstance(self._folder, Outlet) and sink is not None and sink.stored:
+        if self._place.streams and sink is not None and sink.stored:
             return False  # What a reader has been given can't be taken back.
         passing = isinstance(error, DumpError) and error.errno in retries.numbers and job.planned.error is None
         return passing and job.attempts < retries.times and not self._stop.requested
@@ -291,12 +300,14 @@ class Scheduler:
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
         with self._turn:
             if self._may_pass(job, error):
+                if isinstance(error, NotDurableError):
+                    job.stands = job.failure(error, self._place.path, self._facts)
                 job.attempts += 1
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._telling.retried(job, error, delay)
                 return
-        self._telling.failed(job, error, job.failure(error, self._folder.path, self._plan.manifest_sha256))
+        self._telling.failed(job, error, job.failure(error, self._place.path, self._facts))
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
@@ -319,10 +330,12 @@ class Scheduler:
         if job.planned.error is not None:  # There is nothing to open.
             job.note(job.planned.error)
             return
-        job.started = job.started or time.perf_counter()
-        self._keeper.settle(job, lane)
+        job.lane = lane.number
+        job.began = self._clock() if job.began is None else job.began
+        if self._keeper is not None:
+            self._keeper.settle(job, lane)
         if job.kept is not None:
             return
-        job.guard(lambda: job.transfer.begin(self._folder, lane))
-        if job.earlier is not None and isinstance(job.transfer.sink, Draft):
+        job.guard(lambda: job.transfer.begin(self._place, lane))
+        if job.earlier is not None and job.transfer.sink is not None:
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path

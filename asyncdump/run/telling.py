@@ -39,7 +39,7 @@ class Telling:
         """Emit how far a job under way is, where that has changed since the last time."""
         proof = job.proof
         transfer = proof or job.transfer
-        state = (transfer.moved, "verify" if proof else transfer.stage)
+        state = (transfer.moved, "verify" if proof else transfer.phase)
         if state == job.told or not transfer.moved:
             return
         with self._lock:
@@ -122,7 +122,7 @@ class Telling:
                     name=job.planned.name,
                     source=job.planned.source.path,
                     error=error,
-                    phase=job.stage,
+                    phase=job.phase,
                 )
             )
             job.under_way = None

@@ -30,6 +30,7 @@ class Packed(Transfer):
 
     @property
     def most_lanes(self) -> int | None:
+        """As many as may compress; a sink that takes bytes in order has them waiting for one another in the packer."""
         return self._zstd.threads or None
 
     def _prepare(self, place: Place) -> list[Engine]:
@@ -83,9 +84,8 @@ class Packed(Transfer):
                 with self._compressors.press(self._zstd) as press:
                     self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
-        if self._reader.hasher is not None:
-            self.content_digest = self._reader.hasher.hexdigest()
-            self._note_stored(self._packer.hasher)
+        self._note_content(self._reader.hasher)
+        self._note_stored(self._packer.hasher)
 
     def give_back(self, error: BaseException | None = None) -> None:
         """Give the block back that was being filled."""

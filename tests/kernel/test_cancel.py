@@ -155,7 +155,7 @@ async def test_reading_back_is_given_up_soon(make, folder_on) -> None:
         run.cancel()
     assert time.perf_counter() - began < SOON
     [file] = run.report.files
-    assert file.stage == "digest"
+    assert file.phase == "digest"
     check_what_is_left(folder, run.report)
 
 
@@ -207,7 +207,7 @@ async def conduct(
     from asyncdump.sinks.folder import Folder
 
     plan = await asyncdump.plan_all(dumps, output=folder, on_error=on_error, concurrency=1)
-    os.unlink(dumps[0].source)
+    os.unlink(str(dumps[0].source))
     run = Run(plan, Folder(plan.output))
     async with running(run):
         pass

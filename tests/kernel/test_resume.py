@@ -76,7 +76,8 @@ class Case:
     def be_killed(self) -> None:
         """Turn the records of a run that has ended into those of one that was killed just before."""
         files = receipt_of(self.output)["files"]
-        records = [line({"journal": 1, "files": len(files), "started": "", "manifest_sha256": ""}), *map(line, files)]
+        head: Any = {"journal": 1, "files": len(files), "started": "", "manifest_sha256": ""}
+        records = [line(head), *map(line, files)]
         for name in ("receipt.json", "XXH128SUMS"):
             (self.output / name).unlink()
         (self.output / JOURNAL).write_bytes(b"".join(records))
