@@ -1,4 +1,4 @@
-"""Tables of plain text: aligned, cut to the width of the terminal, nothing else."""
+"""Plain-text tables, aligned and cut to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from asyncdump.text import text
 
 _COLUMNS = 80
 _SHORTEST = 8
-"""What is left of a column that is cut, in characters."""
+"""The smallest width of a column that is cut, in characters."""
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), shrink: Sequence[int] = (0,)) -> list[str]:
-    """Return the lines of a table; the first row is its head.
+    """Return the lines of a table. Columns without any text are omitted.
 
     Args:
-        rows: as many cells in each.
-        right: the columns that are aligned to the right. A column without any text is left out.
-        shrink: the columns that are cut, in their middle, where a terminal is too narrow: the first as far as it goes.
+        rows: the rows, all of the same length; the first one is the header.
+        right: the columns that are aligned to the right.
+        shrink: the columns that are cut in the middle if the terminal is too narrow; earlier ones are cut first.
     """
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows)]
     right = [used.index(column) for column in right if column in used]
@@ -41,7 +41,7 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), shrink: S
 
 
 def cut(cell: str, size: int) -> str:
-    """Return a text of at most ``size`` characters: the end of a path tells more than its middle."""
+    """Return a text of at most ``size`` characters, cut in the middle: the end of a path says more than its middle."""
     if len(cell) <= size:
         return cell
     head = (size - 1) // 3
@@ -49,24 +49,24 @@ def cut(cell: str, size: int) -> str:
 
 
 def fill(sentence: str) -> list[str]:
-    """Return a sentence in lines no wider than the terminal."""
+    """Wrap a sentence to the width of the terminal."""
     import textwrap
 
     return textwrap.wrap(sentence, width(), break_long_words=False, break_on_hyphens=False)
 
 
 def width() -> int:
-    """Return the columns of the terminal; a pipe has no width to keep to, some terminals don't know theirs."""
+    """Return the width of the terminal; 80 if it doesn't know its width, and practically unlimited for a pipe."""
     if not sys.stdout.isatty():
         return 1 << 16
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
-    except OSError:  # It has gone.
+    except OSError:  # The terminal was closed.
         return _COLUMNS
 
 
 def seconds(count: float) -> str:
-    """Return a time for people: ``0.81 s``, ``3 min 20 s``."""
+    """Return a time for display: ``0.81 s``, ``3 min 20 s``."""
     if count < 60:  # noqa: PLR2004
         return f"{count:.2f} s"
     return f"{count // 60:.0f} min {count % 60:.0f} s"

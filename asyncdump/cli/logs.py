@@ -1,4 +1,4 @@
-"""Where the library's records go on the command line: to stderr, for people or for programs."""
+"""Log records on the command line: they go to stderr, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from asyncdump import log
 
 
 def configure_later(form: str) -> None:
-    """Have structlog configured (``console`` or ``json``) when the first record comes: most runs have none."""
+    """Configure structlog (``console`` or ``json``) when the first record is logged: most runs don't log any."""
     log.setups.append(lambda: _configure(form))
 
 
@@ -31,7 +31,7 @@ def _configure(form: str) -> None:
 
 
 class _Stderr:
-    """stderr as it is at the moment: the progress bar puts itself in its place to keep records above it."""
+    """The current ``sys.stderr``: the progress bar replaces it to keep records above the bar."""
 
     def write(self, line: str) -> None:
         sys.stderr.write(line)
