@@ -1,11 +1,11 @@
-"""Dump hundreds of memory-mapped files concurrently, durably and provably whole.
+"""Dump hundreds of memory-mapped files concurrently and durably, with digests to verify them by.
 
 The way of a byte::
 
     manifest -> plan -> scheduler -> engine (a thread: the kernel moves the bytes) -> sink -> events, report
 
-`dump_all` carries out a manifest, `open_run` does so and lets you watch. What they take is in `Manifest` and `Dump`,
-what they say in the events and in `Report`, what they raise descends from `AsyncdumpError`.
+`dump_all` runs a manifest, `open_run` runs it and shows what happens, `dump_sync` runs it in a script. `Manifest` and
+`Dump` say what to do, events and `Report` what was done. All errors descend from `AsyncdumpError`.
 
 Names are imported when they are first used, so that importing this package costs nothing.
 """
@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING, Any
 from asyncdump.version import __version__
 
 if TYPE_CHECKING:
+    from asyncdump.blocking import dump_sync as dump_sync
+    from asyncdump.blocking import restore_sync as restore_sync
+    from asyncdump.blocking import verify_sync as verify_sync
     from asyncdump.dumping import dump_all as dump_all
     from asyncdump.dumping import open_run as open_run
     from asyncdump.dumping import plan_all as plan_all
+    from asyncdump.engines import Refusal as Refusal
     from asyncdump.errors import AsyncdumpError as AsyncdumpError
+    from asyncdump.errors import BusyError as BusyError
     from asyncdump.errors import DamagedError as DamagedError
     from asyncdump.errors import DumpError as DumpError
     from asyncdump.errors import FilterError as FilterError
@@ -29,9 +34,11 @@ if TYPE_CHECKING:
     from asyncdump.errors import ManifestError as ManifestError
     from asyncdump.errors import MethodRefusedError as MethodRefusedError
     from asyncdump.errors import NotDurableError as NotDurableError
+    from asyncdump.errors import OutputError as OutputError
     from asyncdump.errors import Problem as Problem
     from asyncdump.errors import ReceiptError as ReceiptError
     from asyncdump.errors import SourceChangedError as SourceChangedError
+    from asyncdump.errors import TargetExistsError as TargetExistsError
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
     from asyncdump.manifest import Manifest as Manifest
@@ -48,6 +55,10 @@ if TYPE_CHECKING:
     from asyncdump.reading import open_dump as open_dump
     from asyncdump.records.report import FileReport as FileReport
     from asyncdump.records.report import Report as Report
+    from asyncdump.records.verification import FileVerdict as FileVerdict
+    from asyncdump.records.verification import Verification as Verification
+    from asyncdump.restoring import Restorer as Restorer
+    from asyncdump.restoring import open_restore as open_restore
     from asyncdump.restoring import restore_all as restore_all
     from asyncdump.run.events import Event as Event
     from asyncdump.run.events import FileFailed as FileFailed
@@ -59,17 +70,22 @@ if TYPE_CHECKING:
     from asyncdump.run.events import RunFinished as RunFinished
     from asyncdump.run.events import RunStarted as RunStarted
     from asyncdump.run.run import Run as Run
-    from asyncdump.verifying import FileVerdict as FileVerdict
-    from asyncdump.verifying import Verification as Verification
+    from asyncdump.run.tally import Tally as Tally
+    from asyncdump.verifying import Verifier as Verifier
+    from asyncdump.verifying import open_verify as open_verify
     from asyncdump.verifying import verify_all as verify_all
     from asyncdump.vocabulary.values import BadRange as BadRange
     from asyncdump.vocabulary.values import Identity as Identity
+    from asyncdump.vocabulary.values import Method as Method
     from asyncdump.vocabulary.values import Source as Source
 
 _HOMES = {
+    "blocking": ("dump_sync", "restore_sync", "verify_sync"),
     "dumping": ("dump_all", "open_run", "plan_all"),
+    "engines": ("Refusal",),
     "errors": (
         "AsyncdumpError",
+        "BusyError",
         "DamagedError",
         "DumpError",
         "FilterError",
@@ -77,9 +93,11 @@ _HOMES = {
         "ManifestError",
         "MethodRefusedError",
         "NotDurableError",
+        "OutputError",
         "Problem",
         "ReceiptError",
         "SourceChangedError",
+        "TargetExistsError",
     ),
     "manifest": ("Defaults", "Dump", "Manifest", "Retries", "Zstd", "json_schema"),
     "manifest.options": ("Overrides",),
@@ -87,7 +105,8 @@ _HOMES = {
     "probing": ("Finding", "probe"),
     "reading": ("DumpInfo", "describe_dump", "open_dump"),
     "records.report": ("FileReport", "Report"),
-    "restoring": ("restore_all",),
+    "records.verification": ("FileVerdict", "Verification"),
+    "restoring": ("Restorer", "open_restore", "restore_all"),
     "run.events": (
         "Event",
         "FileFailed",
@@ -100,8 +119,9 @@ _HOMES = {
         "RunStarted",
     ),
     "run.run": ("Run",),
-    "verifying": ("FileVerdict", "Verification", "verify_all"),
-    "vocabulary.values": ("BadRange", "Identity", "Source"),
+    "run.tally": ("Tally",),
+    "verifying": ("Verifier", "open_verify", "verify_all"),
+    "vocabulary.values": ("BadRange", "Identity", "Method", "Source"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

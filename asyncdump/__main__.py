@@ -35,7 +35,9 @@ def _run() -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from asyncdump.cli.output import take_over
     from asyncdump.cli.signals import end, heeding
+    from asyncdump.spelling import command_line, speak
 
+    speak(command_line)
     stdout = take_over()
     with heeding(end):
         from asyncdump.cli.app import run

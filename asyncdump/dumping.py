@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Final, Unpack
 
-from asyncdump.errors import ManifestError, Problem, absolute
+from asyncdump.errors import ManifestError, Problem, absolute, opening_output
+from asyncdump.manifest.keywords import checked, given, spell_out
 from asyncdump.manifest.models import Dump, Manifest
-from asyncdump.manifest.options import Options, Overrides
+from asyncdump.manifest.options import Overrides
 from asyncdump.manifest.yaml import Marks, read_manifest
 from asyncdump.plan.earlier import find_earlier
 from asyncdump.plan.plan import Plan
@@ -23,43 +24,92 @@ from asyncdump.run.threads import in_thread
 from asyncdump.sinks.clash import clashes
 from asyncdump.sinks.folder import Folder
 from asyncdump.sinks.pipe import Outlet
-from asyncdump.text import as_path
-from asyncdump.vocabulary.names import JOURNAL, LOCK, RESERVED
+from asyncdump.text import as_path, shown
+from asyncdump.vocabulary.names import JOURNAL, LOCK, RESERVED, name_complaint
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 _STDOUT: Final = 1
 
 
-What = str | os.PathLike[str] | Manifest | Iterable[Dump]
-"""What is to be dumped: the path of a manifest, a manifest, or dumps (which need ``output``)."""
+What = str | os.PathLike[str] | Manifest | Plan | Dump | Iterable[Dump | str | os.PathLike[str]]
+"""What is to be dumped: the path of a manifest, a manifest, a plan, or sources (which need ``output``)."""
 
 
-async def plan_all(what: What, **overrides: Unpack[Overrides]) -> Plan:
+@spell_out
+async def plan_all(what: What, **options: Unpack[Overrides]) -> Plan:
     """Return what `dump_all` would do with the same arguments; nothing is written.
 
+    Args:
+        what: as for `dump_all`. A `Plan` is checked and returned.
+        **options
+
     Raises:
-        ManifestError: it can't be carried out. It holds all that is wrong.
+        ManifestError: it can't be done. All reasons are reported.
     """
-    options = Options(**overrides)
-    stop = Stop()
-    return await in_thread(lambda: _prepare(what, options, stop.check), give_up=stop.request)
+    chosen, stop = checked(options), Stop()
+    return await in_thread(lambda: _prepare(what, chosen, stop.check), give_up=stop.request)
 
 
-def _prepare(what: What, options: Options, check: Callable[[], None]) -> Plan:
-    if isinstance(what, str | os.PathLike):
-        try:
-            path = as_path(what)
-        except ValueError as error:
-            raise ManifestError(Problem(key="manifest", message=str(error))) from error
-        manifest, marks = read_manifest(path, check)
-        return make_plan(manifest, marks, os.path.dirname(absolute(path)), options, check)
-    if not isinstance(what, Manifest):
-        if options.output is None:
-            raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
-        what = Manifest(output=os.fsdecode(options.output), dumps=_dumps(what))
-    marks = Marks(sha256=sha256(repr(what).encode(errors="surrogateescape")).hexdigest())
-    return make_plan(what, marks, _working_folder(), options, check)
+def _prepare(what: What, options: Overrides, check: Callable[[], None]) -> Plan:
+    match what:
+        case Plan():
+            return _runnable(what, options)
+        case Manifest():
+            manifest, marks, folder = what, _marks_of(what), _working_folder()
+        case str() | os.PathLike():
+            path = _path(what)
+            manifest, marks = read_manifest(path, check)
+            folder = os.path.dirname(absolute(path))
+        case _:
+            manifest = _manifest_of((what,) if isinstance(what, Dump) else what, options.get("output"))
+            marks, folder = _marks_of(manifest), _working_folder()
+    return make_plan(manifest, marks, folder, options, check)
+
+
+def _runnable(plan: Plan, options: Overrides) -> Plan:
+    """Return a plan that was made before, perhaps in another process, if it can be run as it is."""
+    message = "a plan is run as it was made: pass this option to plan_all"
+    problems = [Problem(key=name, message=message) for name in given(options)]
+    problems += [
+        Problem(key=f"dumps[{index}].name", message=complaint)
+        for index, dump in enumerate(plan.dumps)
+        if (complaint := name_complaint(dump.name))
+    ]
+    if len({dump.name for dump in plan.dumps}) < len(plan.dumps):
+        problems.append(Problem(key="dumps", message="two dumps of the plan have the same name"))
+    if problems:
+        raise ManifestError(*problems)
+    return plan
+
+
+def _path(what: str | os.PathLike[str]) -> str:
+    try:
+        return as_path(what)
+    except ValueError as error:
+        raise ManifestError(Problem(key="manifest", message=str(error))) from error
+
+
+def _manifest_of(sources: Iterable[Dump | str | os.PathLike[str]], output: str | os.PathLike[str] | None) -> Manifest:
+    """Return the manifest of sources, each a `Dump`, or a path or glob."""
+    if output is None:
+        raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
+    problems: list[Problem] = []
+    dumps: list[Dump] = []
+    given: Iterable[object] = sources
+    for index, source in enumerate(given):
+        if isinstance(source, Dump | str | os.PathLike):
+            dumps.append(source if isinstance(source, Dump) else Dump(source))
+        else:
+            message = f"{shown(source)} is neither a Dump nor a path: write Dump(source, ...)"
+            problems.append(Problem(key=f"dumps[{index}]", message=message))
+    if problems:
+        raise ManifestError(*problems)
+    return Manifest(output=output, dumps=dumps)
+
+
+def _marks_of(manifest: Manifest) -> Marks:
+    return Marks(sha256=sha256(repr(manifest).encode(errors="surrogateescape")).hexdigest())
 
 
 def _working_folder() -> str:
@@ -69,25 +119,15 @@ def _working_folder() -> str:
         return "/proc/self/cwd"
 
 
-def _dumps(given: Iterable[Dump]) -> tuple[Dump, ...]:
-    dumps = tuple(given)
-    problems = [
-        Problem(key=f"dumps[{index}]", message=f"{dump!r} is not a Dump: write Dump(source=...)")
-        for index, dump in enumerate(dumps)
-        if not isinstance(dump, Dump)
-    ]
-    if problems:
-        raise ManifestError(*problems)
-    return dumps
-
-
 def _open_output(plan: Plan, stop: Stop) -> Run:
-    """Take possession of the output folder, and learn what is done already."""
+    """Lock the output directory, and find out what is done already."""
     if plan.output == STANDARD_OUTPUT:
         return Run(plan, Outlet(_STDOUT, stop.check), stop)
-    folder = Folder(plan.output)
+    with opening_output():
+        folder = Folder(plan.output)
     try:
-        folder.lock()
+        with opening_output():
+            folder.lock()
         for name in RESERVED:
             folder.hold(name)
         earlier = find_earlier(plan, folder)
@@ -96,7 +136,8 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
         run = Run(plan, folder, stop, earlier=earlier)
         # Last, for it replaces the journal of a run before: nothing may fail any more.
         head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
-        run.attach(Journal(folder, head, earlier.values()))
+        with opening_output():
+            run.attach(Journal(folder, head, earlier.values()))
     except BaseException:
         folder.close()
         raise
@@ -111,16 +152,18 @@ def _check_names(plan: Plan, folder: Folder) -> None:
             *(
                 Problem(
                     key="output",
-                    message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are one name "
-                    f"to the filesystem of {folder.path}: give the dump another",
+                    message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are the same "
+                    f"name to the filesystem of {folder.path}",
+                    remedy="give the dump another",
                 )
                 for name, other in same
             )
         )
 
 
+@spell_out
 @asynccontextmanager
-async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[Run]:
+async def open_run(what: What, **options: Unpack[Overrides]) -> AsyncIterator[Run]:
     """Start a run, and give it as an asynchronous iterator of its events::
 
         async with asyncdump.open_run("manifest.yaml") as run:
@@ -128,44 +171,51 @@ async def open_run(what: What, **overrides: Unpack[Overrides]) -> AsyncIterator[
                 print(event)
         run.report.raise_for_failures()
 
-    Leaving the block waits for the run to end; leaving it by an exception ends the run first. After the block no thread
-    of the run is left, nothing of it is open or locked, and there is a report, whoever has cancelled this task and how
-    often. A listener may be slow, or not listen at all: that neither slows the dumps nor lets memory grow.
+    Leaving the block waits for the run to end; leaving it by an exception cancels the run first. After the block, no
+    thread of the run is left, nothing of it is open or locked, and there is a report, regardless of who cancelled this
+    task and how often. A listener may be slow, or not listen at all: the run neither slows down nor uses more memory.
 
     Args:
-        what: the path of a manifest, a `Manifest`, or an iterable of `Dump`, which needs ``output``.
-        overrides: see `Overrides`.
+        what: as for `dump_all`.
+        **options
 
     Raises:
-        ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created, another run is at work in it, too few files may be open, or no
-            thread can be started.
+        ManifestError: it can't be done; nothing was written. All reasons are reported.
+        TargetExistsError: dumps of these names exist; nothing was written.
+        BusyError: another run is running in the output directory.
+        OutputError: the output directory can't be created, opened or written to.
+        DumpError: the limit of open files is too low, or no thread can be started.
     """
-    made = await plan_all(what, **overrides)
+    made = await plan_all(what, **options)
     stop = Stop()
     run = await in_thread(lambda: _open_output(made, stop), Run.discard)
     async with running(run):
         yield run
 
 
-async def dump_all(what: What, *, on_event: Handler | None = None, **overrides: Unpack[Overrides]) -> Report:
-    """Dump all files of a manifest and return the report of it.
+@spell_out
+async def dump_all(what: What, *, on_event: Handler | None = None, **options: Unpack[Overrides]) -> Report:
+    """Dump all files of a manifest, a plan or a list, and return the report.
 
-    The failure of a file is in the report, and raised by `Report.raise_for_failures`. The event loop stays free: bytes
-    are moved by threads. Cancelling ends the run within some 100 ms; finished dumps and the receipt stay.
+    The failure of a file is in the report, and raised by `Report.raise_for_failures`. Threads move the bytes: the event
+    loop stays free. Cancelling ends the run within about 100 ms; finished dumps and the receipt stay.
 
     Args:
-        what: the path of a manifest, a `Manifest`, or an iterable of `Dump`, which needs ``output``.
-        on_event: called with each event, sync or async. An exception that it raises is logged, and it isn't called
-            again: a dump outlives its listener. When the run has ended it has 10 seconds for each event that is left,
+        what: the path of a manifest, a `Manifest`, a `Plan`, a `Dump`, or an iterable of `Dump` and of paths or globs.
+            The last two need ``output``. A plan is run as it was made, without options; its sources are checked again.
+        on_event: called with each event, sync or async. If it raises an exception, that is logged, and it isn't called
+            again: a dump outlives its listener. When the run has ended, it has 10 seconds for each event that is left,
             then it is cancelled, which is logged too.
-        overrides: see `Overrides`.
+        **options
 
     Raises:
-        ManifestError: it can't be carried out; nothing was written.
-        DumpError: the output folder can't be created, another run is at work in it, or no thread can be started.
+        ManifestError: it can't be done; nothing was written. All reasons are reported.
+        TargetExistsError: dumps of these names exist; nothing was written.
+        BusyError: another run is running in the output directory.
+        OutputError: the output directory can't be created, opened or written to.
+        DumpError: the limit of open files is too low, or no thread can be started.
     """
-    async with open_run(what, **overrides) as run:
+    async with open_run(what, **options) as run:
         if on_event is not None:
             await listen(run, on_event)
     return run.report

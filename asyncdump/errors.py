@@ -1,4 +1,4 @@
-"""Everything asyncdump raises: one root, one subclass for each decision of the caller."""
+"""Everything asyncdump raises: one root, one subclass for each decision of a caller."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import errno as errnos
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
+from asyncdump.spelling import spelled
 from asyncdump.text import text
 
 Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
@@ -18,16 +19,35 @@ Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
 class AsyncdumpError(Exception):
     """The root of all errors of this package.
 
-    Its text can be printed and logged wherever the names in it come from; ``path`` and the like hold
-    what the kernel knows. It can be copied and pickled, with all that subclasses add to it.
+    Its text can be printed and logged, regardless of the names in it; ``path`` has the name itself. It can be copied
+    and pickled, with everything that subclasses add to it.
 
     Attributes:
-        hint: what the user can do about it, or an empty string.
+        path: the file that the failing call was about, or an empty string.
+        operation: the call that failed, as its man page names it, or an empty string.
+        errno: the kernel's answer, or None if no call failed.
+        exit_code: what the command line exits with when this error ends it.
     """
 
-    def __init__(self, *lines: str, hint: str = "") -> None:
+    exit_code: ClassVar[int] = 2
+
+    def __init__(
+        self, *lines: str, path: str = "", operation: str = "", errno: int | None = None, hint: str = ""
+    ) -> None:
         super().__init__("\n".join(map(text, lines)))
-        self.hint = text(hint)
+        self.path = path
+        self.operation = operation
+        self.errno = errno
+        self._hint = text(hint)
+
+    @property
+    def hint(self) -> str:
+        """What to do about it, or an empty string. Options in it are spelled as the interface at hand has them."""
+        return spelled(self._hint)
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        self._hint = text(hint)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exception would call the class with `args`, and that leaves out what takes a keyword.
@@ -39,62 +59,100 @@ def _remake(kind: type[AsyncdumpError], args: tuple[object, ...]) -> AsyncdumpEr
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing wrong with a manifest: where it stands and what it is."""
+    """One thing that is wrong with a manifest or a receipt, and where.
+
+    Attributes:
+        message: what is wrong.
+        key: the key of the manifest, such as ``dumps[3].source``, or an empty string.
+        file, line: the place in the manifest, or an empty string and 0.
+        remedy: what to do about it, or an empty string; `hint` has it with its options spelled.
+    """
 
     message: str
     key: str = ""
     file: str = ""
     line: int = 0
+    remedy: str = ""
+
+    @property
+    def hint(self) -> str:
+        """What to do about it. Options in it are spelled as the interface at hand has them."""
+        return spelled(text(self.remedy))
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return text(": ".join(part for part in (place, self.key, self.message) if part))
+        return ": ".join(part for part in (text(place), text(self.key), text(self.message), self.hint) if part)
 
 
-class ManifestError(AsyncdumpError):
-    """The manifest can't be carried out; nothing was written.
+class _RejectionError(AsyncdumpError):
+    """What was requested can't be done; nothing was written.
 
     Attributes:
-        problems: all that is wrong, not only the first thing.
+        problems: everything that is wrong, not only the first thing.
     """
 
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__(*map(str, problems))
-        self.problems = problems
+    def __init__(self, *problems: Problem | str, path: str = "", errno: int | None = None) -> None:
+        self.problems = tuple(each if isinstance(each, Problem) else Problem(message=each) for each in problems)
+        super().__init__(*map(str, self.problems), path=path, errno=errno)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+class ManifestError(_RejectionError):
+    """The manifest can't be run; nothing was written.
+
+    Attributes:
+        problems: everything that is wrong, not only the first thing.
+    """
+
+
+class ReceiptError(_RejectionError):
+    """The dumps of a receipt can't be verified or restored; nothing was written.
+
+    Attributes:
+        problems: everything that is wrong, not only the first thing.
+    """
+
+
+class TargetExistsError(ManifestError, ReceiptError):
+    """Dumps, or the targets of a restore, exist already; nothing was written, and nothing else is wrong.
+
+    Run it again with ``overwrite=True`` to replace them, with ``resume=True`` to keep them, or write elsewhere.
+
+    Attributes:
+        problems: what exists.
+    """
 
 
 class DumpError(AsyncdumpError):
-    """One file could not be dumped.
+    """One file could not be dumped, read, verified or restored; or a call failed that a whole run needs."""
 
-    Attributes:
-        path: the file that the failing call was about.
-        operation: the call that failed, as its man page names it.
-        errno: the kernel's answer, or None where no call failed.
-    """
 
-    def __init__(
-        self, message: str, *, path: str = "", operation: str = "", errno: int | None = None, hint: str = ""
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.path = path
-        self.operation = operation
-        self.errno = errno
+class BusyError(DumpError):
+    """Another run is running in the directory ``path``: try again when it has ended."""
+
+    exit_code = 3
+
+
+class OutputError(DumpError):
+    """The output can't be created, opened or written to; nothing was written."""
 
 
 class SourceChangedError(DumpError):
-    """The source was truncated or replaced between planning and the last byte."""
+    """The source was truncated or replaced between planning and its last byte."""
 
 
 class MethodRefusedError(DumpError):
-    """The kernel does not accept the named method for this source and destination."""
+    """The kernel does not support the chosen method for this source and destination."""
 
 
 class NotDurableError(DumpError):
-    """The dump is complete under its name, but a power cut may take the name, or bring back what it has replaced."""
+    """The dump is complete and under its name, but a power cut may undo the rename."""
 
 
 class DamagedError(DumpError):
-    """A dump isn't what its receipt says.
+    """A dump does not match its receipt.
 
     Attributes:
         verdict: ``corrupt``, ``short``, ``missing``, ``differs`` (from its source), or ``unknown``.
@@ -120,24 +178,12 @@ class DamagedError(DumpError):
         self.frame = frame
 
 
-class ReceiptError(AsyncdumpError):
-    """What a receipt tells can't be verified or restored; nothing was written.
-
-    Attributes:
-        problems: all that is wrong, not only the first thing.
-    """
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = tuple(map(text, problems))
-
-
 class FilterError(DumpError):
-    """A filter could not be started, failed, or neither took nor gave anything for too long.
+    """A filter could not be started, failed, or neither read nor wrote anything for too long.
 
     Attributes:
         command: the name of the program.
-        status: its exit status, negative for the signal that ended it, or None where it didn't end by itself.
+        status: its exit status, negative for the signal that killed it, or None if it didn't exit by itself.
     """
 
     def __init__(
@@ -157,24 +203,23 @@ class FilterError(DumpError):
 
 
 class InterruptedDumpError(DumpError):
-    """The run was cancelled before this file was whole."""
+    """The run was cancelled before this file was complete."""
 
 
 EHWPOISON: Final = getattr(errnos, "EHWPOISON", 133)
-"""A page of broken memory, on most architectures; Python names it from 3.14 on."""
+"""A page of broken memory, on most architectures; Python has a name for it from 3.14 on."""
 
 _NAMES: Final = {EHWPOISON: "EHWPOISON", **errnos.errorcode}
 _HINTS = {
-    errnos.ENOSPC: "free space in its filesystem, or choose another folder",
-    errnos.EDQUOT: "the disk quota is used up: raise it, or choose another folder",
-    errnos.EFBIG: "the file is larger than this process may write (ulimit -f), or than its filesystem takes",
+    errnos.ENOSPC: "free space on its filesystem, or choose another directory",
+    errnos.EDQUOT: "the disk quota is exhausted: raise it, or choose another directory",
+    errnos.EFBIG: "the file is larger than this process may write (ulimit -f), or than its filesystem supports",
     errnos.EACCES: "run as the owner of the file, or as root",
     errnos.EPERM: "run as the owner of the file, or as root",
-    errnos.EROFS: "the filesystem is read-only: choose another folder",
+    errnos.EROFS: "the filesystem is read-only: choose another directory",
     errnos.EMFILE: "raise the limit of open files (ulimit -n)",
     errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
     EHWPOISON: "the memory behind the file is failing: see dmesg",
-    errnos.ENOENT: "check the path: there is no such file or folder, or no longer",
     errnos.EFAULT: "the source shrank under the mapping, or its page can't be read",
 }
 
@@ -193,22 +238,35 @@ def explain(operation: str, path: str) -> Iterator[None]:
         raise from_oserror(error, operation, path) from error
 
 
+@contextmanager
+def opening_output() -> Iterator[None]:
+    """Turn a plain `DumpError` of the block into an `OutputError`: nothing is written to the output yet."""
+    try:
+        yield
+    except DumpError as error:
+        if type(error) is not DumpError:
+            raise
+        failure = OutputError(str(error))
+        failure.__dict__.update(error.__dict__)
+        raise failure from error
+
+
 def absolute(path: str) -> str:
     """Return a path from the root on.
 
     Raises:
-        DumpError: it isn't one, and the working directory has been removed (getcwd(3)).
+        DumpError: the path is relative, and the working directory has been removed (getcwd(3)).
     """
     try:
         return os.path.abspath(path)
     except OSError as error:
         failure = from_oserror(error, "getcwd", path)
-        failure.hint = "the working directory was removed: name it from the root on, or work elsewhere"
+        failure.hint = "the working directory was removed: use an absolute path, or work elsewhere"
         raise failure from error
 
 
 def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
-    """Return the `DumpError` that tells of ``error``, met in ``operation`` on ``path``."""
+    """Return the `DumpError` for an ``OSError`` of ``operation`` on ``path``."""
     number = error.errno
     reason = describe_errno(number) if number is not None else str(error)
     return DumpError(
@@ -221,9 +279,9 @@ def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
 
 
 def as_failure(error: Exception, path: str) -> AsyncdumpError:
-    """Return whatever a call raised on ``path`` as an error of ours: as it is, or a `DumpError` with that as its cause.
+    """Return any exception of a call on ``path`` as an error of ours: as it is, or as the cause of a `DumpError`.
 
-    Memory that isn't there, a compressor that balks, a mistake of ours: none is more than the failure of one file.
+    Missing memory, a compressor that fails, a mistake of ours: none is more than the failure of one file.
     """
     if isinstance(error, AsyncdumpError):
         return error

@@ -1,7 +1,8 @@
-"""The dumps of a run, put back: into huge pages through a mapping, into tmpfs and ordinary files by the engines."""
+"""Restoring: `restore_all` writes dumps back into huge pages, tmpfs or files, `open_restore` watches that."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import defaultdict
@@ -11,13 +12,14 @@ from typing import Any, Final
 
 import msgspec
 
-from asyncdump.errors import DumpError, ReceiptError, absolute
+from asyncdump.errors import DumpError, Problem, ReceiptError, TargetExistsError, absolute, opening_output
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.pools import short_of_pages, short_of_space
 from asyncdump.plan.readback import to_restore
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
 from asyncdump.records.standing import is_compressed
+from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
@@ -25,13 +27,14 @@ from asyncdump.sinks.folder import Folder
 from asyncdump.sinks.targets import Targets
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import TEMPORARY_PREFIX, name_complaint
+from asyncdump.vocabulary.tables import listed
 from asyncdump.vocabulary.values import Concurrency
 
 _MOST: Final = 20
 
 
 class Restorer:
-    """A restore under way: its `run` tells of it while it lasts, `report` is there when that has ended."""
+    """A restore in progress: an asynchronous iterator of its events, like a `Run`."""
 
     def __init__(
         self,
@@ -55,7 +58,8 @@ class Restorer:
                 self._failed[file.name] = msgspec.structs.replace(
                     file, error=error, stage="plan", bytes=0, path=paths[file.name]
                 )
-        self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
+        with opening_output():
+            self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
         try:
             if problems := [
                 *self._targets.clashes(),
@@ -77,9 +81,16 @@ class Restorer:
             self._targets.close()
             raise
 
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return aiter(self.run)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End it within about 100 ms: finished targets stay, others are removed. May be called from anywhere."""
+        self.run.cancel(reason)
+
     @property
     def report(self) -> Report:
-        """What came of it; ``path`` of each file is where it was put.
+        """The outcome, once it has ended; ``path`` of each file is its target.
 
         Raises:
             RuntimeError: it hasn't ended.
@@ -87,7 +98,7 @@ class Restorer:
         report = self.run.report
         files = {file.name: file for file in report.files} | self._failed
         return msgspec.structs.replace(
-            report, files=tuple(files[name] for name in self._order), unrecorded=self._missing
+            report, files=tuple(files[name] for name in self._order), unrecorded=self._missing, action="restored"
         )
 
 
@@ -101,24 +112,27 @@ async def restore_all(
     concurrency: Concurrency = "auto",
     on_event: Handler | None = None,
 ) -> Report:
-    """Put the dumps of a run back, each compared with its digest on the way.
+    """Restore the dumps of a run, and verify each against its digest on the way.
 
-    A target has its name only when it is whole, and proved to be where a digest was taken. Zeros stay holes. On
-    hugetlbfs a target has the size of the content in whole huge pages.
+    A target appears under its final name only when it is complete, and verified where a digest was recorded. Zeros stay
+    holes. On hugetlbfs, the size of a target is a multiple of the huge page size.
 
     Args:
-        what: the folder of the run, or its receipt.
-        to: the folder for the targets, created with mode 0700 if missing. They have the names of the dumps, without
-            ``.zst`` where those are compressed.
-        map: other targets for some, by the names of the dumps; paths relative to ``to``.
-        overwrite: replace files of the same names; without it they are an error.
+        what: the directory of the run, or its receipt.
+        to: the directory for the targets, created with mode 0700 if missing. They have the names of the dumps, without
+            ``.zst`` if those are compressed.
+        map: other targets, by the names of their dumps; paths are relative to ``to``.
+        overwrite: replace existing files; without it they are an error.
         durable: whether to wait until the targets would survive a power cut.
         concurrency: files in flight, or ``auto``.
         on_event: called with each event, as that of `dump_all`.
 
     Raises:
-        ReceiptError: it can't be carried out: no receipt, targets that exist, too few huge pages. Nothing was written.
-        DumpError: a folder can't be opened, or a run is at work in it.
+        ReceiptError: it can't be done: no receipt, too few huge pages. Nothing was written.
+        TargetExistsError: targets exist; nothing was written.
+        BusyError: a run is running in one of the directories.
+        OutputError: a target directory can't be created or opened.
+        DumpError: the directory of the run can't be opened, or no thread can be started.
     """
     async with open_restore(
         what, to, map=map, overwrite=overwrite, durable=durable, concurrency=concurrency
@@ -138,7 +152,20 @@ async def open_restore(
     durable: bool = True,
     concurrency: Concurrency = "auto",
 ) -> AsyncIterator[Restorer]:
-    """Start what `restore_all` does, to watch or cancel its ``run``."""
+    """Start what `restore_all` does, and give it as an asynchronous iterator of its events::
+
+        async with asyncdump.open_restore("/var/dumps/out", "/dev/hugepages") as restorer:
+            async for event in restorer:
+                print(event)
+        restorer.report.raise_for_failures()
+
+    Raises:
+        ReceiptError: it can't be done: no receipt, too few huge pages. Nothing was written.
+        TargetExistsError: targets exist; nothing was written.
+        BusyError: a run is running in one of the directories.
+        OutputError: a target directory can't be created or opened.
+        DumpError: the directory of the run can't be opened, or no thread can be started.
+    """
 
     def prepare() -> Restorer:
         receipt, folder = open_receipt(what)
@@ -149,7 +176,7 @@ async def open_restore(
             raise
 
     def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
-        target = os.path.realpath(absolute(_given("the folder to restore to", to)))
+        target = os.path.realpath(absolute(_given("the directory to restore to", to)))
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
         return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
@@ -171,12 +198,12 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     }
     own = os.path.realpath(os.path.dirname(receipt.path))
     if wrong := [path for path in {to, *paths.values()} if own in {os.path.dirname(path), os.path.realpath(path)}]:
-        raise ReceiptError(f"{wrong[0]} is in the folder of the dumps: restore elsewhere")
+        raise ReceiptError(f"{wrong[0]} is in the directory of the dumps: restore elsewhere")
     if wrong := [path for path in paths.values() if os.path.basename(path).startswith(TEMPORARY_PREFIX)]:
         raise ReceiptError(f"{wrong[0]} is a name that asyncdump uses itself")
     folders = {to, *map(os.path.dirname, paths.values())}
     if wrong := sorted(folders.union(*map(_above, folders)) & set(paths.values())):
-        raise ReceiptError(f"{wrong[0]} is a folder that dumps are restored to, and the target of one")
+        raise ReceiptError(f"{wrong[0]} is the target of a dump, and a directory that dumps are restored to")
     dumps: dict[str, list[str]] = defaultdict(list)
     for name, path in paths.items():
         dumps[path].append(name)
@@ -219,17 +246,25 @@ def default_target(file: FileReport) -> str:
 
 
 def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
-    problems = []
+    unfit: list[str] = []
+    existing: list[str] = []
     for path in paths.values():
         try:
             mode = os.lstat(path).st_mode
         except OSError:
             continue
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            problems.append(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
+            unfit.append(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
         elif not overwrite:
-            problems.append(f"{path} exists already: restore elsewhere, or allow --overwrite")
-    if len(problems) > _MOST:
-        problems[_MOST:] = [f"and {len(problems) - _MOST} more"]
-    if problems:
+            existing.append(path)
+    remedy = "restore elsewhere, or pass {overwrite}"
+    problems = [Problem(message=message) for message in unfit]
+    if len(unfit) > _MOST:
+        problems[_MOST:] = [Problem(message=f"and {len(unfit) - _MOST} more")]
+    if existing:
+        exist = "exists" if len(existing) == 1 else "exist"
+        problems.append(Problem(message=f"{listed(existing)} {exist} already", remedy=remedy))
+    if unfit:
         raise ReceiptError(*problems)
+    if existing:
+        raise TargetExistsError(*problems, path=existing[0], errno=errno.EEXIST)

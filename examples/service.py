@@ -110,7 +110,7 @@ class Board:
                     "name": progress.name,
                     "done": progress.done,
                     "total": progress.total,
-                    "stage": progress.stage,
+                    "phase": progress.phase,
                     "method": self.methods.get(progress.name),
                 }
                 for progress in flying

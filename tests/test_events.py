@@ -23,7 +23,7 @@ def started(name: str) -> FileStarted:
 
 
 def progress(name: str, done: int) -> Progress:
-    return Progress(at=2, name=name, done=done, total=100, stage="move")
+    return Progress(at=2, name=name, done=done, total=100, phase="move")
 
 
 def finished(name: str) -> FileFinished:
@@ -33,7 +33,7 @@ def finished(name: str) -> FileFinished:
 
 
 def failed(name: str) -> FileFailed:
-    return FileFailed(at=3, name=name, source=f"/{name}", error=DumpError("it broke"), stage="move")
+    return FileFailed(at=3, name=name, source=f"/{name}", error=DumpError("it broke"), phase="move")
 
 
 async def drain(mailbox: Mailbox) -> list[Event]:

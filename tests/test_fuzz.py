@@ -26,7 +26,7 @@ from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.engines import ENGINES, FEEDS, Route
 from asyncdump.errors import ManifestError
 from asyncdump.manifest import yaml as yamlfile
-from asyncdump.manifest.options import Options
+from asyncdump.manifest.options import Overrides
 from asyncdump.manifest.yaml import parse_manifest
 from asyncdump.plan.planner import make_plan
 from asyncdump.sources.file import FileSource, open_now
@@ -163,10 +163,10 @@ def json_like(document: Any) -> bytes:
     return json.dumps(document, indent=1, default=str).encode()
 
 
-options = st.builds(Options, overwrite=st.booleans(), allow_filters=st.booleans(), resume=st.booleans())
+options = st.builds(Overrides, overwrite=st.booleans(), allow_filters=st.booleans(), resume=st.booleans())
 
 
-def check(content: bytes, folder: Path, options: Options, loader: Any) -> None:
+def check(content: bytes, folder: Path, options: Overrides, loader: Any) -> None:
     """Whatever the content is: a plan, or an error that says for each problem where it stands, in one line."""
     before = sorted(os.listdir(folder))
     with pytest.MonkeyPatch.context() as patch:
@@ -180,7 +180,7 @@ def check(content: bytes, folder: Path, options: Options, loader: Any) -> None:
             assert all(not name_complaint(dump.name) for dump in plan.dumps)
             assert len({dump.name for dump in plan.dumps}) == len(plan.dumps)
             assert all(0 <= dump.offset <= dump.offset + dump.length <= dump.source.size for dump in plan.dumps)
-            assert options.allow_filters or not any(dump.filters for dump in plan.dumps)
+            assert options["allow_filters"] or not any(dump.filters for dump in plan.dumps)
     assert sorted(os.listdir(folder)) == before
 
 
@@ -205,12 +205,12 @@ loaders = pytest.mark.parametrize("loader", LOADERS, ids=lambda loader: loader._
 @loaders
 @given(content=st.binary(max_size=100) | broken_yaml | odd_texts.map(lambda text: text.encode(errors="surrogatepass")))
 def test_any_bytes_are_a_manifest_or_an_error(place: Path, loader: Any, content: bytes) -> None:
-    check(content, place, Options(), loader)
+    check(content, place, Overrides(), loader)
 
 
 @loaders
 @given(content=yaml_texts(strange_documents).map(lambda drawn: drawn[0]), options=options)
-def test_any_yaml_is_a_manifest_or_an_error(place: Path, loader: Any, content: bytes, options: Options) -> None:
+def test_any_yaml_is_a_manifest_or_an_error(place: Path, loader: Any, content: bytes, options: Overrides) -> None:
     check(content, place, options, loader)
 
 
@@ -218,7 +218,7 @@ def test_any_yaml_is_a_manifest_or_an_error(place: Path, loader: Any, content: b
 @given(document=plannable | near_valid | spoilt(plannable) | spoilt(documents), options=options)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_nearly_a_manifest_is_a_plan_or_an_error(
-    place: Path, loader: Any, document: Any, options: Options
+    place: Path, loader: Any, document: Any, options: Overrides
 ) -> None:
     check(json_like(document), place, options, loader)
 
@@ -233,7 +233,7 @@ def test_a_manifest_with_any_byte_changed(place: Path, loader: Any, document: An
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
             st.integers(0, 255) | st.sampled_from(b"&*!{[\"'\\\n")
         )
-    check(bytes(content), place, Options(), loader)
+    check(bytes(content), place, Overrides(), loader)
 
 
 @pytest.mark.parametrize(
@@ -246,11 +246,11 @@ def test_half_a_surrogate_pair_is_no_path(place: Path, changes: dict[str, str]) 
         patch.setattr(yamlfile, "_Loader", LOADERS[0])
         manifest, marks = parse_manifest(content, "m.yaml")
     with pytest.raises(ManifestError) as refused:
-        make_plan(manifest, marks, os.fspath(place), Options())
+        make_plan(manifest, marks, os.fspath(place), Overrides())
     (problem,) = refused.value.problems
     assert problem.key == f"dumps[0].{key}"
     with pytest.raises(ManifestError) as refused:
-        make_plan(manifest, marks, os.fspath(place), Options(output="\ud800"))
+        make_plan(manifest, marks, os.fspath(place), Overrides(output="\ud800"))
     assert "output" in {problem.key for problem in refused.value.problems}
 
 
@@ -260,7 +260,7 @@ def test_a_nul_is_in_no_path(place: Path, source: str) -> None:
         json_like({"version": 1, "output": "out", "dumps": [{"source": source}]}), "m.yaml"
     )
     with pytest.raises(ManifestError, match=r"dumps\[0\].source: .*NUL"):
-        make_plan(manifest, marks, os.fspath(place), Options())
+        make_plan(manifest, marks, os.fspath(place), Overrides())
 
 
 @st.composite

@@ -111,7 +111,7 @@ async def test_a_file_of_somebody_else_under_the_name_of_a_dump_that_never_was(o
     report = await asyncdump.dump_all(plan, output=output, allow_filters=True)
     assert [file.ok for file in report.files] == [True, False]
     (output / "ring1").write_text("mine")
-    with pytest.raises(asyncdump.ManifestError, match=r"ring1.*overwrite"):
+    with pytest.raises(asyncdump.TargetExistsError, match="ring1"):
         await resume(output, *sources[:2])
     assert (output / "ring1").read_text() == "mine"
 
@@ -280,7 +280,7 @@ async def test_a_table_that_claims_gigabytes_costs_no_memory(output, sources) ->
 
 def test_what_is_kept_has_no_progress_left_to_tell() -> None:
     mailbox = Mailbox()
-    mailbox.put(Progress(at=0, name="a", done=1, total=2, stage="verify"))
+    mailbox.put(Progress(at=0, name="a", done=1, total=2, phase="verify"))
     mailbox.put(FileKept(at=1, name="a", source="s", bytes=2, digest=None))
     mailbox.close()
 

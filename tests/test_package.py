@@ -16,6 +16,7 @@ from asyncdump.version import __version__
 NAMES = [
     "AsyncdumpError",
     "BadRange",
+    "BusyError",
     "DamagedError",
     "Defaults",
     "Dump",
@@ -35,33 +36,46 @@ NAMES = [
     "InterruptedDumpError",
     "Manifest",
     "ManifestError",
+    "Method",
     "MethodRefusedError",
     "NotDurableError",
+    "OutputError",
     "Overrides",
     "Plan",
     "PlannedDump",
     "Problem",
     "Progress",
     "ReceiptError",
+    "Refusal",
     "Report",
+    "Restorer",
     "Retries",
     "Run",
     "RunFinished",
     "RunStarted",
     "Source",
     "SourceChangedError",
+    "Tally",
+    "TargetExistsError",
     "Verification",
+    "Verifier",
     "Zstd",
     "describe_dump",
     "dump_all",
+    "dump_sync",
     "json_schema",
     "open_dump",
+    "open_restore",
     "open_run",
+    "open_verify",
     "plan_all",
     "probe",
     "restore_all",
+    "restore_sync",
     "verify_all",
+    "verify_sync",
 ]
+ALIASES = {"Event", "Method"}
 HEAVY = {"anyio", "asyncio", "blake3", "click", "logging", "msgspec", "rich", "structlog", "trio", "uvloop"}
 HEAVY |= {"xxhash", "yaml", "zstandard"}
 API = Path(__file__).parent.parent / "docs" / "api.md"
@@ -95,8 +109,9 @@ def test_the_names_are_exactly_these() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_name_is_there_and_documented(name) -> None:
     value = getattr(asyncdump, name)
-    assert value.__name__ == name
-    assert inspect.cleandoc(value.__doc__)
+    if name not in ALIASES:
+        assert value.__name__ == name
+        assert inspect.cleandoc(value.__doc__)
     assert f"asyncdump.{name}" in API.read_text()
 
 

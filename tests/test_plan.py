@@ -16,9 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import file_names, templates, text
 
+import asyncdump
 from asyncdump.errors import ManifestError
 from asyncdump.manifest.models import Defaults, Dump, Manifest
-from asyncdump.manifest.options import Options
+from asyncdump.manifest.options import Overrides
 from asyncdump.manifest.yaml import Marks, parse_manifest, read_manifest
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.planner import make_plan
@@ -50,7 +51,7 @@ def plan(files: Path, tmp_path: Path) -> Planner:
     def plan(*dumps: Dump, marks: Marks | None = None, defaults: Defaults | None = None, **options: Any) -> Plan:
         options.setdefault("output", tmp_path / "out")
         manifest = Manifest(output="elsewhere", dumps=dumps, defaults=defaults or Defaults())
-        return make_plan(manifest, marks or Marks(), os.fspath(files), Options(**options))
+        return make_plan(manifest, marks or Marks(), os.fspath(files), Overrides(**options))
 
     return plan
 
@@ -143,16 +144,16 @@ def test_paths_are_relative_to_the_folder_and_not_to_the_working_directory(
 ) -> None:
     monkeypatch.chdir("/")
     dumps = (Dump(source="ring.bin"), Dump(source="../sources/rtemap_1"), Dump(source=os.fspath(files / "rtemap_2")))
-    made = make_plan(Manifest(output="out", dumps=dumps), Marks(), os.fspath(files), Options())
+    made = make_plan(Manifest(output="out", dumps=dumps), Marks(), os.fspath(files), Overrides())
     assert made.output == os.fspath(files / "out")
     assert [os.path.realpath(dump.source.path) for dump in made.dumps] == [
         os.path.realpath(files / name) for name in ("ring.bin", "rtemap_1", "rtemap_2")
     ]
     # The folder itself is where the working directory says, and so is an output that overrides the manifest's.
     monkeypatch.chdir(tmp_path)
-    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Options())
+    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Overrides())
     assert made.output == os.fspath(tmp_path / "out")
-    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Options(output="other"))
+    made = make_plan(Manifest(output="../out", dumps=dumps), Marks(), "sources", Overrides(output="other"))
     assert made.output == os.fspath(tmp_path / "other")
 
 
@@ -463,13 +464,25 @@ def test_dumps_that_are_there_already(complaints: Complainer, plan: Planner, out
     (out / "rtemap_2").touch()
     (out / "ring.bin").symlink_to("nowhere")
     (out / "receipt.json").touch()
-    (complaint,) = complaints(*dumps)
-    assert mentions(complaint, "output: ", out, "rtemap_2, ring.bin, receipt.json", "--overwrite")
-    assert "unrelated" not in complaint
+    with pytest.raises(asyncdump.TargetExistsError) as caught:
+        plan(*dumps)
+    (problem,) = caught.value.problems
+    assert (problem.key, caught.value.path) == ("output", str(out))
+    assert "rtemap_2, ring.bin, receipt.json" in problem.message
+    assert "overwrite=True" in problem.hint
     assert len(plan(*dumps, overwrite=True).dumps) == 5
     (out / "rtemap_1").touch()
     (complaint,) = complaints(*dumps)
-    assert mentions(complaint, "rtemap_1, rtemap_2, ring.bin and 1 ")
+    assert "rtemap_1, rtemap_2, ring.bin and 1 more" in complaint
+
+
+def test_existing_dumps_and_another_mistake(plan: Planner, out: Path) -> None:
+    """All is reported; that something exists isn't all that a caller has to decide."""
+    (out / "ring.bin").touch()
+    with pytest.raises(asyncdump.ManifestError) as caught:
+        plan(Dump(source="ring.bin"), Dump(source="nothing"))
+    assert type(caught.value) is asyncdump.ManifestError
+    assert {problem.key for problem in caught.value.problems} == {"output", "dumps[1].source"}
 
 
 def test_a_folder_that_has_the_name_of_a_dump(complaints: Complainer, out: Path) -> None:
@@ -547,7 +560,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(files: Path) -> None:
     (files / "out" / "taken").touch()
     manifest, marks = parse_manifest(WRONG.encode(), "m.yaml")
     with pytest.raises(ManifestError) as refused:
-        make_plan(manifest, marks, os.fspath(files), Options())
+        make_plan(manifest, marks, os.fspath(files), Overrides())
     found = [str(problem).partition(": ")[0::2] for problem in refused.value.problems]
     assert [(place, rest.partition(":")[0]) for place, rest in found] == [
         ("m.yaml:2", "output"),
@@ -591,7 +604,7 @@ def test_the_same_dump_twice_is_two_of_one_name(tmp_path: Path) -> None:
     manifest.write_text(f"version: 1\noutput: out\ndumps: [&a {{source: {tmp_path}/s}}, *a]\n")
     read, marks = read_manifest(str(manifest))
     with pytest.raises(ManifestError) as refused:
-        make_plan(read, marks, str(tmp_path), Options())
+        make_plan(read, marks, str(tmp_path), Overrides())
     assert [problem.key for problem in refused.value.problems] == ["dumps[1].name"]
 
 
@@ -602,10 +615,10 @@ def test_a_folder_with_wildcards_in_its_name_is_none(tmp_path: Path) -> None:
     manifest = folder / "manifest.yaml"
     manifest.write_text("version: 1\noutput: out\ndumps: [{source: ring_*}]\n")
     read, marks = read_manifest(str(manifest))
-    assert [dump.name for dump in make_plan(read, marks, str(folder), Options()).dumps] == ["ring_1"]
+    assert [dump.name for dump in make_plan(read, marks, str(folder), Overrides()).dumps] == ["ring_1"]
 
 
 def test_an_output_with_a_nul_is_told(tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(b"x")
     with pytest.raises(ManifestError, match="NUL"):
-        make_plan(Manifest(output="a\0b", dumps=(Dump(source="s"),)), Marks(), str(tmp_path), Options())
+        make_plan(Manifest(output="a\0b", dumps=(Dump(source="s"),)), Marks(), str(tmp_path), Overrides())

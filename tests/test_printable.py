@@ -86,7 +86,7 @@ def test_what_is_wrong_with_a_manifest_is_one_line_each() -> None:
     assert all(line.isprintable() for line in str(error).splitlines())
     refused = ReceiptError(*HOSTILE)
     assert len(str(refused).splitlines()) == len(HOSTILE)
-    assert all(line.isprintable() for line in refused.problems)
+    assert all(str(problem).isprintable() for problem in refused.problems)
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

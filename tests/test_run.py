@@ -201,7 +201,7 @@ async def test_durable_false_overrides_true(dumps, folder) -> None:
 
 async def test_a_folder_in_use_needs_overwrite(dumps, folder) -> None:
     assert (await asyncdump.dump_all(dumps[:1], output=folder)).ok
-    with pytest.raises(asyncdump.ManifestError, match=r"dump-0, receipt\.json.*overwrite"):
+    with pytest.raises(asyncdump.TargetExistsError, match=r"dump-0, receipt\.json"):
         await asyncdump.dump_all(dumps, output=folder)
     assert (await asyncdump.dump_all(dumps, output=folder, overwrite=True)).ok
     check_dumps(folder)
@@ -310,7 +310,7 @@ def check_life(life: list[Event], file: asyncdump.FileReport) -> None:
         assert (end.bytes, end.stored, end.digest, end.method) == (file.bytes, file.stored, file.digest, file.method)
         assert before
     elif isinstance(end, FileFailed):
-        assert (end.error, end.stage) == (file.error, file.stage)
+        assert (end.error, end.phase) == (file.error, file.stage)
     if before:
         started, *progress = before
         assert isinstance(started, FileStarted)

@@ -95,7 +95,7 @@ async def test_what_differs_is_left_alone(compress, output: Path, sources) -> No
     error = report.failures[0].error
     assert isinstance(error, asyncdump.DumpError)
     assert error.errno == errno.EEXIST
-    assert "--overwrite" in error.hint
+    assert "overwrite=True" in error.hint
     assert (output / name).read_bytes() == held
     assert leftovers(output) == []
     (await dump(output, sources, compress=compress, resume=True, overwrite=True)).raise_for_failures()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+from asyncdump.cli.options import concurrency as _concurrency
+from asyncdump.cli.options import run_options
 from asyncdump.errors import AsyncdumpError, ManifestError, ReceiptError
+from asyncdump.manifest.options import Overrides
 from asyncdump.version import __version__
-
-METHODS = ["auto", "reflink", "direct", "sendfile", "splice", "mmap", "read"]
-CHECKSUMS = ["xxh128", "blake3", "sha256", "none"]
 
 
 class _Commands(click.Group):
@@ -74,62 +73,9 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(2)
 
 
-def _concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
-    if value is None or value == "auto":
-        return value  # type: ignore[return-value] # "auto" is just that literal
-    if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= 256:  # noqa: PLR2004
-        raise click.BadParameter(f"{value!r} is not a whole number from 1 to 256 or auto")
-    return int(value)
-
-
-def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    if value is None or value in {"none", "zstd"}:
-        return value
-    from asyncdump.manifest.models import Zstd
-
-    name, _, level = value.partition(":")
-    try:
-        if name != "zstd" or not re.fullmatch("-?[0-9]{1,3}", level):
-            raise ValueError(value)
-        return Zstd(level=int(level))
-    except (ValueError, ManifestError) as error:
-        raise click.BadParameter(f"{value!r} is not zstd, zstd:LEVEL (-100 to 22) or none") from error
-
-
-def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    if value is None:
-        return None
-    from asyncdump.manifest.models import Retries
-
-    times, colon, errors = value.partition(":")
-    try:
-        names: Any = tuple(errors.upper().split(","))
-        if not re.fullmatch("[0-9]{1,9}", times):
-            raise ValueError(times)
-        return Retries(times=int(times), errors=names) if colon else Retries(times=int(times))
-    except (ValueError, ManifestError) as error:
-        raise click.BadParameter(
-            f"{value!r} is not a number from 0 to 1000, or one with errors: 5:ENOSPC,EDQUOT"
-        ) from error
-
-
 @cli.command("run", cls=_Run, hidden=True)
 @click.argument("manifest", type=click.Path())
-@click.option("--output", metavar="DIR", help="Folder for the dumps, instead of the manifest's.")
-@click.option("--concurrency", metavar="N", callback=_concurrency, help="Files in flight: a number, or auto.")
-@click.option("--method", type=click.Choice(METHODS), help="How bytes are moved, for all files.")
-@click.option("--checksum", type=click.Choice(CHECKSUMS), help="The digest that is taken, for all files.")
-@click.option("--compress", metavar="HOW", callback=_compress, help="zstd, zstd:LEVEL or none, for all files.")
-@click.option("--on-error", type=click.Choice(["continue", "abort"]), help="What one failure means for the others.")
-@click.option(
-    "--on-read-error", type=click.Choice(["fail", "zero"]), help="What a page that can't be read means, for all files."
-)
-@click.option("--allow-filters", is_flag=True, help="Let the manifest run programs that dumps go through.")
-@click.option("--overwrite", is_flag=True, help="Replace dumps that exist already.")
-@click.option("--resume", is_flag=True, help="Keep what an earlier run there has done, if it is whole; do the rest.")
-@click.option("--trust-receipt", is_flag=True, help="With --resume: keep it even if sources have changed since.")
-@click.option("--retries", metavar="N", callback=_retries, help="How often a failure that passes is tried again.")
-@click.option("--no-durable", is_flag=True, help="Don't wait until the dumps would survive a power cut.")
+@run_options
 @click.option("--dry-run", is_flag=True, help="Print the plan: files, sizes, kinds, methods, free space.")
 @click.option(
     "--progress",
@@ -146,13 +92,11 @@ def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str
     """Dump the files that MANIFEST names."""
     from asyncdump.cli.logs import configure_later
     from asyncdump.cli.run import dry, wet
-    from asyncdump.manifest.options import Options
 
-    configure_later(log_format)
+    configure_later(log_format, summary=progress != "json")
     if options["trust_receipt"] and not options["resume"]:
         raise click.UsageError("--trust-receipt says what --resume is to keep: give that too")
-    durable = False if options.pop("no_durable") else None
-    chosen = Options(durable=durable, **options)
+    chosen = Overrides(**options)  # type: ignore[typeddict-item] # made from its definition
     sys.exit(dry(manifest, chosen) if dry_run else wet(manifest, chosen, "none" if quiet else progress, quiet=quiet))
 
 
@@ -310,15 +254,15 @@ def info(dumps: tuple[str, ...], *, as_json: bool, compressed: bool | None) -> N
 
 
 def run() -> int:
-    """Run the command line and return its exit code: 2 for errors that are found before the start."""
+    """Run the command line and return its exit code."""
     try:
         cli(prog_name="asyncdump")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (ManifestError, ReceiptError) as error:
-        return _fail(*map(str, error.problems))
+        return _fail(*map(str, error.problems), code=error.exit_code)
     except AsyncdumpError as error:
-        return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}")
+        return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}", code=error.exit_code)
     except (OSError, MemoryError, RuntimeError, ExceptionGroup) as error:
         # The state of the host, not a bug: no memory, no thread, no descriptor. Finished dumps stay recorded.
         return _fail(*map(_described, _told_apart(error)), code=1)

@@ -11,11 +11,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asyncdump.cli.columns import cut
 from asyncdump.cli.listener import DUMPING, Listener, Words
 from asyncdump.run.tally import Tally
 from asyncdump.text import text
 from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.tables import cut
 
 _MOST_LINES = 8
 _NARROW = 60

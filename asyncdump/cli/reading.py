@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from asyncdump.cli.columns import table
+from asyncdump.cli.tables import width
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.relay import write_all
 from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
@@ -16,6 +16,7 @@ from asyncdump.sources.file import open_now, open_source, path_of
 from asyncdump.text import text
 from asyncdump.transfer.copy import Copied, copy_stream
 from asyncdump.vocabulary.size import format_size
+from asyncdump.vocabulary.tables import table
 
 _STDOUT = 1
 _STEP = 1 << 20
@@ -84,7 +85,7 @@ def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> Non
         ("dump", "kind", "content", "stored", "ratio", "frames", "of", "checksums", "seekable")
     ]
     rows += [_row(dump) for dump in found]
-    print(*table(rows, right=(2, 3, 4, 5, 6), shrink=(0,)), sep="\n")
+    print(*table(rows, width=width(), right=(2, 3, 4, 5, 6), shrink=(0,)), sep="\n")
 
 
 def _row(dump: DumpInfo) -> tuple[str, ...]:

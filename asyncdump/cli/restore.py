@@ -9,8 +9,9 @@ from asyncdump.cli.output import excuse_reader
 from asyncdump.cli.progress import new_listener
 from asyncdump.cli.run import conduct, interruption, listen
 from asyncdump.cli.signals import ending
-from asyncdump.cli.tables import complain, count, print_failures, print_totals
+from asyncdump.cli.tables import print_summary
 from asyncdump.records.report import Report
+from asyncdump.records.summary import summary_of
 from asyncdump.restoring import open_restore
 
 
@@ -26,13 +27,5 @@ def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> i
     excuse_reader()
     report = conduct(restore)
     if progress != "json":
-        if not quiet:
-            print_totals(report, "restored")
-        print_failures(report, "restored")
-        if unproved := sum(file.ok and file.digest is None for file in report.files):
-            complain(f"{count(unproved, 'file')} restored without proof: no digest was taken of the dump")
-        if report.unrecorded:
-            complain(
-                f"{count(report.unrecorded, 'dump')} not made by the last run: none, or an older one, was restored"
-            )
+        print_summary(summary_of(report), quiet=quiet)
     return interruption(report.interrupted) or int(not report.ok)

@@ -10,18 +10,18 @@ from signal import Signals
 from typing import Any, Final, TypeVar
 
 import anyio
-import msgspec
 
 from asyncdump.cli.listener import Listener
 from asyncdump.cli.output import check_stdout, dumping, excuse_reader
 from asyncdump.cli.progress import new_listener
 from asyncdump.cli.signals import ending, exit_code
-from asyncdump.cli.tables import print_plan, print_receipt_error, print_summary
+from asyncdump.cli.tables import complain, print_lines, print_summary
 from asyncdump.dumping import open_run, plan_all
 from asyncdump.errors import explain
-from asyncdump.manifest.options import Options
+from asyncdump.manifest.options import Overrides
 from asyncdump.plan.plan import Plan
 from asyncdump.records.report import Report
+from asyncdump.records.summary import summary_of
 from asyncdump.run.run import Run
 from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
@@ -31,11 +31,11 @@ _DESCRIPTORS: Final = 16
 Outcome = TypeVar("Outcome")
 
 
-def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
+def wet(manifest: str, options: Overrides, progress: str, *, quiet: bool) -> int:
     """Dump the files of a manifest and return the exit code."""
 
     async def dump() -> Report:
-        async with open_run(manifest, **msgspec.structs.asdict(options)) as run:
+        async with open_run(manifest, **options) as run:
             if run.plan.output == STANDARD_OUTPUT:
                 check_stdout()
             with ending(run.cancel), _beside(run.plan.output):
@@ -45,10 +45,11 @@ def wet(manifest: str, options: Options, progress: str, *, quiet: bool) -> int:
     excuse_reader()
     report = conduct(dump)
     if progress == "json":
-        print_receipt_error(report)
+        if report.receipt_error is not None:  # No event tells of it.
+            complain(f"the receipt could not be written: {report.receipt_error}")
         return _exit_code(report)
     with _beside(report.output):
-        print_summary(report, quiet=quiet)
+        print_summary(summary_of(report), quiet=quiet)
     return _exit_code(report)
 
 
@@ -57,15 +58,17 @@ def _beside(output: str) -> AbstractContextManager[object]:
     return redirect_stdout(sys.stderr) if output == STANDARD_OUTPUT else nullcontext()
 
 
-def dry(manifest: str, options: Options) -> int:
+def dry(manifest: str, options: Overrides) -> int:
     """Print the plan of a manifest and return the exit code."""
+    from asyncdump.plan.summary import summary_of
     from asyncdump.probing import expected_methods
 
     async def make() -> Plan:
-        return await plan_all(manifest, **msgspec.structs.asdict(options))
+        return await plan_all(manifest, **options)
 
     made = conduct(make)
-    print_plan(made, expected_methods(made.dumps, made.output))
+    print_summary(summary_of(made, expected_methods(made.dumps, made.output)))
+    print_lines("A dry run: nothing was written.")
     return 0
 
 

@@ -45,7 +45,7 @@ def check_zstd(fd: int, path: str) -> None:
         f"{path} doesn't begin as a .zst does: it is damaged or was cut",
         path=path,
         operation="read",
-        hint="if it isn't compressed, read it as it is: --raw, compressed=False",
+        hint="if it isn't compressed, read it with {compressed=False}",
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeGuard
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +18,11 @@ from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest.complaints import complaint, fields
 from asyncdump.vocabulary.size import KIB, parse_size
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
+
+if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+else:
+    Path = str  # What a path becomes when a model is made.
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
@@ -94,7 +100,7 @@ CompressField = Annotated[
 
 
 FilterField = Annotated[
-    tuple[Annotated[tuple[str, ...], Meta(min_length=1)], ...] | None,
+    Sequence[Annotated[Sequence[str], Meta(min_length=1)]] | None,
     Meta(description="programs that the bytes go through, as argument lists; run without a shell, if allowed"),
 ]
 FirstField = Annotated[
@@ -125,13 +131,18 @@ class Defaults(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class Dump(_Model, frozen=True, kw_only=True):
-    """One source, or all that a glob matches."""
+class _Sourced(_Model, frozen=True):
+    """What a `Dump` takes by position."""
 
     source: Annotated[
-        str,
+        Path,
         Meta(description="a path or a glob, relative to the manifest's folder", min_length=1),
     ]
+
+
+class Dump(_Sourced, frozen=True, kw_only=True):
+    """One source, or all that a glob matches."""
+
     name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
@@ -152,8 +163,7 @@ class Dump(_Model, frozen=True, kw_only=True):
     on_read_error: OnReadErrorField | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.source, os.PathLike):
-            msgspec.structs.force_setattr(self, "source", os.fsdecode(self.source))
+        _freeze_path(self, "source")
         _freeze_filter(self)
         super().__post_init__()
 
@@ -166,13 +176,11 @@ class Retries(_Model, frozen=True, kw_only=True):
     times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
     delay: Annotated[float, Meta(description="seconds before the first; each later wait doubles, up to a minute")] = 1.0
     errors: Annotated[
-        tuple[Passing, ...], Meta(description="which failures pass; a full disk only where somebody makes room")
+        Sequence[Passing], Meta(description="which failures pass; a full disk only where somebody makes room")
     ] = ("EINTR", "EAGAIN")
 
     def __post_init__(self) -> None:
-        given: Any = self.errors
-        if isinstance(given, list):
-            msgspec.structs.force_setattr(self, "errors", tuple(given))
+        _freeze(self, "errors")
         super().__post_init__()
 
     @property
@@ -196,7 +204,7 @@ class Manifest(_Model, frozen=True, kw_only=True):
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1
     output: Annotated[
-        str,
+        Path,
         Meta(
             description="folder for the dumps, created 0700 if missing; relative to the manifest's folder",
             min_length=1,
@@ -210,17 +218,32 @@ class Manifest(_Model, frozen=True, kw_only=True):
     defaults: Annotated[Defaults, Meta(description="what holds for each dump that doesn't say otherwise")] = (
         msgspec.field(default_factory=Defaults)
     )
-    dumps: Annotated[tuple[Dump, ...], Meta(description="what is dumped", min_length=1)]
+    dumps: Annotated[Sequence[Dump], Meta(description="what is dumped", min_length=1)]
 
     def __post_init__(self) -> None:
-        if isinstance(self.output, os.PathLike):
-            msgspec.structs.force_setattr(self, "output", os.fsdecode(self.output))
+        _freeze_path(self, "output")
+        _freeze(self, "dumps")
         super().__post_init__()
 
 
+def _freeze_path(model: _Model, name: str) -> None:
+    """Make a text of a path that a program gives."""
+    if isinstance(given := getattr(model, name), os.PathLike):
+        msgspec.structs.force_setattr(model, name, os.fsdecode(given))
+
+
+def _freeze(model: _Model, name: str) -> None:
+    """Make a tuple of the sequence that a program gives."""
+    if _is_sequence(given := getattr(model, name)):
+        msgspec.structs.force_setattr(model, name, tuple(given))
+
+
 def _freeze_filter(model: Defaults | Dump) -> None:
-    """Make tuples of the lists that a program gives."""
-    given: Any = model.filter
-    if isinstance(given, list | tuple):
-        frozen = tuple(tuple(command) if isinstance(command, list) else command for command in given)
+    """Make tuples of the argument lists that a program gives."""
+    if _is_sequence(given := model.filter):
+        frozen = tuple(tuple(command) if _is_sequence(command) else command for command in given)
         msgspec.structs.force_setattr(model, "filter", frozen)
+
+
+def _is_sequence(given: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes)

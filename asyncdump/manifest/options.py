@@ -1,87 +1,97 @@
-"""What a caller decides over a manifest."""
+"""The options of a run, which override its manifest. They are defined here, and nowhere else.
 
-from __future__ import annotations
+From `Overrides` come the keyword arguments of `dump_all` and its like (`asyncdump.manifest.keywords`), the options of
+the command line (`asyncdump.cli.options`), and what a plan is made with. Those that a manifest has too are checked by
+its models.
+"""
+
+# Annotations are values here, for the command line to read without loading the models.
 
 import os
-from typing import Any, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args
 
-import msgspec
+from asyncdump.vocabulary.values import Checksum, Choice, Concurrency, OnError, OnReadError
 
-from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest.complaints import complaint
-from asyncdump.manifest.models import Defaults, Manifest, Retries, Zstd
-from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
+if TYPE_CHECKING:
+    from asyncdump.manifest.models import Retries, Zstd
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller decides over the manifest's head; None leaves a decision to the manifest."""
+class Option(NamedTuple):
+    """How an option is presented.
 
-    output: str | os.PathLike[str] | None = None
-    concurrency: int | Literal["auto"] | None = None
-    method: Choice | None = None
-    checksum: Checksum | None = None
-    on_error: OnError | None = None
-    durable: bool | None = None
-    overwrite: bool = False
-    compress: Literal["none", "zstd"] | Zstd | None = None
-    allow_filters: bool = False
-    resume: bool = False
-    trust_receipt: bool = False
-    retries: int | Retries | None = None
-    on_read_error: OnReadError | None = None
+    Attributes:
+        help: what it does, for ``help()`` and ``--help``; ``{resume}`` is that option as the interface spells it.
+        metavar: what stands for its value on the command line. Without one, its type lists the values.
+        off: what ``--no-NAME`` does, where that is the option on the command line.
+    """
 
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(key=name, message=message)
-            for name, model in _OVERRIDING.items()
-            if (value := getattr(self, name)) is not None and (message := complaint(model, name, value))
-        ]
-        if problems:
-            raise ManifestError(*problems)
-
-
-_OVERRIDING: Final[dict[str, Any]] = {
-    "concurrency": Manifest,
-    "on_error": Manifest,
-    "retries": Manifest,
-    "method": Defaults,
-    "checksum": Defaults,
-    "durable": Defaults,
-    "compress": Defaults,
-    "on_read_error": Defaults,
-}
+    help: str
+    metavar: str = ""
+    off: str = ""
 
 
 class Overrides(TypedDict, total=False):
-    """Keyword arguments of `dump_all`, `open_run` and `plan_all`: each overrides the manifest, for all its files.
+    """Keyword arguments of `dump_all`, `open_run` and `plan_all`; each overrides the manifest, for all of its files.
 
-    Attributes:
-        output: the folder for the dumps, relative to the working directory; ``-`` is standard output, for one dump.
-        concurrency: files in flight, or ``auto``.
-        method: how bytes are moved: ``auto``, ``reflink``, ``direct``, ``sendfile``, ``splice``, ``mmap`` or ``read``.
-        checksum: the digest that is taken: ``xxh128``, ``blake3``, ``sha256`` or ``none``.
-        on_error: ``continue``, or ``abort`` to end the run when a file fails.
-        durable: whether to wait until the dumps would survive a power cut.
-        overwrite: replace dumps of the same names; without it they are an error.
-        compress: ``zstd``, a `Zstd`, or ``none``.
-        allow_filters: whether the manifest may run programs; without it, filters are an error.
-        resume: go on with what an earlier run into the same folder left: dumps that it has made are verified and kept,
-            where their source is the same in size, time of change and inode, and the rest is done.
-        trust_receipt: with ``resume``, keep them whatever has become of the source.
-        retries: how often a file is dumped again after a failure that passes: a number, or `Retries`.
-        on_read_error: ``fail``, or ``zero`` to have zeros in a dump where its source can't be read.
+    None, and for a flag False, is the same as leaving it out.
     """
 
-    output: str | os.PathLike[str] | None
-    concurrency: int | Literal["auto"] | None
-    method: Choice | None
-    checksum: Checksum | None
-    on_error: OnError | None
-    durable: bool | None
-    overwrite: bool
-    compress: Literal["none", "zstd"] | Zstd | None
-    allow_filters: bool
-    resume: bool
-    trust_receipt: bool
-    retries: int | Retries | None
-    on_read_error: OnReadError | None
+    output: Annotated[
+        str | os.PathLike[str] | None,
+        Option("Directory for the dumps, relative to the working directory; - is standard output.", metavar="DIR"),
+    ]
+    concurrency: Annotated[Concurrency | None, Option("Files in flight: 1 to 256, or auto.", metavar="N|auto")]
+    method: Annotated[Choice | None, Option("How the bytes are moved, for all files.")]
+    checksum: Annotated[Checksum | None, Option("Digest to compute, for all files.")]
+    compress: Annotated[
+        "Literal['none', 'zstd'] | Zstd | None",
+        Option("Compression of all files: zstd, or none.", metavar="zstd[:LEVEL]|none"),
+    ]
+    on_error: Annotated[OnError | None, Option("What to do after the failure of a file.")]
+    on_read_error: Annotated[
+        OnReadError | None, Option("What to do about unreadable memory, for all files: zero dumps zeros in its place.")
+    ]
+    allow_filters: Annotated[bool, Option("Let the manifest run programs as filters.")]
+    overwrite: Annotated[bool, Option("Replace existing dumps.")]
+    resume: Annotated[bool, Option("Keep the dumps that an earlier run completed, and dump the rest.")]
+    trust_receipt: Annotated[bool, Option("With {resume}: keep dumps even if their sources have changed since.")]
+    retries: Annotated[
+        "int | Retries | None",
+        Option("How often to dump a file again after a transient failure.", metavar="N[:ERRNO,...]"),
+    ]
+    durable: Annotated[
+        bool | None,
+        Option(
+            "Whether to wait until the dumps would survive a power cut.",
+            off="Do not wait until the dumps would survive a power cut.",
+        ),
+    ]
+
+
+class Known(NamedTuple):
+    """An option, as its definition says."""
+
+    name: str
+    kind: Any
+    option: Option
+
+    @property
+    def default(self) -> bool | None:
+        """What leaves the decision to the manifest: None, or for a flag False."""
+        return False if self.kind is bool else None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that its type lists, if it does."""
+        return () if self.option.metavar or self.option.off or self.kind is bool else get_args(get_args(self.kind)[0])
+
+
+OPTIONS = tuple(Known(name, *get_args(kind)) for name, kind in Overrides.__annotations__.items())
+"""All options, in the order in which they are listed."""
+
+_Value = TypeVar("_Value")
+
+
+def first(*values: _Value | None) -> _Value:
+    """Return the first value that anyone has chosen: the last is a default, and never None."""
+    return next(value for value in values if value is not None)

@@ -71,12 +71,13 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     lines: dict[str, int] = msgspec.field(default_factory=dict)
     sha256: str = ""
 
-    def problem(self, key: str, message: str) -> Problem:
+    def problem(self, key: str, message: str, remedy: str = "") -> Problem:
         """Return a problem with a key, placed at its line, or at that of what the key belongs to."""
         place = key
         while place and place not in self.lines:
             place = place.rpartition("." if "." in place else "[")[0]
-        return Problem(message=text(message), key=text(key), file=self.file, line=self.lines.get(place, 0))
+        line = self.lines.get(place, 0)
+        return Problem(message=text(message), key=text(key), file=self.file, line=line, remedy=remedy)
 
 
 def read_manifest(path: str, check: Callable[[], None] = lambda: None) -> tuple[Manifest, Marks]:

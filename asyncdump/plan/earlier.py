@@ -7,9 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
-from asyncdump.errors import (
-    DumpError,
-)
+from asyncdump.errors import DumpError, Problem, TargetExistsError
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
@@ -21,18 +19,21 @@ def find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
     """Return what earlier runs have made in a folder, by name, as far as this run has to know it.
 
     Raises:
-        DumpError: the records can't be read, or another run has ended in the folder since this one was planned.
+        DumpError: the records can't be read.
+        TargetExistsError: another run has ended in the directory since this one was planned.
     """
     if plan.resume:
         found = read_receipt(folder)
         return found.ours if found else {}
     if not plan.overwrite and folder.exists(RECEIPT):
-        raise DumpError(
-            f"another run has ended in {folder.path} since this one was planned",
+        raise TargetExistsError(
+            Problem(
+                key="output",
+                message=f"another run has ended in {folder.path} since this one was planned",
+                remedy="choose another directory, or pass {overwrite}",
+            ),
             path=folder.path,
-            operation="open",
             errno=errno.EEXIST,
-            hint="choose another folder, or --overwrite",
         )
     if not plan.overwrite:
         return {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from heapq import heappop, heappush
+from typing import Any, Literal
 
 import msgspec
 
 from asyncdump.codecs.zstd import ZstdOptions
-from asyncdump.errors import DumpError
+from asyncdump.errors import DumpError, absolute
 from asyncdump.manifest.models import Retries
 from asyncdump.records.report import FileReport
+from asyncdump.text import as_path
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError, Source
 
 
@@ -50,13 +52,23 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is ready to start.
+    """A run that is ready to start: `dump_all` and `open_run` take it. It can be pickled.
+
+    ``print`` shows it as a table, and so does a notebook.
+
+    It names the very files that were there when it was made: a source that was replaced by then fails.
 
     Attributes:
-        output: absolute path of the output folder.
-        free: bytes free on its filesystem when it was looked at.
+        output: absolute path of the output directory, or ``-`` for standard output.
+        dumps: what will be dumped, in the order of the manifest.
+        concurrency: files in flight, or ``auto``.
+        on_error: what to do after the failure of a file.
+        overwrite: whether existing dumps are replaced.
+        free: bytes free on the filesystem of ``output`` when the plan was made, or 0 where that isn't known.
         manifest_sha256: of the manifest as it was read.
-        resume: keep what an earlier run into the same folder has done; ``trust_receipt``, even if sources have changed.
+        resume: whether to keep what an earlier run into the same directory completed.
+        trust_receipt: with ``resume``, keep it even if sources have changed.
+        retries: how often a file is dumped again after a transient failure.
     """
 
     output: str
@@ -74,3 +86,56 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def bytes(self) -> int:
         """The bytes of all dumps together."""
         return sum(dump.length for dump in self.dumps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: see the API reference for its keys."""
+        from asyncdump.plan.summary import record_of
+
+        return record_of(self)
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=1).decode()
+
+    def __str__(self) -> str:
+        from asyncdump.plan.summary import summary_of
+
+        return str(summary_of(self))
+
+    def __repr__(self) -> str:
+        from asyncdump.plan.summary import total_of
+
+        return f"<Plan: {total_of(self)}>"
+
+    def _repr_html_(self) -> str:
+        from asyncdump.plan.summary import summary_of
+
+        return summary_of(self).html()
+
+    def split(self, parts: int) -> tuple[Plan, ...]:
+        """Return plans that together are this one, of about the same number of bytes each, in any case none empty.
+
+        One run at a time works in a directory: give each its own with `into` to run them concurrently on one host.
+
+        Raises:
+            ValueError: ``parts`` is less than 1.
+        """
+        if parts < 1:
+            raise ValueError(f"a plan can't be split into {parts} parts")
+        loads: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(min(parts, len(self.dumps)))]
+        # The largest first, each to the part with the fewest bytes: no part has more than 4/3 of the best split's.
+        for index in sorted(range(len(self.dumps)), key=lambda index: -self.dumps[index].length):
+            total, number, indices = heappop(loads)
+            indices.append(index)
+            heappush(loads, (total + max(1, self.dumps[index].length), number, indices))
+        ordered = sorted((number, sorted(indices)) for _, number, indices in loads)
+        return tuple(
+            msgspec.structs.replace(self, dumps=tuple(self.dumps[index] for index in indices)) for _, indices in ordered
+        )
+
+    def into(self, output: str | os.PathLike[str]) -> Plan:
+        """Return this plan with another output directory, relative to the working directory.
+
+        Whether it is there, writable and large enough is found out by the run.
+        """
+        return msgspec.structs.replace(self, output=absolute(as_path(output)), free=0)

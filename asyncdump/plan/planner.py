@@ -16,10 +16,10 @@ import msgspec
 
 from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.engines import FEEDS
-from asyncdump.errors import DumpError, ManifestError, Problem, absolute, describe_errno
+from asyncdump.errors import DumpError, ManifestError, Problem, TargetExistsError, absolute, describe_errno
 from asyncdump.kernel.linux import TRUE_ERRORS
 from asyncdump.manifest.models import Dump, Manifest, Retries, Zstd
-from asyncdump.manifest.options import Options
+from asyncdump.manifest.options import Overrides, first
 from asyncdump.manifest.yaml import Marks
 from asyncdump.plan.globbing import find, is_glob
 from asyncdump.plan.look import look_at, unseen
@@ -41,7 +41,7 @@ _HEAD_OF_RECEIPT: Final = 64 << 10
 
 
 def make_plan(
-    manifest: Manifest, marks: Marks, folder: str, options: Options, check: Callable[[], None] = lambda: None
+    manifest: Manifest, marks: Marks, folder: str, options: Overrides, check: Callable[[], None] = lambda: None
 ) -> Plan:
     """Resolve a manifest against the file system as it is now.
 
@@ -49,7 +49,7 @@ def make_plan(
         manifest: what is asked for.
         marks: where its keys stand, for errors.
         folder: what relative paths in it are relative to.
-        options: what overrides it.
+        options: what overrides it, checked.
         check: is called now and then, and may raise to end it.
 
     Raises:
@@ -60,7 +60,7 @@ def make_plan(
 
 class _Planner:
     def __init__(
-        self, manifest: Manifest, marks: Marks, folder: str, options: Options, check: Callable[[], None]
+        self, manifest: Manifest, marks: Marks, folder: str, options: Overrides, check: Callable[[], None]
     ) -> None:
         self._check = check
         self._manifest = manifest
@@ -68,15 +68,17 @@ class _Planner:
         self._folder = absolute(folder)
         self._options = options
         self._problems: list[Problem] = []
-        self._output = self._place(manifest.output if options.output is None else os.fsdecode(options.output))
+        self._output = self._place(options.get("output"))
         self._earlier: dict[str, FileReport] = {}
         self._lost = False
+        self._existing: list[Problem] = []
 
-    def _complain(self, key: str, message: str) -> None:
-        self._problems.append(self._marks.problem(key, message))
+    def _complain(self, key: str, message: str, remedy: str = "") -> Problem:
+        self._problems.append(self._marks.problem(key, message, remedy))
+        return self._problems[-1]
 
     def plan(self) -> Plan:
-        if self._options.resume:
+        if self._options.get("resume"):
             self._earlier = self._find_earlier()
         dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
         if self._output == STANDARD_OUTPUT:
@@ -88,19 +90,23 @@ class _Planner:
             self._check_names(dumps)
             self._check_records([dump for _, dump in dumps])
         if self._problems:
-            raise ManifestError(*sorted(self._problems, key=lambda problem: problem.line))
+            only = len(self._problems) == len(self._existing)
+            raise (TargetExistsError if only else ManifestError)(
+                *sorted(self._problems, key=lambda problem: problem.line), path=self._output if only else ""
+            )
         manifest, options = self._manifest, self._options
-        retries = manifest.retries if options.retries is None else options.retries
+        again = options.get("retries")
+        retries = manifest.retries if again is None else again
         return Plan(
             output=self._output,
             dumps=tuple(dump for _, dump in dumps),
-            concurrency=manifest.concurrency if options.concurrency is None else options.concurrency,
-            on_error=options.on_error or manifest.on_error,
-            overwrite=options.overwrite,
+            concurrency=first(options.get("concurrency"), manifest.concurrency),
+            on_error=first(options.get("on_error"), manifest.on_error),
+            overwrite=options.get("overwrite", False),
             free=free,
             manifest_sha256=self._marks.sha256,
-            resume=options.resume,
-            trust_receipt=options.trust_receipt,
+            resume=options.get("resume", False),
+            trust_receipt=options.get("trust_receipt", False),
             retries=retries if isinstance(retries, Retries) else Retries(times=retries),
         )
 
@@ -119,7 +125,8 @@ class _Planner:
             finally:
                 folder.close()
         except DumpError as error:
-            self._complain("output", f"{error}: nothing can be resumed without it; start anew with --overwrite instead")
+            message = f"{error}: nothing can be resumed without it"
+            self._complain("output", message, "start from scratch with {overwrite} instead")
             self._lost = True
             return {}
         return earlier.ours if earlier else {}
@@ -147,10 +154,9 @@ class _Planner:
         if fed and planned.method not in {"auto", *FEEDS}:
             what = "a compressor or filter" if planned.stages else "a pipe"
             self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
-        if planned.filters and not self._options.allow_filters:
+        if planned.filters and not self._options.get("allow_filters"):
             names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
-            message = f"runs programs ({names}): that takes --allow-filters, in Python allow_filters=True"
-            self._complain(f"{key}.filter", message)
+            self._complain(f"{key}.filter", f"runs programs ({names})", "pass {allow_filters} to allow that")
         for program, *_ in planned.filters:
             if shutil.which(program) is None:
                 self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
@@ -159,10 +165,9 @@ class _Planner:
         options, defaults = self._options, self._manifest.defaults
         rest = source.size - offset if source.sized and error is None else 0
         most = MAXIMUM if dump.length is None else parse_size(dump.length)
-        durable = dump.durable if dump.durable is not None else defaults.durable
-        compress = options.compress or dump.compress or defaults.compress
+        compress = first(options.get("compress"), dump.compress, defaults.compress)
         zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
-        filters = (dump.filter if dump.filter is not None else defaults.filter) or ()
+        filters = dump.filter if dump.filter is not None else defaults.filter
         return PlannedDump(
             source=source,
             name="",
@@ -170,18 +175,18 @@ class _Planner:
             length=min(rest, most),
             most=None if source.sized else most,
             error=error,
-            method=options.method or dump.method or defaults.method,
-            checksum=options.checksum or dump.checksum or defaults.checksum,
-            durable=durable if options.durable is None else options.durable,
+            method=first(options.get("method"), dump.method, defaults.method),
+            checksum=first(options.get("checksum"), dump.checksum, defaults.checksum),
+            durable=first(options.get("durable"), dump.durable, defaults.durable),
             sparse=(dump.sparse or defaults.sparse) == "auto",
             zstd=zstd,
-            filters=filters,
+            filters=tuple(map(tuple, filters or ())),
             zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
             timeout=dump.timeout or defaults.timeout or 300.0,
-            on_read_error=options.on_read_error or dump.on_read_error or defaults.on_read_error,
+            on_read_error=first(options.get("on_read_error"), dump.on_read_error, defaults.on_read_error),
         )
 
-    def _sources(self, key: str, pattern: str) -> Iterator[tuple[Source, DumpError | None, str]]:
+    def _sources(self, key: str, pattern: str | os.PathLike[str]) -> Iterator[tuple[Source, DumpError | None, str]]:
         """Yield the sources that a text names, each with the error that it fails with, and a name if it has none.
 
         What is named must be there; what is only matched, and can't be opened, fails by itself.
@@ -196,7 +201,7 @@ class _Planner:
                 return
             finds = find(self._folder, pattern, self._check)
         except DumpError as error:
-            self._complain(f"{key}.source", f"{error}{f'; {error.hint}' if error.hint else ''}")
+            self._complain(f"{key}.source", str(error), error.hint)
             return
         if not finds.files:
             reasons = map(str, finds.failures[:_SHOWN])
@@ -216,14 +221,14 @@ class _Planner:
         """Whether the output is no path at all."""
         return any(problem.key == "output" for problem in self._problems)
 
-    def _place(self, output: str) -> str:
-        """Return where the dumps go: in a manifest relative to its folder, else to the working directory."""
-        path = self._path("output", output)
+    def _place(self, output: str | os.PathLike[str] | None) -> str:
+        """Return where the dumps go: an option is relative to the working directory, a manifest to its own."""
+        path = self._path("output", self._manifest.output if output is None else output)
         if path is None or path == STANDARD_OUTPUT:
             return STANDARD_OUTPUT
-        return absolute(path if self._options.output is not None else os.path.join(self._folder, path))
+        return absolute(path if output is not None else os.path.join(self._folder, path))
 
-    def _path(self, key: str, given: str) -> str | None:
+    def _path(self, key: str, given: str | os.PathLike[str]) -> str | None:
         """Return a path that was given, or complain and return None."""
         try:
             return as_path(given)
@@ -279,7 +284,7 @@ class _Planner:
                 existing.append(dump.name)
                 if _may_be(dump, status):
                     comparable.add(dump.name)
-        if self._options.resume:
+        if self._options.get("resume"):
             if any(name not in self._earlier for name in existing):
                 # A run may be at work, that has given them their names since: it had recorded them before.
                 self._earlier = self._find_earlier()
@@ -289,29 +294,29 @@ class _Planner:
             if not self._stands(RECEIPT) and not self._stands(JOURNAL) and not existing and not comparable:
                 lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
                 existing += filter(self._stands, sorted(lists))  # Nothing here is of our making.
-            instead = "which no run here has made: move them away, or allow --overwrite too"
+            instead = "no run here has made them: move them away, or pass {overwrite} too"
         else:
             # Without a receipt it isn't ours what a digest list would replace.
             lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
             existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, sorted(lists))
-            instead = "choose another folder, or --overwrite"
+            instead = "choose another directory, or pass {overwrite}"
             if self._stands(JOURNAL) and not self._is_empty_journal():
                 existing += [] if existing else ["the journal of a run that never ended"]
-                instead = "go on with that run by --resume, choose another folder, or --overwrite"
+                instead = "continue that run with {resume}, choose another directory, or pass {overwrite}"
         for name in (RECEIPT, JOURNAL):
             if os.path.isdir(os.path.join(self._output, name)):
                 self._complain("output", f"{name} is a folder in {self._output}: move it away")
-        if existing and not self._options.overwrite and not self._lost:
+        if existing and not self._options.get("overwrite") and not self._lost:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
-            self._complain("output", f"{self._output} holds {names} already: {instead}")
+            self._existing.append(self._complain("output", f"{self._output} has {names} already", instead))
 
     def _check_earlier(self, dumps: list[tuple[str, PlannedDump]]) -> None:
         """Complain of what would replace the dump of another source."""
-        for key, dump in dumps if not self._options.overwrite else ():
+        for key, dump in dumps if not self._options.get("overwrite") else ():
             earlier = self._earlier.get(dump.name)
             if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
                 what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
-                self._complain(f"{key}.name", f"{what}: give it another name, or allow --overwrite too")
+                self._complain(f"{key}.name", what, "give it another name, or pass {overwrite} too")
 
     def _is_empty_journal(self) -> bool:
         """Tell whether the journal that stands there is that of a run which ended before it made a first dump."""

@@ -23,7 +23,7 @@ def plain(file: FileReport) -> PlannedDump:
     source, length = look_at(file)
     if file.digest is None and not has_checksums(file):
         raise _unknown(
-            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or use --against-source"
+            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
         )
     return planned(file, source=source, length=length)
 
@@ -76,7 +76,7 @@ def from_source(file: FileReport) -> PlannedDump:
 def _check_dumped(file: FileReport) -> None:
     if file.error is not None:
         if file.inode and file.stage == "sync":
-            raise _unknown(file, str(file.error), "complete the run with --resume")
+            raise _unknown(file, str(file.error), "complete the run with {resume}")
         raise DamagedError(
             f"{file.path} was not dumped: {file.error}", verdict="missing", path=file.path, hint=file.error.hint
         )
@@ -100,7 +100,7 @@ def to_restore(file: FileReport, *, durable: bool) -> PlannedDump:
             f"{file.path} went through {', '.join(programs)}, which can't be undone here",
             path=file.path,
             operation="restore",
-            hint="undo that by hand, and put the result into its place",
+            hint="undo that manually, and put the result into its place",
         )
     source, length = look_at(file)
     return planned(file, source=source, length=length, durable=durable, sparse=True)

@@ -93,7 +93,7 @@ def file_record(file: FileReport) -> dict[str, Any]:
 
 def error_record(error: AsyncdumpError) -> dict[str, Any]:
     """Return an error as JSON can hold it."""
-    number = error.errno if isinstance(error, DumpError) else None
+    number = error.errno
     return {
         "type": type(error).__name__,
         "message": text(str(error)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 import msgspec
 
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError
+from asyncdump.version import __version__
 from asyncdump.vocabulary.values import BadRange, Identity
 
 
@@ -70,6 +72,8 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a run.
 
+    ``print`` shows it as the command line does, and so does a notebook.
+
     Attributes:
         files: the outcome of each dump, in the order of the manifest.
         output: the output folder.
@@ -79,6 +83,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         earlier: what earlier runs into the same folder have made, and this one neither made anew nor was asked for.
         unrecorded: of a restore, how many dumps the last run was to make and didn't.
         receipt_error: why the receipt or a digest list could not be written, or None.
+        action: what was done.
     """
 
     files: tuple[FileReport, ...]
@@ -91,6 +96,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     receipt_error: AsyncdumpError | None = None
     earlier: tuple[FileReport, ...] = ()
     unrecorded: int = 0
+    action: Literal["dumped", "restored"] = "dumped"
 
     @property
     def ok(self) -> bool:
@@ -128,6 +134,31 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             if not failed:
                 what = "no receipt" if self.receipt_error is not None else "dumps are missing"
             raise ExceptionGroup(what, errors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, with the keys of ``receipt.json``."""
+        return dict(msgspec.json.decode(self.to_json()))
+
+    def to_json(self) -> str:
+        """Return it as the text of a ``receipt.json``."""
+        from asyncdump.records.receipt import receipt
+
+        return receipt(self, __version__).decode()
+
+    def __str__(self) -> str:
+        from asyncdump.records.summary import summary_of
+
+        return str(summary_of(self))
+
+    def __repr__(self) -> str:
+        from asyncdump.records.summary import summary_of
+
+        return f"<Report: {summary_of(self).title}>"
+
+    def _repr_html_(self) -> str:
+        from asyncdump.records.summary import summary_of
+
+        return summary_of(self).html()
 
 
 def now() -> datetime:

@@ -1,8 +1,8 @@
-"""What happens in a run, as frozen values, and the mailbox in which they wait for a listener.
+"""What happens in a run, as frozen values.
 
 The events of one file come in a promised order: `FileStarted`, any number of `Progress` and `FileRetried`, then exactly
-one of `FileFinished` and `FileFailed`. A file that fails before it was opened only has the last. What an earlier run
-has dumped has `Progress` while it is verified, and then `FileKept`, or all that any other has.
+one of `FileFinished` and `FileFailed`. A file that fails before it was opened only has the last. A file that an earlier
+run has dumped has `Progress` while that dump is verified, and then `FileKept`, or the events of any other file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something happened, ``at`` seconds after the run began."""
 
     at: float
 
 
-class RunStarted(Event, frozen=True, kw_only=True):
-    """The plan stands and the first file is about to be opened."""
+class RunStarted(_Event, frozen=True, kw_only=True):
+    """The run is about to open its first file. ``files`` and ``bytes`` are those of the plan."""
 
     output: str
     files: int
@@ -28,8 +28,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     concurrency: int
 
 
-class FileStarted(Event, frozen=True, kw_only=True):
-    """A file is being moved, by ``method``."""
+class FileStarted(_Event, frozen=True, kw_only=True):
+    """A file of ``bytes`` bytes is being moved, by ``method``. ``kind`` is that of its source: ``hugetlbfs 2 MiB``."""
 
     name: str
     source: str
@@ -38,26 +38,26 @@ class FileStarted(Event, frozen=True, kw_only=True):
     method: Method
 
 
-class Progress(Event, frozen=True, kw_only=True):
-    """``done`` of ``total`` bytes of a file are moved; a listener that is behind is told the latest only.
+class Progress(_Event, frozen=True, kw_only=True):
+    """``done`` of ``total`` bytes of a file are moved; a listener that is behind gets the latest only.
 
-    ``stage`` is ``verify`` while an earlier dump is compared with its record, ``move``, ``digest`` while the dump is
-    read back, or ``sync`` while it is made durable.
+    ``phase`` is ``verify`` while an earlier dump is compared with its record, ``move``, ``filter`` while programs come
+    to their end, ``digest`` while the dump is read back, or ``sync`` while it is made durable.
     """
 
     name: str
     done: int
     total: int
-    stage: str
+    phase: str
 
 
-class FileFinished(Event, frozen=True, kw_only=True):
-    """A dump is whole, durable and has its name.
+class FileFinished(_Event, frozen=True, kw_only=True):
+    """A dump is complete, durable unless that was switched off, and under its final name.
 
-    ``bytes`` is its size, ``stored`` what of it was written (the rest is holes), ``seconds`` the time from its opening
-    to its name. ``digest`` is that of the file as stored, ``xxh128:...`` and the like, or None without a checksum;
-    ``content_digest`` is that of the bytes of the source, another one where they were compressed. ``bad_bytes`` of the
-    source could not be read, and are zeros in the dump.
+    ``bytes`` is its size, ``stored`` how much of it was written (the rest is holes), ``seconds`` the time from opening
+    the source to the final name. ``digest`` is that of the file as stored, ``xxh128:...`` and the like, or None without
+    a checksum; ``content_digest`` is that of the bytes of the source, which differs where they were compressed.
+    ``bad_bytes`` of the source could not be read, and are zeros in the dump.
     """
 
     name: str
@@ -71,8 +71,8 @@ class FileFinished(Event, frozen=True, kw_only=True):
     bad_bytes: int = 0
 
 
-class FileKept(Event, frozen=True, kw_only=True):
-    """An earlier run has dumped this file, and what it wrote was found whole: nothing else happens to it."""
+class FileKept(_Event, frozen=True, kw_only=True):
+    """An earlier run has dumped this file, and the dump was verified: nothing else happens to it."""
 
     name: str
     source: str
@@ -80,8 +80,8 @@ class FileKept(Event, frozen=True, kw_only=True):
     digest: str | None
 
 
-class FileRetried(Event, frozen=True, kw_only=True):
-    """A dump failed for a reason that may pass: ``attempt`` 1, 2 and so on begins in ``delay`` seconds or later."""
+class FileRetried(_Event, frozen=True, kw_only=True):
+    """A dump failed for a transient reason: ``attempt`` 1, 2 and so on begins in ``delay`` seconds or later."""
 
     name: str
     error: AsyncdumpError
@@ -89,20 +89,24 @@ class FileRetried(Event, frozen=True, kw_only=True):
     delay: float
 
 
-class FileFailed(Event, frozen=True, kw_only=True):
-    """A dump failed or was given up in ``stage``: nothing is left of it."""
+class FileFailed(_Event, frozen=True, kw_only=True):
+    """A dump failed or was abandoned in ``phase``: nothing is left of it."""
 
     name: str
     source: str
     error: AsyncdumpError
-    stage: str
+    phase: str
 
 
-class RunFinished(Event, frozen=True, kw_only=True):
-    """All is done, the receipt too. ``interrupted`` says what ended the run early, or is None."""
+class RunFinished(_Event, frozen=True, kw_only=True):
+    """The run has ended, and its receipt is written. ``interrupted`` says what ended it early, or is None."""
 
     files: int
     failed: int
     bytes: int
     seconds: float
     interrupted: str | None
+
+
+Event = RunStarted | FileStarted | Progress | FileFinished | FileKept | FileRetried | FileFailed | RunFinished
+"""What a listener gets: one of these. A ``match`` over all of them is exhaustive to a type checker."""

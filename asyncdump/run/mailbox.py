@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from typing import Final, Self
 
@@ -15,8 +16,8 @@ from asyncdump.run.threads import Signal
 class Mailbox:
     """Events on their way to one listener, which may be as slow as it likes.
 
-    `put` is called by threads, one at a time. Progress and retries are conflated to the latest of each file, the other
-    events are kept: two a file and two a run at the most.
+    Threads call `put`, one at a time. Progress and retries are conflated to the latest of each file; the other events
+    are kept: at most two for a file and two for the run.
     """
 
     def __init__(self) -> None:
@@ -25,12 +26,11 @@ class Mailbox:
         self._retried: dict[str, FileRetried] = {}
         self._news = Signal()
         self._closed = False
-        self._listener: Listener | None = None
-        self._waiting = False
-        self._turn = threading.Lock()  # Held for moments, and never waited for by the event loop.
+        self._listener: weakref.ref[Listener] | None = None
+        self._turn = threading.Lock()  # Held for moments; the event loop never waits for it.
 
     def put(self, event: Event) -> None:
-        """Add an event; never waits for the listener."""
+        """Add an event, without waiting for the listener."""
         with self._turn:
             if isinstance(event, Progress):
                 self._progress[event.name] = event
@@ -57,20 +57,29 @@ class Mailbox:
         news.give()
 
     def __aiter__(self) -> Listener:
-        return Listener(self)
+        listener = Listener(self)
+        self.claim(listener)
+        return listener
 
-    def claim(self, listener: Listener, *, again: bool) -> None:
-        """Have a listener be the one. It takes over from one that was left, not from one that waits.
+    def claim(self, listener: Listener) -> None:
+        """Make an iteration the one that gets events, if no other does.
+
+        An iteration ends when ``async for`` drops it, or when waiting for an event is cancelled: another can continue.
 
         Raises:
-            RuntimeError: another waits, or has taken over: each would be told a part of what happens.
+            RuntimeError: there is one already. Each event is given once: two listeners would get a part of them each.
         """
-        if listener is not self._listener and (again or self._waiting) and not (self._closed and not self._events):
-            raise RuntimeError("another listener iterates over this run: each event is told once")
-        self._listener = listener
+        listening = None if self._listener is None else self._listener()
+        if listening not in {None, listener} and not (self._closed and not self._events):
+            raise RuntimeError("this run has a listener already: each event is given once, to one task")
+        self._listener = weakref.ref(listener)
+
+    def release(self) -> None:
+        """Let another iteration continue."""
+        self._listener = None
 
     async def next(self) -> Event | None:
-        """Return what is to be told next, or None at the end."""
+        """Return the next event, or None at the end."""
         while True:
             while not self._turn.acquire(blocking=False):
                 await anyio.lowlevel.checkpoint()
@@ -85,11 +94,7 @@ class Mailbox:
                 news = self._news
             finally:
                 self._turn.release()
-            self._waiting = True
-            try:
-                await news.wait()
-            finally:
-                self._waiting = False
+            await news.wait()
 
 
 class Listener:
@@ -97,15 +102,17 @@ class Listener:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox: Final = mailbox
-        self._begun = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        self._mailbox.claim(self, again=self._begun)
-        self._begun = True
-        event = await self._mailbox.next()
+        self._mailbox.claim(self)
+        try:
+            event = await self._mailbox.next()
+        except BaseException:  # Its traceback may keep this iteration alive.
+            self._mailbox.release()
+            raise
         if event is None:
             raise StopAsyncIteration
         return event

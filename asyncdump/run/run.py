@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from threading import Thread
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -28,10 +28,13 @@ from asyncdump.vocabulary.stop import Stop
 
 
 class Run:
-    """A run under way: an asynchronous iterator of its events, for one listener at a time.
+    """A run in progress: an asynchronous iterator of its events, for one listener at a time.
 
-    Whoever iterates goes on where another has left off. A second iteration while one waits, and one that was left when
-    another began, raise `RuntimeError`: each event is told once. After the last event iterations end at once.
+    An iteration continues where an earlier one was left. A second one at the same time raises `RuntimeError`, for each
+    event is given once. After the last event, iterations end immediately.
+
+    Attributes:
+        plan: what it does.
     """
 
     def __init__(
@@ -91,6 +94,27 @@ class Run:
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it: ``state`` (``running`` or ``ended``), ``plan``, and ``report`` or None."""
+        ended = self._report is not None
+        report = self._report.to_dict() if self._report is not None else None
+        return {"state": "ended" if ended else "running", "plan": self.plan.to_dict(), "report": report}
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=1).decode()
+
+    def __str__(self) -> str:
+        return str(self.plan if self._report is None else self._report)
+
+    def __repr__(self) -> str:
+        what = repr(self.plan if self._report is None else self._report)
+        return f"<Run, {'running' if self._report is None else 'ended'}: {what.partition(': ')[2]}"
+
+    def _repr_html_(self) -> str:
+        what = self.plan if self._report is None else self._report
+        return what._repr_html_()
 
     @property
     def report(self) -> Report:

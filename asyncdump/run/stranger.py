@@ -117,5 +117,5 @@ def _stranger(path: str, planned: PlannedDump) -> DumpError:
         path=path,
         operation="compare",
         errno=errno.EEXIST,
-        hint="move it away, or allow --overwrite too",
+        hint="move it away, or pass {overwrite} too",
     )

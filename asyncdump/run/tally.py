@@ -12,12 +12,22 @@ from asyncdump.run.events import (
     FileRetried,
     FileStarted,
     Progress,
+    RunFinished,
     RunStarted,
 )
 
 
 class Tally:
-    """Counts what the events tell, apart from any drawing."""
+    """Counts what events say, for any display of a run: give each event to `tell`.
+
+    Attributes:
+        files, total: the files of the plan, and their bytes.
+        finished, durable: the files that are finished or kept, and their bytes.
+        failed: the files that failed.
+        in_flight: the latest progress of each file that is in progress, by name.
+        methods: how each of those is moved, by name.
+        began: when the run started, on the clock of `time.monotonic`.
+    """
 
     def __init__(self) -> None:
         self.files = self.finished = self.failed = 0
@@ -28,17 +38,17 @@ class Tally:
 
     @property
     def flying(self) -> list[Progress]:
-        """How far the files in flight are: a copy, for a bar is drawn by another thread than the one that is told."""
+        """The progress of each file in flight: a copy, for a display that is drawn by another thread."""
         return list(self.in_flight.values())
 
     @property
     def moved(self) -> int:
-        """Bytes moved, those of files that failed meanwhile not counted."""
+        """Bytes moved so far; those of files that failed don't count."""
         return self.durable + sum(progress.done for progress in self.flying)
 
     @property
     def rate(self) -> float:
-        """Bytes a second since the run began."""
+        """Bytes per second since the run started."""
         return self.moved / max(time.monotonic() - self.began, 1e-6)
 
     def tell(self, event: Event) -> None:
@@ -59,6 +69,8 @@ class Tally:
             case FileFailed():
                 self.failed += 1
                 self._forget(event.name)
+            case RunFinished():
+                pass
 
     def _forget(self, name: str) -> None:
         self.in_flight.pop(name, None)

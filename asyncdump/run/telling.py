@@ -48,7 +48,7 @@ class Telling:
             job.told = state
             self._emit(
                 Progress(
-                    at=self._clock(), name=transfer.name, done=transfer.moved, total=transfer.length, stage=state[1]
+                    at=self._clock(), name=transfer.name, done=transfer.moved, total=transfer.length, phase=state[1]
                 )
             )
 
@@ -122,7 +122,7 @@ class Telling:
                     name=job.planned.name,
                     source=job.planned.source.path,
                     error=error,
-                    stage=job.stage,
+                    phase=job.stage,
                 )
             )
             job.under_way = None

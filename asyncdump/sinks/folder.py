@@ -395,7 +395,10 @@ class Draft(Sink):
     def _taken(self) -> DumpError:
         holder = self.folder.holder(self.name)
         if holder is None:
-            message, hint = f"{self.path} appeared while it was written", "choose an empty folder, or allow --overwrite"
+            message, hint = (
+                f"{self.path} appeared while it was written",
+                "choose an empty directory, or pass {overwrite}",
+            )
         else:
             message = f"{self.path} would replace {holder}: to its filesystem the two names are the same"
             hint = "give one of them another name"

@@ -12,7 +12,7 @@ import stat
 from contextlib import suppress
 from typing import Final
 
-from asyncdump.errors import DumpError, from_oserror
+from asyncdump.errors import BusyError, DumpError, from_oserror
 from asyncdump.kernel.linux import close_quietly
 from asyncdump.vocabulary.names import LOCK
 
@@ -29,7 +29,8 @@ class Lock:
         somebody else, or on a filesystem that is read-only.
 
         Raises:
-            DumpError: another run is at work there, or the file can't be made or is somebody else's.
+            BusyError: another run is running there.
+            DumpError: the file can't be made, or belongs to someone else.
         """
         self._folder: Final = folder
         self._path: Final = os.path.join(path, LOCK)
@@ -39,12 +40,12 @@ class Lock:
                 pass  # Its last user has removed it meanwhile.
         except BlockingIOError as error:
             self._close()
-            raise DumpError(
-                f"another run is at work in {path}",
+            raise BusyError(
+                f"another run is running in {path}",
                 path=path,
                 operation="flock",
                 errno=error.errno,
-                hint="wait for it to end, or choose another folder",
+                hint="wait for it to end, or choose another directory",
             ) from error
         except OSError as error:
             self._close()
@@ -89,7 +90,7 @@ class Lock:
             path=self._path,
             operation="open",
             errno=errno.EPERM,
-            hint="remove it, or choose another folder",
+            hint="remove it, or choose another directory",
         )
 
     def _is_named(self) -> bool:

@@ -25,7 +25,7 @@ from asyncdump.text import as_path
 from asyncdump.vocabulary.values import UNREADABLE, Source, Span
 
 _UNREADABLE_HINT: Final = (
-    "a page of it can't be read: see dmesg; on_read_error: zero (--on-read-error zero) dumps the rest, with zeros there"
+    "a page of it can't be read: see dmesg; {on_read_error=zero} dumps the rest, with zeros in its place"
 )
 
 

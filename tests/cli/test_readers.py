@@ -432,7 +432,7 @@ def test_a_bar_is_drawn_from_a_snapshot() -> None:
     until = time.monotonic() + 1.5
     while time.monotonic() < until and not failures:
         for number in range(300):
-            bar.tell(library.Progress(at=0.0, name=str(number), done=1, total=2, stage="move"))
+            bar.tell(library.Progress(at=0.0, name=str(number), done=1, total=2, phase="move"))
         for number in range(300):
             bar._forget(str(number))
     over.set()

@@ -18,10 +18,9 @@ from rich.console import Console
 from terminal import COLOURS, Shown, on_terminal
 
 import asyncdump
-from asyncdump.cli import columns
 from asyncdump.cli.bar import Bar
-from asyncdump.cli.columns import cut, table
 from asyncdump.run.tally import Tally
+from asyncdump.vocabulary.tables import cut, seconds, table
 
 SIZES = [(40, 10), (80, 24), (200, 50)]
 LONG = "a-name-that-goes-on-and-on-" * 8 + "and-ends"
@@ -95,7 +94,7 @@ def test_the_bar_goes_forward(endless: Path, tmp_path: Path) -> None:
 def test_a_file_that_fails_is_told_above_the_bar(sources: list[Path], endless: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, endless, concurrency=2)
     shown = on_terminal(
-        "m.yaml",
+        *("m.yaml", "--log-format", "json"),
         cwd=tmp_path,
         size=(200, 50),
         until=lambda shown: "dump_failed" in shown.screen.text and "%" in shown.screen.text,
@@ -134,7 +133,7 @@ def test_no_colours_where_they_are_not(busy: Path) -> None:
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_colours_of_warnings(variables, coloured, sources: list[Path], tmp_path: Path) -> None:
     write_manifest(tmp_path, sources[0])
-    shown = on_terminal("m.yaml", "--method", "reflink", "--progress", "none", cwd=tmp_path, **variables)
+    shown = on_terminal("m.yaml", "--method", "reflink", "--progress", "json", cwd=tmp_path, **variables)
     assert shown.code == 1
     assert "dump_failed" in shown.raw
     assert bool(COLOURS.search(shown.raw)) == coloured
@@ -237,30 +236,27 @@ def test_a_table_escapes_what_is_not_utf_8() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_a_table_shrinks_in_one_column(width, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "width", lambda: width)
+def test_a_table_shrinks_in_one_column(width) -> None:
     rows = [
         ("name", "source", "kind"),
         ("short", f"/dev/shm/{LONG}", "tmpfs"),
         ("other", "/dev/shm/b", "hugetlbfs 2 MiB"),
     ]
-    lines = table(rows, shrink=(1,))
+    lines = table(rows, width=width, shrink=(1,))
     assert max(map(len, lines)) == width
     assert lines[1].startswith("short  /dev/shm/")
     assert lines[1].endswith("and-ends  tmpfs")
     assert "/dev/shm/b  " in lines[2]
 
 
-def test_a_table_shrinks_in_one_column_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "width", lambda: 30)
-    lines = table([("name", "source", "kind"), ("n" * 30, "s" * 30, "tmpfs")], shrink=(1, 0))
+def test_a_table_shrinks_in_one_column_after_the_other() -> None:
+    lines = table([("name", "source", "kind"), ("n" * 30, "s" * 30, "tmpfs")], width=30, shrink=(1, 0))
     assert lines[1] == f"{'n' * 4}…{'n' * 8}  {'s' * 2}…{'s' * 5}  tmpfs"
 
 
-def test_a_table_shrinks_in_the_column_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_shrinks_in_the_column_that_was_meant() -> None:
     """Whatever was left out before it."""
-    monkeypatch.setattr(columns, "width", lambda: 20)
-    lines = table([("name", "", "source"), ("n" * 8, "", "s" * 30)], shrink=(2,))
+    lines = table([("name", "", "source"), ("n" * 8, "", "s" * 30)], width=20, shrink=(2,))
     assert lines == ["name      source", f"{'n' * 8}  sss…ssssss"]
 
 
@@ -268,7 +264,7 @@ def test_a_table_shrinks_in_the_column_that_was_meant(monkeypatch: pytest.Monkey
     ("count", "said"), [(0.0, "0.00 s"), (0.814, "0.81 s"), (59.99, "59.99 s"), (60, "1 0 s"), (200, "3 20 s")]
 )
 def test_seconds_for_people(count, said) -> None:
-    assert re.sub(r" [a-z]{2,}", "", columns.seconds(count)) == said
+    assert re.sub(r" [a-z]{2,}", "", seconds(count)) == said
 
 
 # --- the bar ----------------------------------------------------------------------------------------------------------
@@ -283,7 +279,7 @@ def opened(name: str, size: int, method: Any = "read") -> asyncdump.FileStarted:
 
 
 def moved(name: str, done: int, total: int) -> asyncdump.Progress:
-    return asyncdump.Progress(at=0, name=name, done=done, total=total, stage="move")
+    return asyncdump.Progress(at=0, name=name, done=done, total=total, phase="move")
 
 
 def finished(name: str, size: int) -> asyncdump.FileFinished:
@@ -294,7 +290,7 @@ def finished(name: str, size: int) -> asyncdump.FileFinished:
 
 
 def failed(name: str) -> asyncdump.FileFailed:
-    return asyncdump.FileFailed(at=0, name=name, source="x", error=asyncdump.DumpError("no"), stage="move")
+    return asyncdump.FileFailed(at=0, name=name, source="x", error=asyncdump.DumpError("no"), phase="move")
 
 
 def drawing(*events: asyncdump.Event, size: tuple[int, int] = (80, 24)) -> list[str]:

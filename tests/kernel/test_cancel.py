@@ -149,7 +149,7 @@ async def test_reading_back_is_given_up_soon(make, folder_on) -> None:
     folder = folder_on("ext4").path
     dump = asyncdump.Dump(source=make("tmpfs", noise(512 * MiB)), name="dump", method="mmap", checksum="sha256")
     async with asyncdump.open_run([dump], output=folder) as run:
-        await first(run, asyncdump.Progress, stage="digest")
+        await first(run, asyncdump.Progress, phase="digest")
         began = time.perf_counter()
         run.cancel()
     assert time.perf_counter() - began < SOON

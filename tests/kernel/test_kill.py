@@ -309,7 +309,7 @@ def test_one_run_at_a_time(at_work) -> None:
         ["restore", dumps.output, "--to", dumps.output],
     ):
         refused = asyncdump(*command)
-        assert refused.returncode == 2, (command, refused.stderr)
+        assert refused.returncode == 3, (command, refused.stderr)
         assert str(dumps.output) in refused.stderr, command
     refused = asyncdump(dumps.manifest, "--allow-filters")
     assert refused.returncode == 2
