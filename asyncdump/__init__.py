@@ -74,10 +74,14 @@ if TYPE_CHECKING:
     from asyncdump.verifying import Verifier as Verifier
     from asyncdump.verifying import open_verify as open_verify
     from asyncdump.verifying import verify_all as verify_all
+    from asyncdump.vocabulary.blocks import Blocks as Blocks
     from asyncdump.vocabulary.values import BadRange as BadRange
     from asyncdump.vocabulary.values import Identity as Identity
     from asyncdump.vocabulary.values import Method as Method
+    from asyncdump.vocabulary.values import ProcessMapping as ProcessMapping
     from asyncdump.vocabulary.values import Source as Source
+    from asyncdump.vocabulary.values import Span as Span
+    from asyncdump.vocabulary.values import Stat as Stat
 
 _HOMES = {
     "blocking": ("dump_sync", "restore_sync", "verify_sync"),
@@ -121,7 +125,8 @@ _HOMES = {
     "run.run": ("Run",),
     "run.tally": ("Tally",),
     "verifying": ("Verifier", "open_verify", "verify_all"),
-    "vocabulary.values": ("BadRange", "Identity", "Method", "Source"),
+    "vocabulary.blocks": ("Blocks",),
+    "vocabulary.values": ("BadRange", "Identity", "Method", "ProcessMapping", "Source", "Span", "Stat"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno as errnos
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final, Literal
 
@@ -151,6 +151,9 @@ class NotDurableError(DumpError):
     """The dump is complete and under its name, but a power cut may undo the rename."""
 
 
+_MOST_RANGES: Final = 64
+
+
 class DamagedError(DumpError):
     """A dump does not match its receipt.
 
@@ -158,6 +161,9 @@ class DamagedError(DumpError):
         verdict: ``corrupt``, ``short``, ``missing``, ``differs`` (from its source), or ``unknown``.
         offset: the byte of the file as stored where the first bad frame or block begins, or None.
         frame: the number of that frame, from 0, or None.
+        ranges: where the file as stored is damaged, in whole blocks, as ``(offset, length)`` in bytes, in their order:
+            the first 64 of them; empty where nothing tells.
+        damaged: the bytes of all such ranges.
     """
 
     def __init__(
@@ -176,6 +182,13 @@ class DamagedError(DumpError):
         self.verdict: Verdict = verdict
         self.offset = offset
         self.frame = frame
+        self.ranges: tuple[tuple[int, int], ...] = ()
+        self.damaged = 0
+
+    def note_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Take down where the file is damaged."""
+        found = tuple(ranges)
+        self.ranges, self.damaged = found[:_MOST_RANGES], sum(length for _, length in found)
 
 
 class FilterError(DumpError):

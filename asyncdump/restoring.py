@@ -56,7 +56,7 @@ class Restorer:
                 dumps.append(to_restore(file, durable=durable))
             except DumpError as error:
                 self._failed[file.name] = msgspec.structs.replace(
-                    file, error=error, stage="plan", bytes=0, path=paths[file.name]
+                    file, error=error, phase="plan", bytes=0, path=paths[file.name]
                 )
         with opening_output():
             self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})

@@ -156,6 +156,8 @@ def _verdict(file: FileReport, error: Exception, seconds: float) -> FileVerdict:
         bytes=file.bytes,
         offset=damage.offset if damage else None,
         frame=damage.frame if damage else None,
+        ranges=damage.ranges if damage else (),
+        damaged=damage.damaged if damage else 0,
         message="the verification ended before it" if isinstance(error, InterruptedDumpError) else str(error),
         hint=getattr(error, "hint", ""),
         seconds=seconds,

@@ -9,10 +9,12 @@ import click
 from bench.constants import chunk, group, lanes
 from bench.engines import engines
 from bench.filter import filters
+from bench.house import house
 from bench.large import large
 from bench.loop import loop
 from bench.pairs import pairs
 from bench.raw import raw
+from bench.records import records
 from bench.shapes import shapes
 from bench.start import start
 from bench.verify import verify
@@ -29,7 +31,23 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-for command in (raw, pairs, zstd, filters, verify, large, shapes, loop, engines, chunk, lanes, group, start):
+for command in (
+    raw,
+    pairs,
+    zstd,
+    filters,
+    verify,
+    large,
+    shapes,
+    loop,
+    engines,
+    chunk,
+    lanes,
+    group,
+    start,
+    records,
+    house,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -72,8 +72,11 @@ def _peer(name: str, python: str, manifest: str, options: tuple[str, ...]) -> Pe
 def _ratios(runs: Runs) -> str:
     found = []
     for figure in ("wall", "cpu"):
-        ratios = [
-            getattr(this, figure) / getattr(other, figure) for this, other in zip(runs[THIS], runs[OTHER], strict=True)
-        ]
+        ratios = ratios_of(runs, THIS, OTHER, figure)
         found.append(f"{figure} {median(ratios):.3f} ({min(ratios):.2f} - {max(ratios):.2f})")
     return f"this version divided by the other, per round, median (min - max): {', '.join(found)}"
+
+
+def ratios_of(runs: Runs, this: str, other: str, figure: str) -> list[float]:
+    """Return a figure of one peer divided by that of another, for each round."""
+    return [getattr(one, figure) / getattr(two, figure) for one, two in zip(runs[this], runs[other], strict=True)]

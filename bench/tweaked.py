@@ -1,7 +1,8 @@
 """The command line of asyncdump with different constants: ``tweaked NAME=VALUE MANIFEST [OPTION]...``.
 
 Names: ``buffer`` (buffer size of the method read, in bytes), ``lanes`` (worker threads), ``syncfs`` (the smallest group
-of dumps that is synced by one syncfs), ``group`` (the largest group of dumps that the committer syncs).
+of dumps that is synced by one syncfs), ``group`` (the largest group of dumps that the committer syncs). ``blocks=0``
+takes no digests of blocks, ``mappings=0`` doesn't look who has the sources mapped, ``records=0`` does neither.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import sys
 from asyncdump.engines.read import Read
 from asyncdump.kernel import lane
 from asyncdump.run import scheduler
+from asyncdump.run.owners import Owners
 from asyncdump.sinks import folder
+from asyncdump.sinks.file import ZEROS
+from asyncdump.vocabulary import digest
+from asyncdump.vocabulary.digest import Hasher
 
 
 def tweak(name: str, value: int) -> None:
@@ -25,8 +30,30 @@ def tweak(name: str, value: int) -> None:
         folder._GROUP_FOR_SYNCFS = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
     elif name == "group":
         scheduler._GROUP = value  # type: ignore[misc] # noqa: SLF001 (the constant in question)
+    elif name in {"blocks", "mappings", "records"}:
+        leave_out(blocks=name != "mappings", mappings=name != "blocks")
     else:
         raise SystemExit(f"{name} is not a constant")
+
+
+def leave_out(*, blocks: bool, mappings: bool) -> None:
+    """Leave out what the records cost."""
+    if blocks:
+        vars(digest)["Hasher"] = Whole
+    if mappings:
+        Owners.start = lambda _: None  # type: ignore[assignment]
+
+
+class Whole(Hasher):
+    """Hashes once."""
+
+    def take(self, data: memoryview) -> tuple[int, memoryview]:
+        self._digest.update(data)
+        return 0, data[:0]
+
+    def zeros(self, length: int) -> None:
+        for done in range(0, length, len(ZEROS)):
+            self._digest.update(ZEROS[: length - done])
 
 
 def main() -> None:

@@ -35,8 +35,10 @@ from asyncdump.transfer.packed import Packed
 from asyncdump.transfer.piped import Piped
 from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
-from asyncdump.vocabulary import digest
-from asyncdump.vocabulary.digest import BLOCK, Marked, first_difference, new_digest
+from asyncdump.vocabulary import marks
+from asyncdump.vocabulary.blocks import BLOCK
+from asyncdump.vocabulary.digest import bare_digest
+from asyncdump.vocabulary.marks import Marked, first_difference
 from asyncdump.vocabulary.names import name_complaint
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Source, Span
@@ -498,8 +500,9 @@ SMALL_BLOCK = 64
 
 
 def marks_of(data: bytes, checksum: Any, cuts: list[int]) -> str:
-    marked = new_digest(checksum)
-    assert isinstance(marked, Marked)
+    bare = bare_digest(checksum)
+    assert bare is not None
+    marked = Marked(bare)
     for begin, end in pairwise([0, *sorted(cuts), len(data)]):
         marked.update(memoryview(data)[begin:end])
     return marked.marks.hex()
@@ -517,7 +520,7 @@ def test_a_wrong_byte_is_placed_in_its_block(checksum: Any, size: int, data: st.
     mask = data.draw(st.integers(1, 255))
     cuts = st.lists(st.integers(0, size), max_size=6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digest, "BLOCK", SMALL_BLOCK)
+        patch.setattr(marks, "BLOCK", SMALL_BLOCK)
         right, other = (marks_of(content, checksum, data.draw(cuts)) for _ in range(2))
         wrong = marks_of(flipped(content, place, mask), checksum, data.draw(cuts))
         # One that was cut agrees as far as it goes.

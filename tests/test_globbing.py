@@ -285,7 +285,7 @@ async def test_a_match_that_is_exchanged_fails_by_itself(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("asyncdump.plan.planner.find", exchange)
     report = await asyncdump.dump_all([Dump(source=tmp_path / "?")], output=tmp_path / "out")
-    assert {file.name: (file.ok, file.stage) for file in report.files} == {
+    assert {file.name: (file.ok, file.phase) for file in report.files} == {
         "a": (False, "plan"),
         "b": (False, "plan"),
         "c": (False, "plan"),

@@ -38,6 +38,11 @@ from asyncdump.vocabulary.values import Identity
 FOLDER = "/dumps"
 
 
+def record_of(file: FileReport) -> dict[str, Any]:
+    """Return a record as JSON has it."""
+    return msgspec.json.decode(msgspec.json.encode(file_record(file)))
+
+
 def file_of(record: Any, folder: str) -> FileReport:
     """Read a record as a receipt is read."""
     return records.file_of(msgspec.json.decode(msgspec.json.encode(record), type=Record), folder)
@@ -87,7 +92,7 @@ reports = st.builds(
     digest=digests,
     content_digest=digests,
     error=st.none() | failures,
-    stage=st.sampled_from(["plan", "open", "move", "digest", "sync", "done"]),
+    phase=st.sampled_from(["plan", "open", "move", "digest", "sync", "done"]),
     stages=st.lists(st.sampled_from(["zstd:3", "age", "gzip"]) | any_text.map(shown), max_size=3).map(tuple),
     offset=numbers,
     size=numbers,
@@ -107,7 +112,7 @@ def plain(file: FileReport) -> Any:
     """Return a report as it can be compared: an error is equal to itself only, and is shown escaped."""
     error = file.error
     told = error and (shown(str(error)), getattr(error, "errno", None), error.hint)
-    return msgspec.structs.asdict(msgspec.structs.replace(file, error=None, kept=False)), told
+    return msgspec.structs.asdict(msgspec.structs.replace(file, error=None, kept=False, run="")), told
 
 
 def same(found: Any, files: Any) -> bool:
@@ -119,14 +124,13 @@ def same(found: Any, files: Any) -> bool:
 
 @given(reports)
 def test_a_record_comes_back_as_it_was_written(file: FileReport) -> None:
-    record = msgspec.json.decode(msgspec.json.encode(file_record(file)))
-    assert same([file_of(record, FOLDER)], [file])
+    assert same([file_of(record_of(file), FOLDER)], [file])
 
 
 @pytest.mark.parametrize("inode", [2**63 - 1, 2**63, 2**64 - 1])
 def test_inodes_have_64_bits(inode) -> None:
-    record = file_record(report(inode=inode, identity=Identity(inode=inode, size=1, mtime_ns=-1)))
-    read = file_of(msgspec.json.decode(msgspec.json.encode(record)), FOLDER)
+    record = record_of(report(inode=inode, identity=Identity(inode=inode, size=1, mtime_ns=-1)))
+    read = file_of(record, FOLDER)
     assert (read.inode, read.identity) == (inode, Identity(inode=inode, size=1, mtime_ns=-1))
 
 
@@ -138,13 +142,13 @@ def test_a_source_of_the_far_future_has_a_record(seconds) -> None:
 
 
 def test_a_program_that_is_not_utf8_has_a_record() -> None:
-    read = file_of(file_record(report(stages=("zstd:3", os.fsdecode(b"caf\xe9"), "a\nb"))), FOLDER)
+    read = file_of(record_of(report(stages=("zstd:3", os.fsdecode(b"caf\xe9"), "a\nb"))), FOLDER)
     assert read.stages == ("zstd:3", r"caf\xe9", r"a\nb")
 
 
 def report(name: str = "a", **changes: Any) -> FileReport:
     given: dict[str, Any] = {"source": "/s", "name": name, "path": f"{FOLDER}/{name}", "bytes": 1, "stored": 1}
-    given |= {"seconds": 0.5, "method": "read", "digest": None, "error": None, "stage": "done", **changes}
+    given |= {"seconds": 0.5, "method": "read", "digest": None, "error": None, "phase": "done", **changes}
     return FileReport(**given)
 
 
@@ -218,7 +222,7 @@ def test_a_wrong_byte_at_each_place(mask) -> None:
 
 @given(heads, st.lists(reports, max_size=8))
 def test_of_what_stands_twice_the_last_counts(head: Head, files: list[FileReport]) -> None:
-    twice = [*files, *(msgspec.structs.replace(file, stage="done", error=None, bytes=7) for file in reversed(files))]
+    twice = [*files, *(msgspec.structs.replace(file, phase="done", error=None, bytes=7) for file in reversed(files))]
     last = {file.name: file for file in twice}
     read = read_journal(b"".join(lines_of(head, twice)), FOLDER)
     assert read is not None
@@ -229,14 +233,14 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | any_text,
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from([*file_record(report()), "name_base64", "source_base64"]) | any_text, inner)
+        | st.dictionaries(st.sampled_from([*record_of(report()), "name_base64", "source_base64"]) | any_text, inner)
     ),
     max_leaves=10,
 )
 near_records = st.builds(
-    lambda file, changes: {**file_record(file), **changes},
+    lambda file, changes: {**record_of(file), **changes},
     reports,
-    st.dictionaries(st.sampled_from([*file_record(report()), "name_base64", "source_base64"]), json_values, max_size=3),
+    st.dictionaries(st.sampled_from([*record_of(report()), "name_base64", "source_base64"]), json_values, max_size=3),
 )
 
 
@@ -269,11 +273,11 @@ def test_any_json_is_a_record_or_a_value_error(value: Any) -> None:
     except ValueError:
         return
     assert os.path.join(FOLDER, file.name) == file.path == os.path.normpath(file.path)
-    assert same([file_of(msgspec.json.decode(msgspec.json.encode(file_record(file))), FOLDER)], [file])
+    assert same([file_of(record_of(file), FOLDER)], [file])
 
 
-@pytest.mark.parametrize("version", [0, 2, -1, "1", None, 2**70])
-def test_a_journal_of_another_version_is_none(version) -> None:
+@pytest.mark.parametrize("version", ["1", None, [], 1.5])
+def test_a_journal_without_a_version_is_none(version) -> None:
     assert records_of(line({"journal": version}) + line(file_record(report()))) is None
 
 
@@ -308,7 +312,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     },
     **{f"{key} that is huge": {key: 10**25} for key in ("bytes", "offset", "size", "stored")},
     **{f"{key} that is text": {key: "1"} for key in ("bytes", "offset", "seconds", "inode", "identity", "error")},
-    **{f"{key} that is a list": {key: []} for key in ("source", "name", "bytes", "digest", "marks", "method", "stage")},
+    **{f"{key} that is a list": {key: []} for key in ("source", "name", "bytes", "digest", "marks", "method", "phase")},
     **{f"{key} that is null": {key: None} for key in ("source", "name", "bytes", "offset", "stages", "marks", "inode")},
     **{
         f"digest {digest!r:.24}": {"digest": digest}
@@ -332,7 +336,7 @@ hostile = pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
 
 
 def wrong(changes: dict[str, Any]) -> dict[str, Any]:
-    return {**file_record(report(name="wrong")), **changes}
+    return {**record_of(report(name="wrong")), **changes}
 
 
 @hostile
@@ -439,7 +443,6 @@ def test_a_receipt_with_a_hostile_record_is_none(changes, folder: Folder) -> Non
             b"{}",
             b'{"receipt":1}',
             b'{"receipt":"1","files":[]}',
-            b'{"receipt":2,"files":[]}',
         ),
         *(b'{"receipt":1,"files":{}}', b'{"receipt":1,"files":[1]}', b"\xff" * 100, b"\0" * 100, b"PK\x03\x04"),
         *(b'{"receipt":' + b"1" * 5000 + b',"files":[]}', b'{"receipt":1,"files":["\xff"]}'),

@@ -19,12 +19,20 @@ from asyncdump.plan import planner as plan
 from asyncdump.records import journal, receipt, record
 from asyncdump.records.record import Record, brief, file_of, file_record, room
 from asyncdump.records.report import FileReport
+from asyncdump.run.owners import Owners
 from asyncdump.transfer.salvage import MOST_BAD, BadRanges
-from asyncdump.vocabulary import digest
-from asyncdump.vocabulary.digest import first_damage, grain, new_digest
-from asyncdump.vocabulary.values import BadRange, Identity
+from asyncdump.vocabulary import marks
+from asyncdump.vocabulary.blocks import BLOCK, Blocks
+from asyncdump.vocabulary.digest import bare_digest
+from asyncdump.vocabulary.marks import Marked, first_damage, grain
+from asyncdump.vocabulary.values import BadRange, Identity, ProcessMapping, Stat
 
 MOST = 2**63 - 1
+
+
+MAPPING = ProcessMapping(
+    pid=2**22, comm="\\" * 15, started=1e15 / 7, address=MOST, offset=MOST, length=MOST, inode=MOST, shared=False
+)
 
 
 def report_of(source: str, name: str, **other) -> FileReport:
@@ -37,12 +45,21 @@ def report_of(source: str, name: str, **other) -> FileReport:
         "method": "sendfile",
         "digest": None,
         "error": None,
-        "stage": "digest",
+        "phase": "digest",
         "offset": MOST,
         "size": MOST,
         "identity": Identity(inode=2**64 - 1, size=MOST, mtime_ns=MOST),
         "inode": 2**64 - 1,
-        "marks": "01234567" * 1000,
+        "blocks": Blocks(length=99 * BLOCK, digests=bytes(range(8)) * 99),
+        "content_blocks": Blocks(length=MOST, grain=1 << 61, digests=bytes(range(8)) * 4),
+        "began": 1e15 / 7,
+        "ended": 1e15 / 7,
+        "run": "9999-12-31T23:59:59.999999+00:00",
+        "lane": 2**31,
+        "lanes": 2**31,
+        "stat": Stat(mode=2**32 - 1, uid=2**32 - 1, gid=2**32 - 1, mtime_ns=MOST),
+        "maps": (MAPPING,) * 64,
+        "maps_left_out": MOST - 64,
         "bad": tuple(BadRange(offset=MOST - each, length=MOST, errno=5) for each in range(100)),
         "manifest_sha256": "f" * 64,
     }
@@ -61,7 +78,7 @@ def test_a_brief_record_is_no_larger_than_was_planned_for(source, name, stages, 
     file = report_of(source, name, stages=tuple(stages), **digests, **({"error": error} if failed else {}))
     encoded = msgspec.json.encode(file_record(brief(file)))
     assert len(msgspec.json.format(b'{"files": [' + encoded + b"]}", indent=1)) <= room(source, name, stages)
-    assert len(journal.line({**file_record(brief(file)), "earlier": True})) <= room(source, name, stages)
+    assert len(journal.line(file_record(brief(file), earlier=True))) <= room(source, name, stages)
 
 
 def test_a_brief_record_says_how_much_it_leaves_out() -> None:
@@ -114,18 +131,17 @@ async def test_whatever_the_limit_what_is_accepted_can_be_read_back(sources, lim
 
 
 async def test_a_receipt_that_would_be_too_large_is_brief(sources, limit, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(digest, "BLOCK", 1)
-    monkeypatch.setattr(digest, "grain", lambda _: 1)
+    monkeypatch.setattr(Owners, "of", lambda *_: ((MAPPING,) * 64, 1))
     limit(250_000)
     report = await asyncdump.dump_all([Dump(source=sources / "*")], output=tmp_path / "out", durable=False)
     report.raise_for_failures()
     assert (tmp_path / "out/receipt.json").stat().st_size <= 250_000
-    assert b'"marks": ""' in (tmp_path / "out/receipt.json").read_bytes()
+    assert b'"maps_left_out": 65' in (tmp_path / "out/receipt.json").read_bytes()
     assert (await asyncdump.verify_all(tmp_path / "out")).ok
 
 
 async def test_a_journal_is_read_back_too(sources, limit, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(digest, "BLOCK", 1)
+    monkeypatch.setattr(Owners, "of", lambda *_: ((MAPPING,) * 64, 1))
     limit(250_000)
 
     def lost(*_: object) -> None:
@@ -150,29 +166,30 @@ SMALL = 64
 @given(st.integers(0, 3000), st.randoms(use_true_random=False), st.integers(1, 500))
 def test_marks_have_an_end_and_place_damage(size: int, chance: random.Random, step: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digest, "BLOCK", SMALL)
-        patch.setattr(digest, "MOST_MARKS", 8)
+        patch.setattr(marks, "BLOCK", SMALL)
+        patch.setattr(marks, "MOST_MARKS", 8)
 
         def marks_of(data: bytes) -> str:
-            hasher = new_digest("xxh128")
-            assert hasher is not None
+            bare = bare_digest("xxh128")
+            assert bare is not None
+            hasher = Marked(bare)
             for start in range(0, len(data), step):
                 hasher.update(memoryview(data[start : start + step]))
             return hasher.marks.hex()
 
         data = chance.randbytes(size)
-        marks = marks_of(data)
-        assert len(marks) // 8 == size // grain(size) <= 8
+        right = marks_of(data)
+        assert len(right) // 8 == size // grain(size) <= 8
         assert grain(size) == SMALL or size // (grain(size) // 2) > 8
         if size:
             place = chance.randrange(size)
             wrong = bytearray(data)
             wrong[place] ^= 1
-            assert first_damage(marks_of(wrong), marks, size) == place // grain(size) * grain(size)
+            assert first_damage(marks_of(wrong), right, size) == place // grain(size) * grain(size)
         with pytest.MonkeyPatch.context() as older:
-            older.setattr(digest, "MOST_MARKS", 10**9)
+            older.setattr(marks, "MOST_MARKS", 10**9)
             unlimited = marks_of(data)
-        assert first_damage(marks, unlimited, size) == size // grain(size) * grain(size)
+        assert first_damage(right, unlimited, size) == size // grain(size) * grain(size)
 
 
 # --- memory that can't be read ----------------------------------------------------------------------------------------

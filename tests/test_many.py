@@ -36,7 +36,7 @@ def file(number: int, **changes: Any) -> FileReport:
         digest=f"xxh128:{number:032x}",
         content_digest=f"xxh128:{number:032x}",
         error=None,
-        stage="done",
+        phase="done",
         identity=Identity(inode=number + 1, size=4096, mtime_ns=1 << 60),
         inode=number + 1,
         marks="00000000",

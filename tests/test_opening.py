@@ -97,7 +97,7 @@ def report_of(path: str) -> FileReport:
         method="read",
         digest=None,
         error=None,
-        stage="done",
+        phase="done",
         stages=("zstd:3",),
         size=1,
     )

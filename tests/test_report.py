@@ -44,13 +44,13 @@ def file(name: str = "a", **changes: Any) -> FileReport:
         method="read",
         digest="xxh128:00112233445566778899aabbccddeeff",
         error=None,
-        stage="done",
+        phase="done",
     )
     return msgspec.structs.replace(done, **changes)
 
 
 def failure(name: str = "b", error: AsyncdumpError = FULL, **changes: Any) -> FileReport:
-    return file(name, **{"bytes": 0, "stored": 0, "digest": None, "error": error, "stage": "move", **changes})
+    return file(name, **{"bytes": 0, "stored": 0, "digest": None, "error": error, "phase": "move", **changes})
 
 
 def report(*files: FileReport, **changes: Any) -> Report:
@@ -113,7 +113,7 @@ def test_the_receipt_says_all_of_a_run() -> None:
     whole = receipt(report(file("a", bad=bad), failure("b"), interrupted="SIGINT"), "1.2.3")
     assert whole.endswith(b"}\n")
     assert json.loads(whole) == {
-        "receipt": 1,
+        "receipt": 2,
         "ok": False,
         "interrupted": "SIGINT",
         "started": "2024-02-29T12:00:00.000500+00:00",
@@ -124,6 +124,7 @@ def test_the_receipt_says_all_of_a_run() -> None:
         "manifest_sha256": "ab" * 32,
         "output": "/dumps",
         "host": platform.node(),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "versions": {"asyncdump": "1.2.3", "python": platform.python_version(), "kernel": platform.release()},
         "files": [
             {
@@ -134,18 +135,25 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "size": 0,
                 "stored": 600,
                 "seconds": 0.123457,
+                "began": None,
+                "ended": None,
+                "lane": None,
+                "lanes": 0,
                 "method": "read",
                 "digest": "xxh128:00112233445566778899aabbccddeeff",
                 "content_digest": None,
                 "stages": [],
                 "bad": [{"offset": 4096, "length": 8192, "errno": "EIO (Input/output error)"}],
                 "bad_left_out": 0,
-                "stage": "done",
+                "phase": "done",
                 "kept": False,
                 "error": None,
                 "identity": None,
                 "inode": 0,
-                "marks": "",
+                "stat": None,
+                "maps": [],
+                "maps_left_out": 0,
+                "blocks": None,
                 "durable": True,
                 "manifest_sha256": "",
             },
@@ -157,17 +165,24 @@ def test_the_receipt_says_all_of_a_run() -> None:
                 "size": 0,
                 "stored": 0,
                 "seconds": 0.123457,
+                "began": None,
+                "ended": None,
+                "lane": None,
+                "lanes": 0,
                 "method": "read",
                 "digest": None,
                 "content_digest": None,
                 "stages": [],
                 "bad": [],
                 "bad_left_out": 0,
-                "stage": "move",
+                "phase": "move",
                 "kept": False,
                 "identity": None,
                 "inode": 0,
-                "marks": "",
+                "stat": None,
+                "maps": [],
+                "maps_left_out": 0,
+                "blocks": None,
                 "durable": True,
                 "manifest_sha256": "",
                 "error": {
@@ -203,10 +218,13 @@ def test_a_name_that_is_not_utf8_is_shown_escaped_and_given_in_full() -> None:
 def test_a_name_that_would_control_a_terminal_is_shown_escaped_and_given_in_full() -> None:
     name = "a\x1b[31m\t\x9b\x7f\n"
     record = file_record(file(name))
-    assert record["name"] == r"a\x1b[31m\t\x9b\x7f\n"
-    assert base64.b64decode(record["name_base64"]) == name.encode()
-    assert file_record(failure("b", DumpError(f"open of {name}: no")))["error"]["message"].isprintable()
-    assert file_record(file("größe 日本"))["name"] == "größe 日本"
+    assert record.name == r"a\x1b[31m\t\x9b\x7f\n"
+    assert isinstance(record.name_base64, str)
+    assert base64.b64decode(record.name_base64) == name.encode()
+    told = file_record(failure("b", DumpError(f"open of {name}: no"))).error
+    assert told is not None
+    assert told.message.isprintable()
+    assert file_record(file("größe 日本")).name == "größe 日本"
 
 
 def test_each_digest_list_has_the_names_that_are_shown_escaped() -> None:
@@ -224,8 +242,8 @@ def test_no_two_names_are_one_in_the_receipt(names) -> None:
 
 
 def test_a_name_in_utf8_needs_no_second_form() -> None:
-    assert file_record(file("größe"))["name"] == "größe"
-    assert "name_base64" not in file_record(file("größe"))
+    assert file_record(file("größe")).name == "größe"
+    assert file_record(file("größe")).name_base64 is msgspec.UNSET
 
 
 # --- the digest lists ------------------------------------------------------------------------------------------------

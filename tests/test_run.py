@@ -153,7 +153,7 @@ async def test_the_report_is_what_is_on_disk(dumps, folder) -> None:
         assert (file.source, file.name, file.bytes, file.stored) == (dump.source, dump.name, size, size)
         assert file.path == os.path.join(folder, dump.name)
         assert file.digest == f"sha256:{digest_of(noise(size, size), 'sha256')}"
-        assert (file.method, file.error, file.stage) == ("read", None, "done")
+        assert (file.method, file.error, file.phase) == ("read", None, "done")
         assert 0 < file.seconds <= report.seconds
     receipt = receipt_of(folder)
     assert receipt["ok"]
@@ -310,7 +310,7 @@ def check_life(life: list[Event], file: asyncdump.FileReport) -> None:
         assert (end.bytes, end.stored, end.digest, end.method) == (file.bytes, file.stored, file.digest, file.method)
         assert before
     elif isinstance(end, FileFailed):
-        assert (end.error, end.phase) == (file.error, file.stage)
+        assert (end.error, end.phase) == (file.error, file.phase)
     if before:
         started, *progress = before
         assert isinstance(started, FileStarted)

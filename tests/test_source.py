@@ -20,7 +20,7 @@ from asyncdump.errors import DumpError, SourceChangedError
 from asyncdump.sources.describe import describe
 from asyncdump.sources.extents import find_spans
 from asyncdump.sources.file import open_source, reopen
-from asyncdump.vocabulary.values import Source, Span
+from asyncdump.vocabulary.values import Source, Span, Stat
 
 
 @pytest.fixture(scope="module", params=["tmpfs", "ext4"])
@@ -253,6 +253,7 @@ def test_a_file_is_described(kind, request) -> None:
         inode=status.st_ino,
         mtime_ns=status.st_mtime_ns,
         memfd=False,
+        stat=Stat(mode=status.st_mode, uid=status.st_uid, gid=status.st_gid, mtime_ns=status.st_mtime_ns),
     )
     assert look_at(path).kind == kind
     assert look_at(path).has_holes

@@ -67,7 +67,7 @@ async def test_it_is_kept_and_recorded(entry, options, output: Path, sources) ->
     report.raise_for_failures()
     assert [file.kept for file in report.files] == [True] * len(sources)
     for file, before in zip(report.files, first.files, strict=True):
-        assert (file.digest, file.content_digest, file.marks) == (before.digest, before.content_digest, before.marks)
+        assert (file.digest, file.content_digest, file.blocks) == (before.digest, before.content_digest, before.blocks)
         assert (file.size, file.bytes, file.offset, file.stages) == (
             before.size,
             before.bytes,

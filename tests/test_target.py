@@ -28,7 +28,7 @@ def file(name: str, *stages: str) -> FileReport:
         method=None,
         digest=None,
         error=None,
-        stage="done",
+        phase="done",
         stages=stages,
     )
 

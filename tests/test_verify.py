@@ -287,11 +287,11 @@ async def test_not_while_a_run_is_at_work_there(output, sources) -> None:
 
 
 async def test_receipts_of_earlier_versions(output, sources) -> None:
-    """They have neither marks nor sizes: damage is told, but not where."""
+    """They have neither blocks nor sizes: damage is told, but not where."""
     await dump(output, sources)
     receipt = json.loads(read(output / "receipt.json"))
     for file in receipt["files"]:
-        for key in ("marks", "size", "identity", "inode", "offset", "kept"):
+        for key in ("blocks", "size", "identity", "inode", "offset", "kept"):
             del file[key]
     (output / "receipt.json").write_text(json.dumps(receipt))
     assert (await verify_all(output)).ok

@@ -55,9 +55,10 @@ class Buffers:
 
 
 class Lane:
-    """The resources of one worker, used by one thread at a time."""
+    """The resources of one worker, used by one thread at a time; ``number`` says which worker of its run."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number: Final = number
         self._pipe: tuple[int, int] | None = None
         self.pipe_size = 0
 

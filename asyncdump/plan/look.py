@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-import msgspec
-
 from asyncdump.plan.globbing import Found
-from asyncdump.sources.describe import describe
-from asyncdump.sources.file import open_source
+from asyncdump.sources import file
 from asyncdump.sources.source import replaced
 from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
@@ -19,15 +14,10 @@ def look_at(path: str, found: Found | None = None) -> Source:
     Raises:
         DumpError: it can't be opened, or isn't a file that can be dumped.
     """
-    follow = found is None or found.open
-    fd = open_source(path, follow=follow)
-    try:
-        source = describe(fd, path)
-    finally:
-        os.close(fd)
+    source = file.look_at(path, follow=found is None or found.open)
     if found is not None and source.sized and (source.device, source.inode) != (found.device, found.inode):
         raise replaced(path)
-    return msgspec.structs.replace(source, found=not follow)
+    return source
 
 
 def unseen(path: str, found: Found | None = None) -> Source:

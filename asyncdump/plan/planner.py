@@ -26,7 +26,7 @@ from asyncdump.plan.look import look_at, unseen
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.room import need_more, needed
 from asyncdump.plan.templates import render_name
-from asyncdump.records.receipt import read_receipt
+from asyncdump.records.receipt import is_journal_empty, read_receipt
 from asyncdump.records.record import LARGEST, room
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.folder import Folder
@@ -319,14 +319,13 @@ class _Planner:
                 self._complain(f"{key}.name", what, "give it another name, or pass {overwrite} too")
 
     def _is_empty_journal(self) -> bool:
-        """Tell whether the journal that stands there is that of a run which ended before it made a first dump."""
+        """Tell whether the journal that stands there tells of no dump; one that can't be read may tell of any."""
         with suppress(DumpError):
             folder = Folder(self._output, make=False)
             try:
-                found = read_receipt(folder)
+                return is_journal_empty(folder)
             finally:
                 folder.close()
-            return found is not None and not found.known
         return False
 
     def _stands(self, name: str) -> bool:

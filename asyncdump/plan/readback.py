@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from asyncdump.errors import (
@@ -12,8 +11,7 @@ from asyncdump.errors import (
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at, went_through
-from asyncdump.sources.describe import describe
-from asyncdump.sources.file import open_source
+from asyncdump.sources.opening import look_at_recorded
 from asyncdump.vocabulary.values import Source
 
 
@@ -43,11 +41,7 @@ def from_source(file: FileReport) -> PlannedDump:
     _, length = look_at(file)
     if programs := went_through(file):
         raise _unknown(file, f"{file.path} went through {', '.join(programs)}: it can't be compared with a source", "")
-    fd = open_source(file.source)
-    try:
-        source = describe(fd, file.source)
-    finally:
-        os.close(fd)
+    source = look_at_recorded(file.source)
     if source.size < file.offset + file.bytes and source.sized:
         raise DamagedError(
             f"{file.path} differs from its source: {file.source} has {source.size} bytes now, "
@@ -75,7 +69,7 @@ def from_source(file: FileReport) -> PlannedDump:
 
 def _check_dumped(file: FileReport) -> None:
     if file.error is not None:
-        if file.inode and file.stage == "sync":
+        if file.inode and file.phase == "sync":
             raise _unknown(file, str(file.error), "complete the run with {resume}")
         raise DamagedError(
             f"{file.path} was not dumped: {file.error}", verdict="missing", path=file.path, hint=file.error.hint

@@ -11,20 +11,28 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from asyncdump.errors import DumpError, explain, from_oserror
 from asyncdump.kernel.linux import close_quietly, some
-from asyncdump.records.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
+from asyncdump.records.record import (
+    LARGEST,
+    READABLE,
+    SHORTEST,
+    SLACK,
+    VERSION,
+    Record,
+    brief,
+    file_of,
+    file_record,
+    unreadable,
+)
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.names import JOURNAL
 
-_VERSION: Final = 1
-_EARLIER: Final = "earlier"
-"""The key of what was taken over from a run before."""
 _CRC: Final = 8
 
 
@@ -36,7 +44,7 @@ class Head(msgspec.Struct, kw_only=True):
         started: UTC, ISO 8601.
     """
 
-    journal: int = _VERSION
+    journal: int = VERSION
     files: int = 0
     started: str = ""
     manifest_sha256: str = ""
@@ -91,19 +99,19 @@ class Journal:
         with self._turn:
             if self._lost is not None:
                 self._renew()
-            self._write(self._lines(told, {}, self._end))
+            self._write(self._lines(told, self._end))
             self._files.extend(told)
 
     def _content(self) -> bytes:
-        head = line(msgspec.to_builtins(self._head))
-        earlier = self._lines(self._earlier, {_EARLIER: True}, len(head))
-        return head + earlier + self._lines(self._files, {}, len(head) + len(earlier))
+        head = line(self._head)
+        earlier = self._lines(self._earlier, len(head), earlier=True)
+        return head + earlier + self._lines(self._files, len(head) + len(earlier))
 
-    def _lines(self, files: Sequence[FileReport], more: dict[str, bool], end: int) -> bytes:
+    def _lines(self, files: Sequence[FileReport], end: int, *, earlier: bool = False) -> bytes:
         """Return the lines of dumps, to stand from byte ``end`` on: brief past half of what is read of a journal."""
-        lines = b"".join(line({**file_record(file), **more}) for file in files)
+        lines = b"".join(line(file_record(file, earlier=earlier)) for file in files)
         if end + len(lines) > LARGEST:
-            lines = b"".join(line({**file_record(brief(file)), **more}) for file in files)
+            lines = b"".join(line(file_record(brief(file), earlier=earlier)) for file in files)
         if end + len(lines) > 2 * LARGEST:
             raise DumpError(f"{self.path} has {2 * LARGEST >> 20} MiB, more than is read", path=self.path)
         return lines
@@ -176,7 +184,7 @@ class Journal:
             close_quietly(fd)
 
 
-def line(content: Any) -> bytes:
+def line(content: Head | Record) -> bytes:
     """Return one line of a journal."""
     encoded = msgspec.json.encode(content)
     return b"%08x %b\n" % (zlib.crc32(encoded), encoded)
@@ -190,22 +198,29 @@ class Told(NamedTuple):
     earlier: tuple[FileReport, ...]
 
 
-class _Line(Record, kw_only=True, gc=False):
-    earlier: bool = False
+class _Version(msgspec.Struct, gc=False):
+    journal: int
 
 
+_VERSION: Final = msgspec.json.Decoder(_Version)
 _HEAD: Final = msgspec.json.Decoder(Head)
-_LINE: Final = msgspec.json.Decoder(_Line)
+_LINE: Final = msgspec.json.Decoder(Record)
 
 
 def read_journal(content: bytes, folder: str) -> Told | None:
-    """Return what a journal in ``folder`` tells; None if not even its head is whole."""
+    """Return what a journal in ``folder`` tells; None if not even its head is whole.
+
+    Raises:
+        DumpError: it is of a version that isn't read here.
+    """
     lines = _whole_lines(content)
     try:
-        head = _HEAD.decode(next(lines))
+        first = next(lines)
+        version = _VERSION.decode(first).journal
+        if version not in READABLE:
+            raise unreadable(os.path.join(folder, JOURNAL), version)
+        head = _HEAD.decode(first)
     except (StopIteration, ValueError, RecursionError):  # msgspec's errors are ValueErrors.
-        return None
-    if head.journal != _VERSION:
         return None
     files: dict[str, FileReport] = {}
     earlier: dict[str, FileReport] = {}
@@ -216,12 +231,21 @@ def read_journal(content: bytes, folder: str) -> Told | None:
             break
         try:
             read = _LINE.decode(each)
-            file = file_of(read, folder)
+            file = file_of(read, folder, head.started)
         except (ValueError, RecursionError):
             break
         (earlier if read.earlier else files)[file.name] = file
     rest = (file for name, file in earlier.items() if name not in files)
     return Told(head, tuple(files.values()), tuple(rest))
+
+
+def is_cut(content: bytes) -> bool:
+    """Tell whether a journal ends within its head: its run has ended before it made anything.
+
+    The head is written first, in one line, and a dump gets its name after its own line. A whole line that can't be read
+    is another matter: it may be that of a newer version, or damage.
+    """
+    return b"\n" not in content
 
 
 def _whole_lines(content: bytes) -> Iterator[memoryview]:

@@ -17,15 +17,25 @@ from asyncdump.errors import (
     absolute,
     explain,
 )
-from asyncdump.records.journal import read_journal
-from asyncdump.records.record import LARGEST, SHORTEST, SLACK, Record, brief, file_of, file_record
+from asyncdump.kernel.processes import boot_id
+from asyncdump.records.journal import is_cut, read_journal
+from asyncdump.records.record import (
+    LARGEST,
+    READABLE,
+    SHORTEST,
+    SLACK,
+    VERSION,
+    Record,
+    brief,
+    file_of,
+    file_record,
+    unreadable,
+)
 from asyncdump.records.report import FileReport, Report
 from asyncdump.sinks.folder import Folder
 from asyncdump.sources.file import open_file
 from asyncdump.text import as_path, text, utf8
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
-
-RECEIPT_VERSION: Final = 1
 
 _REPLACEMENT: Final = "\ufffd"
 """What decoders put in the place of bytes that aren't UTF-8."""
@@ -40,22 +50,46 @@ def receipt(report: Report, version: str) -> bytes:
     return content
 
 
+class _Versions(msgspec.Struct):
+    asyncdump: str
+    python: str
+    kernel: str
+
+
+class _Head(msgspec.Struct, kw_only=True):
+    """What a receipt says of the run as a whole, before its records."""
+
+    receipt: int = VERSION
+    ok: bool
+    interrupted: str | None
+    started: str
+    ended: str
+    seconds: float
+    bytes: int
+    stored: int
+    manifest_sha256: str
+    output: str
+    host: str
+    boot_id: str
+    versions: _Versions
+
+
 def _encoded(report: Report, version: str) -> bytes:
     # Record by record: an encoder that was given all would keep every other thread waiting meanwhile.
-    head = {
-        "receipt": RECEIPT_VERSION,
-        "ok": report.ok,
-        "interrupted": report.interrupted,
-        "started": report.started.isoformat(),
-        "ended": report.ended.isoformat(),
-        "seconds": round(report.seconds, 6),
-        "bytes": report.bytes,
-        "stored": report.stored,
-        "manifest_sha256": report.manifest_sha256,
-        "output": text(report.output),
-        "host": platform.node(),
-        "versions": {"asyncdump": version, "python": platform.python_version(), "kernel": platform.release()},
-    }
+    head = _Head(
+        ok=report.ok,
+        interrupted=report.interrupted,
+        started=report.started.isoformat(),
+        ended=report.ended.isoformat(),
+        seconds=round(report.seconds, 6),
+        bytes=report.bytes,
+        stored=report.stored,
+        manifest_sha256=report.manifest_sha256,
+        output=text(report.output),
+        host=platform.node(),
+        boot_id=boot_id(),
+        versions=_Versions(asyncdump=version, python=platform.python_version(), kernel=platform.release()),
+    )
     pieces = [_formatted(head).removesuffix(b"\n}")]
     for key, files in (("files", report.files), ("earlier", report.earlier)):
         pieces.append(b',\n "%b": [' % key.encode())
@@ -68,7 +102,7 @@ def _encoded(report: Report, version: str) -> bytes:
     return b"".join(pieces)
 
 
-def _formatted(content: object) -> bytes:
+def _formatted(content: _Head | dict[str, list[Record]]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(content), indent=1)
 
 
@@ -131,13 +165,26 @@ def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
         DumpError: it can't be read, or isn't a receipt.
     """
     content = _read(folder, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
+    path = os.path.join(folder.path, JOURNAL)
     journal = None if content is None else read_journal(content, folder.path)
     if journal is not None:
-        path = os.path.join(folder.path, JOURNAL)
         missing = max(0, journal.head.files - len(journal.files))
         return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
     content = _read(folder, name, LARGEST)
     return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
+
+
+def is_journal_empty(folder: Folder) -> bool:
+    """Tell whether the journal in a folder is that of a run which ended before it made a first dump.
+
+    Raises:
+        DumpError: it can't be read, or is of a version that isn't read here: who knows what it tells.
+    """
+    content = _read(folder, JOURNAL, 2 * LARGEST)
+    if content is None or is_cut(content):
+        return True
+    journal = read_journal(content, folder.path)
+    return journal is not None and not journal.files and not journal.earlier
 
 
 def _read(folder: Folder, name: str, largest: int) -> bytes | None:
@@ -163,12 +210,16 @@ class _Counted(msgspec.Struct, gc=False):
     bytes: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
+class _Version(msgspec.Struct, gc=False):
+    receipt: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+
+
 class _Outline(msgspec.Struct, gc=False):
     """Tells how much there is, and takes next to no memory for it."""
 
-    receipt: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
     files: list[_Counted]
     earlier: list[_Counted] = []
+    started: str = ""
 
 
 class _Content(msgspec.Struct, gc=False):
@@ -181,15 +232,16 @@ _RECORD: Final = msgspec.json.Decoder(Record)
 
 def _parse(content: bytes, path: str, folder: str) -> Receipt:
     try:
+        version = msgspec.json.decode(content, type=_Version).receipt
+        if version not in READABLE:
+            raise unreadable(path, version)
         outline = msgspec.json.decode(content, type=_Outline)
-        if outline.receipt != RECEIPT_VERSION:
-            raise _wrong(path, f"its version is {outline.receipt}, this asyncdump knows {RECEIPT_VERSION}")
-        count = len(outline.files) + len(outline.earlier)
+        count, started = len(outline.files) + len(outline.earlier), outline.started
         del outline
         if count * SHORTEST > len(content) + SLACK:
             raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
         read = msgspec.json.decode(content, type=_Content)
-        files, earlier = (_taken(records, folder) for records in (read.files, read.earlier))
+        files, earlier = (_taken(records, folder, started) for records in (read.files, read.earlier))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         raise _wrong(path, str(error)) from error
     if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
@@ -197,9 +249,9 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
     return Receipt(path=path, files=files, earlier=earlier)
 
 
-def _taken(records: list[msgspec.Raw], folder: str) -> tuple[FileReport, ...]:
+def _taken(records: list[msgspec.Raw], folder: str, run: str) -> tuple[FileReport, ...]:
     """Return what records tell of, decoded one by one: other threads go on between two."""
-    return tuple(file_of(_RECORD.decode(record), folder) for record in records)
+    return tuple(file_of(_RECORD.decode(record), folder, run) for record in records)
 
 
 def _wrong(path: str, why: str) -> DumpError:

@@ -7,16 +7,24 @@ import binascii
 import errno as errnos
 import os
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError, describe_errno
 from asyncdump.records.report import FileReport
 from asyncdump.text import is_encodable, text
+from asyncdump.vocabulary.blocks import Blocks
 from asyncdump.vocabulary.names import name_complaint
-from asyncdump.vocabulary.values import BadRange, Identity
+from asyncdump.vocabulary.values import BadRange, Identity, ProcessMapping, Stat
+
+VERSION: Final = 2
+"""Of receipts and journals."""
+
+READABLE: Final = frozenset({1, VERSION})
+"""The versions that are read. Of the first, ``stage`` is what ``phase`` is now, and ``marks`` place damage."""
 
 _NUMBERS: Final = {name: number for number, name in errnos.errorcode.items()}
 _MARK: Final = 8
@@ -32,11 +40,14 @@ SLACK: Final = 1 << 20
 LARGEST: Final = 256 << 20
 """Bytes of the largest receipt that is read, and so written. A journal has twice that: it tells of some dumps twice."""
 
-_FIXED: Final = 1320
+_FIXED: Final = 1500
 """Bytes that a brief record takes at most beside its names."""
 
 _BRIEF: Final = 100
 """Bytes of the message, and of the hint, of an error in a brief record."""
+
+_FEW: Final = 4
+"""Blocks in a brief record."""
 
 
 def room(source: str, name: str, stages: Iterable[str]) -> int:
@@ -46,60 +57,43 @@ def room(source: str, name: str, stages: Iterable[str]) -> int:
     return _FIXED + encoded + sum(len(msgspec.json.encode(text(each))) + 10 for each in (*names, *stages))
 
 
+def unreadable(path: str, version: int) -> DumpError:
+    """Return the error that says a record has a version which isn't read here."""
+    known = " and ".join(map(str, sorted(READABLE)))
+    newer = version > VERSION
+    return DumpError(
+        f"{path} is a record of version {version}; this asyncdump reads versions {known}",
+        path=path,
+        operation="read",
+        hint="use the asyncdump that wrote it, or a newer one" if newer else "name the folder of a run, or its receipt",
+    )
+
+
 def brief(file: FileReport) -> FileReport:
-    """Return the outcome of a dump without what grows with it: what places damage, and lists memory that was bad."""
-    error = file.error
-    if error is not None:
-        number = error.errno if isinstance(error, DumpError) else None
-        error = DumpError(_cut(str(error)), errno=number, hint=_cut(error.hint))
-    return msgspec.structs.replace(file, marks="", bad=(), bad_left_out=file.bad_bytes, error=error)
+    """Return the outcome of a dump without what grows with it.
+
+    What lists memory that was bad, and who had the source mapped, is counted. Blocks become few and large, so that they
+    are compared still, at a coarser grain; with an error there are none.
+    """
+    counted = msgspec.structs.replace(
+        file,
+        marks="",
+        bad=(),
+        bad_left_out=file.bad_bytes,
+        maps=(),
+        maps_left_out=file.maps_left_out + len(file.maps),
+        blocks=None if file.blocks is None else file.blocks.within(_FEW),
+        content_blocks=None if file.content_blocks is None else file.content_blocks.within(_FEW),
+    )
+    if (error := file.error) is None:
+        return counted
+    number = error.errno
+    error = DumpError(_cut(str(error)), errno=number, hint=_cut(error.hint))
+    return msgspec.structs.replace(counted, error=error, blocks=None, content_blocks=None, stat=None)
 
 
 def _cut(message: str) -> str:
     return text(message).encode()[:_BRIEF].decode(errors="ignore")
-
-
-def file_record(file: FileReport) -> dict[str, Any]:
-    """Return the outcome of one dump as JSON can hold it."""
-    record = {
-        "source": text(file.source),
-        "name": text(file.name),
-        "offset": file.offset,
-        "bytes": file.bytes,
-        "size": file.size,
-        "stored": file.stored,
-        "seconds": round(file.seconds, 6),
-        "method": file.method,
-        "digest": file.digest,
-        "content_digest": file.content_digest,
-        "stages": [text(stage) for stage in file.stages],
-        "bad": [{"offset": b.offset, "length": b.length, "errno": describe_errno(b.errno)} for b in file.bad],
-        "bad_left_out": file.bad_left_out,
-        "stage": file.stage,
-        "kept": file.kept,
-        "error": error_record(file.error) if file.error else None,
-        "identity": msgspec.structs.asdict(file.identity) if file.identity else None,
-        "inode": file.inode,
-        "marks": file.marks,
-        "durable": file.durable,
-        "manifest_sha256": file.manifest_sha256,
-    }
-    if text(file.source) != file.source or text(file.name) != file.name:
-        # Names are bytes to the kernel: those that can't be shown as they are, are given in full beside that.
-        record["source_base64"] = base64.b64encode(os.fsencode(file.source)).decode()
-        record["name_base64"] = base64.b64encode(os.fsencode(file.name)).decode()
-    return record
-
-
-def error_record(error: AsyncdumpError) -> dict[str, Any]:
-    """Return an error as JSON can hold it."""
-    number = error.errno
-    return {
-        "type": type(error).__name__,
-        "message": text(str(error)),
-        "errno": None if number is None else describe_errno(number),
-        "hint": error.hint,
-    }
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -108,7 +102,10 @@ _Marks = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*\Z")]  # Without a grou
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^(xxh128:[0-9a-f]{32}|(blake3|sha256):[0-9a-f]{64})\Z")]
 
 
-class _Error(msgspec.Struct, gc=False):
+class ErrorRecord(msgspec.Struct, kw_only=True, gc=False):
+    """An error as JSON holds it."""
+
+    type: str = ""
     message: str
     errno: str | None = None
     hint: str = ""
@@ -121,38 +118,110 @@ class _Bad(msgspec.Struct, gc=False):
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """What `file_record` writes, as it is read; earlier versions wrote less.
+    """The outcome of one dump as it is written and read; version 1 wrote less.
 
     Decoding makes no more of hostile JSON than some times its size: an array of other things is refused at its first,
     what has no place here is skipped, and ``stages`` are looked at when there are few.
+
+    Attributes:
+        source_base64, name_base64: names are bytes to the kernel: one that can't be shown as it is, is given in full.
+        content_blocks: of what went through stages; else they are ``blocks``.
+        earlier: in a journal: an earlier run has made it, and this one hasn't come to it.
+        stage, marks: of version 1.
     """
 
     source: str
     name: str
-    bytes: _Size
     offset: _Size = 0
+    bytes: _Size
     size: _Size | None = None
     stored: _Size = 0
     seconds: float = 0.0
+    began: float | None = None
+    ended: float | None = None
+    run: str | UnsetType = UNSET
+    lane: int | None = None
+    lanes: int = 0
     method: Method | None = None
     digest: _Digest | None = None
     content_digest: _Digest | None = None
     stages: msgspec.Raw = msgspec.Raw(b"[]")
     bad: tuple[_Bad, ...] = ()
     bad_left_out: _Size = 0
-    stage: str = "done"
-    error: _Error | None = None
+    phase: str = ""
+    kept: bool = False
+    error: ErrorRecord | None = None
     identity: Identity | None = None
+    stat: Stat | None = None
+    maps: tuple[ProcessMapping, ...] = ()
+    maps_left_out: _Size = 0
     inode: _Inode = 0
-    marks: _Marks = ""
+    blocks: Blocks | None = None
+    content_blocks: Blocks | UnsetType = UNSET
     durable: bool = True
     manifest_sha256: str = ""
-    source_base64: str | None = None
-    name_base64: str | None = None
+    source_base64: str | UnsetType | None = UNSET
+    name_base64: str | UnsetType | None = UNSET
+    earlier: bool | UnsetType = UNSET
+    stage: str | UnsetType = UNSET
+    marks: _Marks | UnsetType = UNSET
 
 
-def file_of(read: Record, folder: str) -> FileReport:
-    """Return the outcome that a record in ``folder`` tells of.
+def file_record(file: FileReport, *, earlier: bool = False) -> Record:
+    """Return the outcome of one dump as JSON can hold it."""
+    shown = text(file.source) == file.source and text(file.name) == file.name
+    content_blocks = file.content_blocks
+    return Record(
+        source=text(file.source),
+        name=text(file.name),
+        offset=file.offset,
+        bytes=file.bytes,
+        size=file.size,
+        stored=file.stored,
+        seconds=round(file.seconds, 6),
+        began=None if file.began is None else round(file.began, 6),
+        ended=None if file.ended is None else round(file.ended, 6),
+        run=file.run or UNSET,
+        lane=file.lane,
+        lanes=file.lanes,
+        method=file.method,
+        digest=file.digest,
+        content_digest=file.content_digest,
+        stages=msgspec.Raw(msgspec.json.encode([text(stage) for stage in file.stages])),
+        bad=tuple(_Bad(offset=b.offset, length=b.length, errno=describe_errno(b.errno)) for b in file.bad),
+        bad_left_out=file.bad_left_out,
+        phase=file.phase,
+        kept=file.kept,
+        error=error_record(file.error) if file.error else None,
+        identity=file.identity,
+        stat=file.stat,
+        maps=file.maps,
+        maps_left_out=file.maps_left_out,
+        inode=file.inode,
+        blocks=file.blocks,
+        content_blocks=UNSET if content_blocks is None or not file.stages else content_blocks,
+        durable=file.durable,
+        manifest_sha256=file.manifest_sha256,
+        source_base64=UNSET if shown else base64.b64encode(os.fsencode(file.source)).decode(),
+        name_base64=UNSET if shown else base64.b64encode(os.fsencode(file.name)).decode(),
+        earlier=earlier or UNSET,
+        marks=file.marks or UNSET,
+    )
+
+
+def error_record(error: AsyncdumpError) -> ErrorRecord:
+    """Return an error as JSON can hold it."""
+    number = error.errno
+    return ErrorRecord(
+        type=type(error).__name__,
+        message=text(str(error)),
+        errno=None if number is None else describe_errno(number),
+        hint=error.hint,
+    )
+
+
+def file_of(read: Record, folder: str, run: str = "") -> FileReport:
+    """Return the outcome that a record in ``folder`` tells of, written by a run that began at ``run``.
 
     Raises:
         ValueError: it's no such record, or its name would leave the folder.
@@ -160,7 +229,8 @@ def file_of(read: Record, folder: str) -> FileReport:
     name = _name(read.name, read.name_base64)
     if complaint := name_complaint(name):
         raise ValueError(complaint)
-    if len(read.marks) % _MARK:
+    marks = read.marks or ""
+    if len(marks) % _MARK:
         raise ValueError(f"the marks of {name!r} are cut")
     if len(read.stages) > _LONGEST_STAGES:
         raise ValueError(f"what {name!r} went through takes {len(read.stages)} bytes")
@@ -175,17 +245,27 @@ def file_of(read: Record, folder: str) -> FileReport:
         size=read.size if read.size is not None else read.bytes if raw else read.stored,
         stored=read.stored,
         seconds=read.seconds,
+        began=read.began,
+        ended=read.ended,
+        run=read.run or run,
+        lane=read.lane,
+        lanes=read.lanes,
         method=read.method,
         digest=read.digest,
         content_digest=read.content_digest,
         stages=stages,
         bad=tuple(BadRange(offset=bad.offset, length=bad.length, errno=_number(bad.errno) or 0) for bad in read.bad),
         bad_left_out=read.bad_left_out,
-        stage=read.stage,
+        phase=read.phase or read.stage or "done",
         error=_error(read.error) if read.error else None,
         identity=read.identity,
+        stat=read.stat,
+        maps=read.maps,
+        maps_left_out=read.maps_left_out,
         inode=read.inode,
-        marks=read.marks,
+        blocks=read.blocks,
+        content_blocks=read.content_blocks or (read.blocks if raw else None),
+        marks=marks,
         durable=read.durable,
         manifest_sha256=read.manifest_sha256,
     )
@@ -194,7 +274,7 @@ def file_of(read: Record, folder: str) -> FileReport:
 _STAGES: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
-def _error(error: _Error) -> DumpError:
+def _error(error: ErrorRecord) -> DumpError:
     return DumpError(error.message, errno=_number(error.errno), hint=error.hint)
 
 
@@ -204,8 +284,8 @@ def _number(described: str | None) -> int | None:
     return _NUMBERS.get(name)
 
 
-def _name(shown: str, encoded: str | None) -> str:
-    name = shown if encoded is None else os.fsdecode(_decoded(encoded))
+def _name(shown: str, encoded: str | UnsetType | None) -> str:
+    name = os.fsdecode(_decoded(encoded)) if isinstance(encoded, str) else shown
     if "\0" in name or not is_encodable(name):
         raise ValueError(f"{name!r} is what no path can be")
     return name

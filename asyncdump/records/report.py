@@ -10,7 +10,8 @@ import msgspec
 from asyncdump.engines import Method
 from asyncdump.errors import AsyncdumpError, DumpError
 from asyncdump.version import __version__
-from asyncdump.vocabulary.values import BadRange, Identity
+from asyncdump.vocabulary.blocks import Blocks
+from asyncdump.vocabulary.values import BadRange, Identity, ProcessMapping, Span, Stat
 
 
 class FileReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,19 +22,27 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         bytes: the bytes of the source that it holds, from ``offset`` on; 0 unless it is done.
         size: the bytes of the file as it is stored; stored: what of it was written, the rest being holes.
         seconds: from its opening to its final name.
+        began, ended: when that was, in seconds since its run began; None where that wasn't recorded, or not reached.
+        run: when the run that made it began, in UTC (ISO 8601), if an earlier run did; else empty.
+        lane: the number of the worker thread that opened it, from 0; lanes: how many have worked on it.
         method: what moved it, or None if it was never opened.
         digest: of the file as stored, ``xxh128:...`` and the like, or None.
         content_digest: of the bytes of the source: the same, unless they were compressed.
+        blocks, content_blocks: the digests of each 2 MiB of the same two by itself, wherever there is a digest.
         stages: what the bytes went through: ``zstd:3``.
         error: why there is no dump, or None if there is one.
         bad: what of the source could not be read, in its order: zeros in the dump. At most some thousand ranges;
             ``bad_left_out`` is how many bytes of it there are in others.
-        stage: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
+        phase: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
         kept: whether it was made by an earlier run, and found whole by this one.
         durable: whether it was made to survive a power cut; manifest_sha256: of the manifest that asked for it.
         identity: what the source was; inode: that of the dump, 0 where none has the name: with a `NotDurableError` one
             has it, that a power cut may take.
-        marks: for each 2 MiB of the file as stored the first 4 bytes of the digest of all up to there: places damage.
+        stat: whose the source was when the run was planned.
+        maps: which processes had the source mapped when the run began, as far as this one may look into them (for
+            those of other users that takes CAP_SYS_PTRACE); ``maps_left_out`` is how many more mappings there were.
+        marks: of a record of version 1, in place of blocks: for each 2 MiB of the file as stored the first 4 bytes of
+            the digest of all up to there.
     """
 
     source: str
@@ -45,7 +54,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     method: Method | None
     digest: str | None
     error: AsyncdumpError | None
-    stage: str
+    phase: str
     content_digest: str | None = None
     stages: tuple[str, ...] = ()
     offset: int = 0
@@ -53,11 +62,21 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool = False
     identity: Identity | None = None
     inode: int = 0
-    marks: str = ""
     durable: bool = True
     manifest_sha256: str = ""
     bad: tuple[BadRange, ...] = ()
     bad_left_out: int = 0
+    blocks: Blocks | None = None
+    content_blocks: Blocks | None = None
+    began: float | None = None
+    ended: float | None = None
+    run: str = ""
+    lane: int | None = None
+    lanes: int = 0
+    stat: Stat | None = None
+    maps: tuple[ProcessMapping, ...] = ()
+    maps_left_out: int = 0
+    marks: str = ""
 
     @property
     def ok(self) -> bool:
@@ -67,6 +86,16 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     def bad_bytes(self) -> int:
         """The bytes of the source that could not be read."""
         return sum(bad.length for bad in self.bad) + self.bad_left_out
+
+    def changed_blocks(self, since: FileReport) -> tuple[Span, ...] | None:
+        """Return the ranges of the content that a former dump doesn't have alike, in bytes from its first.
+
+        They are whole blocks, neighbours as one range, and also tell of dumps that are compressed in other ways. What
+        lies past the end of the former dump has changed. None where one of the two has no blocks.
+        """
+        if self.content_blocks is None or since.content_blocks is None:
+            return None
+        return self.content_blocks.changed(since.content_blocks)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

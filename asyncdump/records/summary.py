@@ -115,17 +115,17 @@ def _reason(file: FileReport) -> _Reason:
     message = str(error)
     for name in filter(None, (error.path, file.source, file.path, file.name)):
         message = message.replace(text(name), "")
-    return _Reason(type(error), file.stage, error.errno, _NUMBER.sub("", message), error.hint)
+    return _Reason(type(error), file.phase, error.errno, _NUMBER.sub("", message), error.hint)
 
 
 def _failure(files: list[FileReport]) -> Iterator[str]:
     first, error = files[0], files[0].error
     assert error is not None
     if len(files) == 1:
-        yield f"failed: {first.name} ({first.stage}): {error}"
+        yield f"failed: {first.name} ({first.phase}): {error}"
     else:
         why = "" if error.errno is None else f"{describe_errno(error.errno)}: "
-        yield f"failed: {count(len(files), 'file')} ({first.stage}): {why}{listed(file.name for file in files)}"
+        yield f"failed: {count(len(files), 'file')} ({first.phase}): {why}{listed(file.name for file in files)}"
         yield f"  {error}"
     if error.hint:
         yield f"  {error.hint}"

@@ -28,6 +28,9 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
         offset: where in the file as stored the first bad frame or 2 MiB block begins, in bytes; for a dump that differs
             from its source, the first such byte of its content. None where that isn't known.
         frame: the number of the first bad frame of a compressed dump, from 0, or None.
+        ranges: where the file as stored is damaged, in whole 2 MiB blocks, as ``(offset, length)`` in bytes: the first
+            64 of them, neighbours as one. Empty where that isn't known.
+        damaged: the bytes of all such ranges.
         message: why it isn't ``ok``.
         hint: what can be done about it.
         seconds: how long it took.
@@ -39,6 +42,8 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     offset: int | None = None
     frame: int | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
+    damaged: int = 0
     message: str = ""
     hint: str = ""
     seconds: float = 0.0
@@ -84,10 +89,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def raise_for_failures(self) -> None:
         """Raise an ``ExceptionGroup`` of `DamagedError` if any dump isn't ``ok``, or the run never ended."""
-        errors: list[Exception] = [
-            DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
-            for file in self.failures
-        ]
+        errors: list[Exception] = [_error_of(file) for file in self.failures]
         if self.unrecorded:
             errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
         if errors:
@@ -146,6 +148,12 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def _repr_html_(self) -> str:
         return self.summary.html()
+
+
+def _error_of(file: FileVerdict) -> DamagedError:
+    error = DamagedError(file.message, verdict=file.verdict, path=file.path, offset=file.offset, frame=file.frame)
+    error.ranges, error.damaged = file.ranges, file.damaged
+    return error
 
 
 def _record_of(file: FileVerdict) -> dict[str, Any]:

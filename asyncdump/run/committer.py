@@ -11,7 +11,7 @@ from typing import Any, Final
 from asyncdump.errors import AsyncdumpError, DumpError, NotDurableError, as_failure
 from asyncdump.plan.plan import Plan
 from asyncdump.records.journal import Journal
-from asyncdump.run.job import Job, abort
+from asyncdump.run.job import Facts, Job, abort
 from asyncdump.sinks.place import Place
 from asyncdump.vocabulary.stop import Stop
 
@@ -30,13 +30,14 @@ class Committer:
         finishes: whether jobs that were handed over are published even if the run is stopped (``on_error: abort``).
     """
 
-    def __init__(self, plan: Plan, place: Place, stop: Stop, *, group: int) -> None:
+    def __init__(self, plan: Plan, place: Place, stop: Stop, facts: Facts, *, group: int) -> None:
         """``group`` is the maximum number of jobs that wait, and that are published together."""
         self.journal: Journal | None = None
         self.finishes = False
         self._plan: Final = plan
         self._place: Final = place
         self._stop: Final = stop
+        self._facts: Final = facts
         self._group: Final = group
         self._turn = threading.Lock()
         self._arrived = threading.Condition(self._turn)
@@ -82,11 +83,11 @@ class Committer:
 
     def _publish(self, jobs: list[Job], *, durable: bool) -> None:
         for job in jobs:
-            job.transfer.stage = "sync"
+            job.transfer.phase = "sync"
         errors: Sequence[AsyncdumpError | None]
         try:
             if self.journal is not None:
-                self.journal.append(job.report(self._plan.manifest_sha256) for job in jobs)
+                self.journal.append(job.report(self._facts) for job in jobs)
             sinks: list[Any] = [job.transfer.sink for job in jobs]
             errors = self._place.publish(sinks, durable=durable, overwrite=self._plan.overwrite, journal=self.journal)
         except Exception as error:  # noqa: BLE001 (any error is a failure of these files, not of the run)
@@ -99,4 +100,4 @@ class Committer:
             job.note(failure)
             if self.journal is not None and isinstance(failure, NotDurableError):
                 with suppress(DumpError):  # Then the journal says that the dump is done, which a resumed run verifies.
-                    self.journal.append([job.failure(failure, self._place.path, self._plan.manifest_sha256)])
+                    self.journal.append([job.failure(failure, self._place.path, self._facts)])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,11 +14,27 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
+from asyncdump.run.owners import Owners
 from asyncdump.transfer.transfer import Transfer
+
+
+class Facts(NamedTuple):
+    """What the records of all dumps of a run say alike, or by it; a `Job` has nothing of it, for the garbage collector.
+
+    Attributes:
+        clock: returns the seconds since the run began.
+        owners: knows who had the sources mapped.
+    """
+
+    clock: Callable[[], float]
+    owners: Owners
+    manifest_sha256: str
 
 
 class Job(msgspec.Struct, eq=False):
     """One planned dump and what has become of it; changed by the lane that has it, then by the committer.
+
+    ``stands`` is the record of a complete dump that an attempt has left under its name, and could not make durable.
 
     ``under_way`` is there only while it is: of 80,000 dumps hardly any are, and what is kept of all of them would cost
     each full collection of garbage a part of a second, in which no thread goes on.
@@ -29,7 +45,9 @@ class Job(msgspec.Struct, eq=False):
     under_way: Transfer | None = None
     lanes: int = 0
     open_to_join: bool = False
-    started: float = 0.0
+    began: float | None = None
+    lane: int | None = None
+    moved_by: int = 0
     sealed: bool = False
     published: bool = False
     error: AsyncdumpError | None = None
@@ -37,6 +55,7 @@ class Job(msgspec.Struct, eq=False):
     told_elsewhere: bool = False
     earlier: FileReport | None = None
     kept: FileReport | None = None
+    stands: FileReport | None = None
     proof: Transfer | None = None
     announced: bool = False
     told: tuple[int, str] = (0, "")
@@ -47,9 +66,9 @@ class Job(msgspec.Struct, eq=False):
         return self.under_way
 
     @property
-    def stage(self) -> str:
+    def phase(self) -> str:
         """What is being done, or ``plan`` before anything was."""
-        return self.under_way.stage if self.under_way is not None and self.started else "plan"
+        return self.under_way.phase if self.under_way is not None and self.began is not None else "plan"
 
     def watch(self, proof: Transfer) -> None:
         """Have the progress of a proof told."""
@@ -94,13 +113,16 @@ class Job(msgspec.Struct, eq=False):
             return
         self.error = error
         if not isinstance(error, InterruptedDumpError) and not self.told_elsewhere:
-            logger().warning("dump_failed", source=self.planned.source.path, stage=self.stage, error=str(error))
+            logger().warning("dump_failed", source=self.planned.source.path, phase=self.phase, error=str(error))
 
-    def report(self, manifest_sha256: str) -> FileReport:
+    def report(self, facts: Facts) -> FileReport:
         """Return the outcome of a dump that is sealed."""
         planned, transfer = self.planned, self.transfer
         assert transfer.engine is not None
         assert transfer.sink is not None
+        assert self.began is not None
+        now = facts.clock()
+        maps, maps_left_out = facts.owners.of(planned.source)
         digest, content_digest = (
             f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
         )
@@ -112,26 +134,37 @@ class Job(msgspec.Struct, eq=False):
             bytes=transfer.length,
             size=transfer.size,
             stored=transfer.sink.stored,
-            seconds=time.perf_counter() - self.started,
+            seconds=now - self.began,
+            began=self.began,
+            ended=now,
+            lane=self.lane,
+            lanes=max(1, self.moved_by),
             method=transfer.engine.method,
             digest=digest,
             error=None,
-            stage="done",
+            phase="done",
             content_digest=content_digest,
             stages=planned.stages,
             identity=planned.source.identity,
             inode=transfer.inode,
-            marks=transfer.marks,
+            blocks=transfer.blocks,
+            content_blocks=transfer.content_blocks,
+            stat=planned.source.stat,
+            maps=maps,
+            maps_left_out=maps_left_out,
             durable=planned.durable,
-            manifest_sha256=manifest_sha256,
+            manifest_sha256=facts.manifest_sha256,
             bad=transfer.bad,
             bad_left_out=transfer.bad_left_out,
         )
 
-    def failure(self, error: AsyncdumpError, folder: str, manifest_sha256: str) -> FileReport:
+    def failure(self, error: AsyncdumpError, folder: str, facts: Facts) -> FileReport:
         """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
         if isinstance(error, NotDurableError):
-            return msgspec.structs.replace(self.report(manifest_sha256), error=error, stage="sync", bytes=0, stored=0)
+            return msgspec.structs.replace(self.report(facts), error=error, phase="sync", bytes=0, stored=0)
+        if self.stands is not None:  # What a later attempt has failed of changes nothing of what has the name.
+            return msgspec.structs.replace(self.stands, error=error)
+        now = facts.clock()
         engine = self.under_way.engine if self.under_way is not None else None
         return FileReport(
             source=self.planned.source.path,
@@ -139,12 +172,17 @@ class Job(msgspec.Struct, eq=False):
             path=os.path.join(folder, self.planned.name),
             bytes=0,
             stored=0,
-            seconds=time.perf_counter() - self.started if self.started else 0.0,
+            seconds=0.0 if self.began is None else now - self.began,
+            began=self.began,
+            ended=None if self.began is None else now,
+            lane=self.lane,
+            lanes=0 if self.lane is None else max(1, self.moved_by),
             method=engine.method if engine else None,
             digest=None,
             error=error,
-            stage=self.stage,
+            phase=self.phase,
             stages=self.planned.stages,
+            stat=self.planned.source.stat,
         )
 
 

@@ -40,9 +40,8 @@ class Keeper:
         earlier = job.earlier
         if earlier is None:
             job.guard(lambda: self._recognise(job, lane))
-        elif self._is_complete(job, earlier, lane):
-            durable = earlier.durable or job.planned.durable
-            self._keep(job, msgspec.structs.replace(earlier, kept=True, durable=durable))
+        elif (complete := self._verified(job, earlier, lane)) is not None:
+            self._keep(job, complete)
 
     def _keep(self, job: Job, report: FileReport) -> None:
         job.kept = report
@@ -50,25 +49,25 @@ class Keeper:
             with suppress(DumpError):  # What is lost is that this run has verified it.
                 self.journal.append([report])
 
-    def _is_complete(self, job: Job, earlier: FileReport, lane: Lane) -> bool:
-        """Tell whether an earlier run has done this very thing, and what it wrote verifies."""
+    def _verified(self, job: Job, earlier: FileReport, lane: Lane) -> FileReport | None:
+        """Return the record of what an earlier run has done, if it has done this very thing and that verifies."""
         if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
-            return False
+            return None
         try:
             if job.planned.durable and not earlier.durable:
                 sync_file(earlier.path)
-            prove(earlier, lane, self._stop, job.watch)
+            proved = prove(earlier, lane, self._stop, job.watch)
             if isinstance(self._place, Folder) and not self._place.hold(earlier.name):
-                return False
+                return None
         except InterruptedDumpError as error:
             job.note(error)
         except Exception as error:  # noqa: BLE001 (whatever it is: what doesn't verify is dumped again)
             logger().warning("dumped_again", dump=earlier.name, error=str(error) or type(error).__name__)
         else:
-            return True
+            return msgspec.structs.replace(proved, kept=True, durable=earlier.durable or job.planned.durable)
         finally:
             job.proof = None
-        return False
+        return None
 
     def _recognise(self, job: Job, lane: Lane) -> None:
         """Keep a file of a dump's name that no record mentions, if it holds what the source holds now.

@@ -52,7 +52,7 @@ class Queue:
         self._concurrency: Final = concurrency
         self._lanes: Final = lanes
         self._batch: Final = batch
-        # The turn guards everything below, and `Job.lanes` and `Job.open_to_join` of all jobs.
+        # The turn guards everything below, and `lanes`, `moved_by` and `open_to_join` of all jobs.
         self._turn = threading.Lock()
         self._work = threading.Condition(self._turn)
         self._waiting = deque(sorted(jobs, key=lambda job: -job.planned.length))
@@ -110,7 +110,7 @@ class Queue:
         self._in_flight += 1
         for job in jobs:
             job.lanes = 1
-            job.error, job.sealed = None, False
+            job.error, job.sealed, job.moved_by = None, False, 0
             job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs
@@ -124,6 +124,7 @@ class Queue:
     def leave(self, job: Job) -> bool:
         """Note that a lane has nothing left to do for a file; return whether it was the last lane of that file."""
         with self._turn:
+            job.moved_by += 1
             job.lanes -= 1
             if job.lanes:
                 return False

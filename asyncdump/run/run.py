@@ -18,6 +18,7 @@ from asyncdump.records.receipt import digest_lists, receipt
 from asyncdump.records.report import FileReport, Report, now
 from asyncdump.run.events import Event, RunFinished, RunStarted
 from asyncdump.run.mailbox import Mailbox
+from asyncdump.run.owners import Owners
 from asyncdump.run.scheduler import Scheduler
 from asyncdump.run.threads import Host, Signal, outlast, start
 from asyncdump.sinks.folder import Folder
@@ -59,6 +60,7 @@ class Run:
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
+        self._owners = Owners(dump.source for dump in plan.dumps if receipt)
         self._scheduler = Scheduler(
             plan,
             folder,
@@ -67,6 +69,7 @@ class Run:
             clock=self._clock,
             watch=self._look_around,
             earlier=earlier,
+            owners=self._owners,
         )
         self.ended: Final = Signal()
         self._host: Host | None = None
@@ -185,6 +188,7 @@ class Run:
                     concurrency=self._scheduler.concurrency,
                 )
             )
+            self._owners.start()
             self._scheduler.run()
         except BaseException as error:  # noqa: BLE001 (raised by `wait`)
             self._failure = error
@@ -196,6 +200,7 @@ class Run:
         except BaseException as error:  # noqa: BLE001 (likewise)
             self._failure = self._failure or error
         finally:
+            self._owners.end()
             self._release()
             self._mailbox.close()
             self.ended.give()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from threading import Thread
 from typing import Final
 
-from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
+from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError
 from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import Plan, PlannedDump
@@ -21,9 +22,10 @@ from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.committer import Committer
 from asyncdump.run.events import Event
-from asyncdump.run.job import Job, abort
+from asyncdump.run.job import Facts, Job, abort
 from asyncdump.run.keeper import Keeper
 from asyncdump.run.limits import default_lanes, within_open_files
+from asyncdump.run.owners import Owners
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
 from asyncdump.run.threads import start
@@ -44,7 +46,7 @@ class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
     ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
-    second. ``earlier`` is what a run before this one has done, by name.
+    second. ``earlier`` is what a run before this one has done, by name; ``owners`` knows who has the sources mapped.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
@@ -61,6 +63,7 @@ class Scheduler:
         clock: Callable[[], float],
         watch: Callable[[], object],
         earlier: Mapping[str, FileReport] | None = None,
+        owners: Owners | None = None,
     ) -> None:
         lanes = default_lanes(folder.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
@@ -72,10 +75,12 @@ class Scheduler:
         self._folder = folder
         self._stop = stop
         self._watch = watch
+        self._clock = clock
+        self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
         self._keeper = Keeper(plan, folder, stop)
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
-        self._committer = Committer(plan, folder, stop, group=max(1, min(_GROUP, allowed // 4)))
+        self._committer = Committer(plan, folder, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
         # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
@@ -86,6 +91,7 @@ class Scheduler:
         self._committing = False
         self._broken: BaseException | None = None
         self._again: list[Job] = []
+        self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
         self._resources = resources(stop)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
@@ -125,7 +131,7 @@ class Scheduler:
         finally:
             # Every thread has ended by now: what isn't published won't be.
             rest = [job for job in self._jobs if not self._telling.is_over(job)]
-            abort([job for job in rest if job.started and not job.published])
+            abort([job for job in rest if job.began is not None and not job.published])
             for job in rest:
                 if job.published:
                     self._finish(job)
@@ -222,7 +228,7 @@ class Scheduler:
     # --- lanes ---------------------------------------------------------------------------------------------------
 
     def _lane(self) -> None:
-        lane = Lane()
+        lane = Lane(next(self._numbers))
         try:
             while jobs := self._queue.next():
                 self._serve(jobs, lane)
@@ -278,7 +284,7 @@ class Scheduler:
                     self._fail(job, job.error or self._given_up(job))
 
     def _finish(self, job: Job) -> None:
-        self._telling.finished(job, job.report(self._plan.manifest_sha256))
+        self._telling.finished(job, job.report(self._facts))
 
     def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
@@ -291,12 +297,14 @@ class Scheduler:
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
         with self._turn:
             if self._may_pass(job, error):
+                if isinstance(error, NotDurableError):
+                    job.stands = job.failure(error, self._folder.path, self._facts)
                 job.attempts += 1
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._telling.retried(job, error, delay)
                 return
-        self._telling.failed(job, error, job.failure(error, self._folder.path, self._plan.manifest_sha256))
+        self._telling.failed(job, error, job.failure(error, self._folder.path, self._facts))
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
@@ -319,7 +327,8 @@ class Scheduler:
         if job.planned.error is not None:  # There is nothing to open.
             job.note(job.planned.error)
             return
-        job.started = job.started or time.perf_counter()
+        job.lane = lane.number
+        job.began = self._clock() if job.began is None else job.began
         self._keeper.settle(job, lane)
         if job.kept is not None:
             return

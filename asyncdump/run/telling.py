@@ -40,7 +40,7 @@ class Telling:
         """Emit the progress of a job if it has changed since the last call."""
         proof = job.proof
         transfer = proof or job.transfer
-        state = (transfer.moved, "verify" if proof else transfer.stage)
+        state = (transfer.moved, "verify" if proof else transfer.phase)
         if state == job.told or not transfer.moved:
             return
         with self._lock:
@@ -123,7 +123,7 @@ class Telling:
                     name=job.planned.name,
                     source=job.planned.source.path,
                     error=error,
-                    phase=job.stage,
+                    phase=job.phase,
                 )
             )
             job.under_way = None

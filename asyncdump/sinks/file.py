@@ -38,7 +38,7 @@ from asyncdump.kernel.linux import (
     sync_file_range,
 )
 from asyncdump.kernel.pace import Pace, pace_of
-from asyncdump.vocabulary.digest import Digest
+from asyncdump.vocabulary.digest import Hasher
 
 ALIGNMENT: Final = 4096
 """O_DIRECT wants offsets, lengths and addresses in multiples of the logical block; 4096 serves every disk."""
@@ -251,7 +251,7 @@ class Sink:
                     self.lose(error)
         return self.lost
 
-    def read_back(self, size: int, digest: Digest, lane: Lane, check: Callable[[], None]) -> None:
+    def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
         """Feed what was written, ``size`` bytes, to ``digest``, past the page cache where that is possible.
 
         ``check`` is called before each block, and may raise to end it.

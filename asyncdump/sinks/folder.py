@@ -145,10 +145,14 @@ class Folder:
         """Have what stands under a name replaced by no other name of this run, whatever the filesystem calls equal.
 
         Names are compared by the filesystem, which may fold case or normalise: what a name leads to is told by its
-        inode. Returns False where nothing stands there, or what does is held under another name.
+        inode. Returns False where nothing stands there, or what does is held under another name; two hard links are
+        two names all the same.
         """
         inode = self.inode(name)
-        return inode is not None and self._held.setdefault(inode, name) == name
+        if inode is None:
+            return False
+        holder = self._held.setdefault(inode, name)
+        return holder == name or self._are_links(holder, name)
 
     def note_published(self, name: str, inode: int) -> None:
         """Hold what has just got a name."""
@@ -156,7 +160,14 @@ class Folder:
 
     def holder(self, name: str) -> str | None:
         """Return the name by which what stands under ``name`` is held, or None."""
-        return self._held.get(inode) if (inode := self.inode(name)) is not None else None
+        holder = self._held.get(inode) if (inode := self.inode(name)) is not None else None
+        if holder is not None and holder != name and self._are_links(holder, name):
+            return None
+        return holder
+
+    def _are_links(self, *names: str) -> bool:
+        """Tell whether names that lead to one file are hard links of it: each is listed then, as it is written."""
+        return set(names) <= set(os.listdir(self.fd))
 
     def inode(self, name: str) -> int | None:
         """Return the inode of what stands under a name, or None."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.linux import filesystem
-from asyncdump.vocabulary.values import MEMORY, SMALL_PAGE, Source
+from asyncdump.vocabulary.values import MEMORY, SMALL_PAGE, Source, Stat
 
 _GENERATED: Final = frozenset(
     {
@@ -63,6 +63,7 @@ def describe(fd: int, path: str) -> Source:
         mtime_ns=status.st_mtime_ns,
         memfd=kind in MEMORY and path.startswith("/proc/") and _is_memfd(fd),
         sized=sized,
+        stat=Stat(mode=status.st_mode, uid=status.st_uid, gid=status.st_gid, mtime_ns=status.st_mtime_ns),
     )
 
 

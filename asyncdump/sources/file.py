@@ -120,6 +120,17 @@ def _type_name(mode: int) -> str:
     return next((name for name, is_type in tests.items() if is_type(mode)), "special file")
 
 
+def look_at(path: str, *, follow: bool = True) -> Source:
+    """Return what is under a path now.
+
+    Raises:
+        DumpError: it can't be opened, or isn't a file that can be dumped.
+    """
+    source = _open(path, follow=follow)
+    source.close()
+    return source.described
+
+
 def open_now(path: str, *, follow: bool = True) -> FileSource:
     """Open what is under a path now; what doesn't tell its size is read into memory.
 

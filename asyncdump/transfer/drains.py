@@ -11,7 +11,7 @@ from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
 from asyncdump.sinks.file import Sink
 from asyncdump.transfer.feeds import STEP
 from asyncdump.transfer.packer import Packer
-from asyncdump.vocabulary.digest import Marked
+from asyncdump.vocabulary.digest import Hasher
 
 _BEHIND: Final = 4 << 20
 
@@ -39,7 +39,7 @@ class Drain:
         hasher: what hashes all that is written, or None if nothing does.
     """
 
-    hasher: Marked | None = None
+    hasher: Hasher | None = None
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
@@ -60,7 +60,7 @@ class CopiedDrain(Drain):
     (splice(2)), so that two looks at what is in the pipe see two things.
     """
 
-    def __init__(self, sink: Sink, pipe: int, hasher: Marked | None) -> None:
+    def __init__(self, sink: Sink, pipe: int, hasher: Hasher | None) -> None:
         super().__init__(pipe)
         self.hasher = hasher
         self._sink = sink

@@ -83,9 +83,8 @@ class Packed(Transfer):
                 with self._compressors.press(self._zstd) as press:
                     self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
-        if self._reader.hasher is not None:
-            self.content_digest = self._reader.hasher.hexdigest()
-            self._note_stored(self._packer.hasher)
+        self._note_content(self._reader.hasher)
+        self._note_stored(self._packer.hasher)
 
     def give_back(self, error: BaseException | None = None) -> None:
         """Give the block back that was being filled."""

@@ -10,7 +10,7 @@ from asyncdump.codecs.seekable import Table
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.kernel.lane import Buffer, Buffers
 from asyncdump.sinks.file import Sink
-from asyncdump.vocabulary.digest import Marked
+from asyncdump.vocabulary.digest import Hasher
 
 _PATIENCE: Final = 0.05
 """Seconds after which a thread that waits for its turn looks whether the run goes on at all."""
@@ -24,7 +24,7 @@ class Packer:
     """
 
     def __init__(
-        self, sink: Sink, hasher: Marked | None, buffers: Buffers, check: Callable[[], None], *, checksums: bool
+        self, sink: Sink, hasher: Hasher | None, buffers: Buffers, check: Callable[[], None], *, checksums: bool
     ) -> None:
         self._sink = sink
         self.hasher: Final = hasher

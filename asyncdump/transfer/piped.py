@@ -131,7 +131,7 @@ class Piped(Transfer):
 
     def _finish(self, lane: Lane) -> None:
         if self._filters is not None:
-            self.stage = "filter"
+            self.phase = "filter"
             while not self._filters.ended():
                 self._wait()
             if (complaint := self._filters.complaint()) is not None:
@@ -141,9 +141,8 @@ class Piped(Transfer):
             with explain("write", sink.path):
                 self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
-        hasher = self._reader.hasher
-        if hasher is not None and isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
-            self.content_digest = hasher.hexdigest()
+        if isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
+            self._note_content(self._reader.hasher)
         self.give_back()
 
     def give_back(self, error: BaseException | None = None) -> None:

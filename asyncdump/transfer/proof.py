@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -23,7 +23,9 @@ from asyncdump.sources.file import FileSource, reopen
 from asyncdump.transfer.resources import Resources, resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.transfer.unpack import DirectRead, Unpack
-from asyncdump.vocabulary.digest import BLOCK, first_damage, new_digest
+from asyncdump.vocabulary.blocks import BLOCK
+from asyncdump.vocabulary.digest import Hasher, bare_digest, new_digest
+from asyncdump.vocabulary.marks import Marked, first_damage
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Checksum, Span
 
@@ -63,8 +65,10 @@ class Proof(Transfer):
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         assert planned.expected is not None
-        super().__init__(msgspec.structs.replace(planned, checksum=_kind(planned.expected)), resources)
+        checksum = _kind_of(planned.expected.content_digest or planned.expected.digest)
+        super().__init__(msgspec.structs.replace(planned, checksum=checksum), resources)
         self._expected: Final = planned.expected
+        self._marked: Marked | None = None  # In place of blocks, where the record is of version 1.
         self._unpack: Unpack | None = None
         self._direct: DirectRead | None = None
 
@@ -75,6 +79,7 @@ class Proof(Transfer):
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if not is_compressed(self._expected):
+            self._reader.hasher = self._new_hasher()
             engines = super()._prepare(place)
             # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
             kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
@@ -84,49 +89,94 @@ class Proof(Transfer):
         frames = listed(self._route.fd, self._route.source.path)
         if frames.content != self.length:
             raise self._corrupt("its frames have changed since it was looked at", None)
-        digest = self._expected.digest
-        stored = new_digest(digest.partition(":")[0]) if digest else None  # type: ignore[arg-type] # checked by record
-        self._unpack = Unpack(frames, stored)
+        self._unpack = Unpack(frames, self._new_hasher())
         return [self._unpack]
+
+    def _new_hasher(self) -> Hasher | None:
+        """Return what hashes the file as it is stored, and finds where it is damaged."""
+        kind = _kind_of(self._expected.digest)
+        if not self._expected.marks or (digest := bare_digest(kind)) is None:
+            return new_digest(kind)
+        self._marked = Marked(digest)
+        return Hasher(self._marked)
 
     def _spans(self) -> Iterator[Span]:
         if self._unpack is None:
             return super()._spans()
         return self._reader.cut(Span(offset=0, length=self.length))
 
+    def _step(self, lane: Lane) -> bool:
+        try:
+            return super()._step(lane)
+        except DamagedError as error:
+            if self._unpack is not None:
+                self._place(error, self._unpack)
+            raise
+
     def _finish(self, lane: Lane) -> None:
         if self._unpack is None:
             super()._finish(lane)
         else:
-            self._unpack.finish(self._route, lane)
+            self._unpack.finish(self._route, lane, self._stop.check)
             self._note_stored(self._unpack.stored)
-            hasher = self._reader.hasher
-            self.content_digest = None if hasher is None else hasher.hexdigest()
+            self._note_content(self._reader.hasher)
         self._compare()
 
     def _compare(self) -> None:
         expected = self._expected
         if expected.digest is not None and self.digest != expected.digest.partition(":")[2]:
-            block = first_damage(self.marks, expected.marks, expected.size)
-            raise self._corrupt(f"its digest is another one, from the block at byte {block} on", block)
+            raise self._misfit()
         content = expected.content_digest
         if content is not None and holds_source(expected) and self.content_digest != content.partition(":")[2]:
-            raise self._corrupt("its content has another digest", None)
+            raise self._corrupt("the digest of its content doesn't match", None)
+
+    def _misfit(self) -> DamagedError:
+        """Return the error that says the digest doesn't match, and where the damage is as far as the record tells."""
+        expected = self._expected
+        if self._marked is not None or (expected.blocks is None and expected.size < BLOCK):
+            first = 0 if self._marked is None else first_damage(self._marked.marks.hex(), expected.marks, expected.size)
+            return self._corrupt(f"digest mismatch; first bad 2 MiB block at byte {first}", first)
+        blocks, damaged = expected.blocks, self._damaged()
+        if blocks is None or not damaged:
+            return self._corrupt("digest mismatch", None)
+        first = damaged[0].offset
+        why = f"digest mismatch; first bad {blocks.grain >> 20} MiB block at byte {first}"
+        if (count := sum(-(-each.length // blocks.grain) for each in damaged)) > 1:
+            why += f", {count} of {len(blocks)} blocks are bad"
+        return self._corrupt(why, first, damaged)
+
+    def _damaged(self) -> tuple[Span, ...]:
+        """Return the ranges of the file whose blocks aren't what they were; all of it has been read."""
+        if self.blocks is None or self._expected.blocks is None:
+            return ()
+        return self.blocks.changed(self._expected.blocks)
+
+    def _place(self, error: DamagedError, unpack: Unpack) -> None:
+        """Tell with a bad frame where else the file is damaged: frames behind it are compared as they are stored."""
+        if self._expected.blocks is not None and unpack.stored is not None:
+            unpack.skip(self._route, self._stop.check)
+            self._note_stored(unpack.stored)
+            error.note_ranges((each.offset, each.length) for each in self._damaged())
 
     def _close_source(self) -> None:
         if self._direct is not None:
             self._direct.close()
         super()._close_source()
 
-    def _corrupt(self, why: str, offset: int | None) -> DamagedError:
+    def _corrupt(self, why: str, offset: int | None, damaged: Sequence[Span] = ()) -> DamagedError:
         path = self._expected.path
-        return DamagedError(f"{path} is corrupt: {why}", verdict="corrupt", path=path, offset=offset)
+        failure = DamagedError(f"{path} is corrupt: {why}", verdict="corrupt", path=path, offset=offset)
+        failure.note_ranges((each.offset, each.length) for each in damaged)
+        return failure
 
 
-def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> None:
+def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> FileReport:
     """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
 
     Without a digest its size and inode must be those that were recorded, and durable: more can't be told.
+
+    Returns:
+        What is known of it now: with its blocks, where its record is of version 1.
 
     Raises:
         DamagedError: it isn't the same, or isn't there.
@@ -138,7 +188,7 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
             raise DamagedError(
                 f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
             )
-        return
+        return file
     nowhere = NullPlace(os.path.dirname(file.path))
     proof = Proof(planned(file, source=source, length=length), resources(stop))
     watch(proof)
@@ -148,8 +198,11 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
         proof.seal(lane)
     finally:
         proof.abort()
+    if file.blocks is not None:
+        return file
+    content = proof.content_blocks if holds_source(file) else None
+    return msgspec.structs.replace(file, blocks=proof.blocks, content_blocks=content, marks="")
 
 
-def _kind(file: FileReport) -> Checksum:
-    digest = file.content_digest or file.digest
-    return "none" if digest is None else digest.partition(":")[0]  # type: ignore[return-value] # checked by record
+def _kind_of(digest: str | None) -> Checksum:
+    return "none" if digest is None else cast(Checksum, digest.partition(":")[0])  # As the record was checked for.

@@ -24,14 +24,17 @@ from asyncdump.errors import (
 )
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.sinks.file import ZEROS
 from asyncdump.transfer.salvage import BadRanges, merged, read_around
-from asyncdump.vocabulary.digest import Marked, new_digest
+from asyncdump.vocabulary.digest import Hasher, new_digest
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import UNREADABLE, BadRange, Span
 
 _LONGEST_HOLE: Final = 64 << 20
 """Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
+
+
+_Blocks = tuple[int, memoryview]
+"""Whole blocks that are still to be hashed, and their place: what `Hasher.take` returns."""
 
 
 class Taken(NamedTuple):
@@ -47,7 +50,8 @@ class Reader:
     """Loads the spans of one source, for any number of lanes; `start` comes before all but `bad`.
 
     Under ``_turn`` a span is taken, loaded and hashed, and the engine is changed. So spans are loaded in the order of
-    the file, and a lane whose engine was refused sees whether another lane has replaced it already.
+    the file, and a lane whose engine was refused sees whether another lane has replaced it already. The digests of
+    blocks are taken right after that, outside of the turn, while the bytes are in the caches of this core still.
 
     Lock order: ``_turn`` first, then the locks of a load (bad ranges, the pace of a device). Who waits for ``_turn``
     holds no other lock, but may hold room of the compressors: whoever has the turn never waits for that. Spans are
@@ -64,7 +68,7 @@ class Reader:
 
     def __init__(self, planned: PlannedDump, stop: Stop) -> None:
         self.engine: Engine | None = None
-        self.hasher: Marked | None = new_digest(planned.checksum)
+        self.hasher: Hasher | None = new_digest(planned.checksum)
         self.hashes = False
         self.proved = False
         self.failed = False
@@ -111,8 +115,10 @@ class Reader:
             number, self.taken = self.taken, self.taken + 1
             assert self.engine is not None
             data = self.load(self.engine, span, lane)
-            self.hash(span, data)
-            return Taken(number, span, self.engine, data)
+            blocks = self._hash(span, data)
+            taken = Taken(number, span, self.engine, data)
+        self._hash_blocks(blocks)
+        return taken
 
     def steps(self, offset: int, end: int) -> Iterator[Span]:
         """Yield the steps of a range of the source as `cut` does, its holes as such."""
@@ -168,9 +174,9 @@ class Reader:
         """Load a piece of a span whose engine was refused, and hash it if `fall_back` says that it wasn't before."""
         with self._turn:
             data = self.load(engine, span, lane)
-            if hashed:
-                self.hash(span, data)
-            return data
+            blocks = self._hash(span, data) if hashed else None
+        self._hash_blocks(blocks)
+        return data
 
     def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
         """Bring a span that an engine failed to load into the lane's buffer, with zeros for what can't be read of it.
@@ -194,13 +200,22 @@ class Reader:
 
     def hash(self, span: Span, data: memoryview | None) -> None:
         """Hash a span, the zeros of a hole too, if digests are taken on the way."""
+        self._hash_blocks(self._hash(span, data))
+
+    def _hash(self, span: Span, data: memoryview | None) -> _Blocks | None:
+        """Do the part of `hash` that needs the order of the file; what is returned is for `_hash_blocks`."""
         if self.hasher is None or not self.hashes:
-            return
+            return None
         if data is not None:
-            self.hasher.update(data)
-            return
-        for done in range(0, span.length, len(ZEROS)):
-            self.hasher.update(ZEROS[: span.length - done])
+            return self.hasher.take(data)
+        self.hasher.zeros(span.length)
+        return None
+
+    def _hash_blocks(self, blocks: _Blocks | None) -> None:
+        """Take the digests of whole blocks, outside of the turn: a block needs no other to be hashed before it."""
+        if blocks is not None:
+            assert self.hasher is not None
+            self.hasher.put(*blocks)
 
     # --- engines that are refused ----------------------------------------------------------------------------------
 

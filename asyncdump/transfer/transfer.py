@@ -22,7 +22,8 @@ from asyncdump.sources.opening import open_planned
 from asyncdump.sources.source import OpenSource, truncated
 from asyncdump.transfer.reader import Reader, pieces
 from asyncdump.transfer.resources import Resources
-from asyncdump.vocabulary.digest import Marked
+from asyncdump.vocabulary.blocks import Blocks
+from asyncdump.vocabulary.digest import Hasher
 from asyncdump.vocabulary.values import BadRange, Source, Span
 
 P = ParamSpec("P")
@@ -53,21 +54,22 @@ class Transfer:
         size, inode: of the file as it is stored (in bytes), once sealed.
         moved: bytes moved so far, holes included.
         digest: the digest of the file as it is stored, in hexadecimal, once sealed.
-        marks: what it was after each block, to place damage.
         content_digest: the digest of the bytes of the source; the same, unless they went through stages.
-        stage: what is being done: ``open``, ``move``, ``digest``.
+        blocks, content_blocks: the digests of the blocks of both.
+        phase: what is being done: ``open``, ``move``, ``digest``.
     """
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         self.planned: Final = planned
         self.length = planned.length
         self.moved = 0
-        self.stage = "open"
+        self.phase = "open"
         self.size = 0
         self.inode = 0
         self.digest: str | None = None
-        self.marks = ""
         self.content_digest: str | None = None
+        self.blocks: Blocks | None = None
+        self.content_blocks: Blocks | None = None
         self.sink: Sink | None = None
         self._stop: Final = resources.stop
         self._origin: OpenSource | None = None
@@ -121,7 +123,7 @@ class Transfer:
         if not self.source.sized:
             self._measure(self._origin.described.size)
         self.sink = place.create(self.name)
-        self.stage = "move"
+        self.phase = "move"
         self._route = Route(origin=self._origin, sink=self.sink, start=self.planned.offset, sparse=self.planned.sparse)
         self._reader.start(self._route, self._prepare(place), self._spans(), lane)
         self._step(lane)
@@ -244,14 +246,18 @@ class Transfer:
         if hasher is None:
             return
         if not self._reader.hashes:
-            self.stage = "digest"
+            self.phase = "digest"
             self._route.sink.read_back(self.length, hasher, lane, self._stop.check)
-        self.content_digest = hasher.hexdigest()
+        self._note_content(hasher)
         self._note_stored(hasher)
 
-    def _note_stored(self, hasher: Marked | None) -> None:
+    def _note_content(self, hasher: Hasher | None) -> None:
         if hasher is not None:
-            self.digest, self.marks = hasher.hexdigest(), hasher.marks.hex()
+            self.content_digest, self.content_blocks = hasher.hexdigest(), hasher.blocks()
+
+    def _note_stored(self, hasher: Hasher | None) -> None:
+        if hasher is not None:
+            self.digest, self.blocks = hasher.hexdigest(), hasher.blocks()
 
     def give_back(self, error: BaseException | None = None) -> None:
         """Give back what others may be waiting for, with ``error`` if a step has failed; called more than once.

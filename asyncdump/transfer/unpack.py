@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import ClassVar, Final
 
 from asyncdump.codecs.decompress import damaged, decompress, stored_frame
@@ -14,7 +15,7 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import close_quietly, read_at
 from asyncdump.sinks.file import ALIGNMENT, NOT_DIRECT
 from asyncdump.sources.file import open_file
-from asyncdump.vocabulary.digest import Marked
+from asyncdump.vocabulary.digest import Hasher
 from asyncdump.vocabulary.values import Span
 
 _STEP: Final = 1 << 20
@@ -59,7 +60,7 @@ class Unpack(Read):
 
     span: ClassVar[int] = Read.span
 
-    def __init__(self, frames: SeekTable, stored: Marked | None) -> None:
+    def __init__(self, frames: SeekTable, stored: Hasher | None) -> None:
         self.stored: Final = stored
         self._frames = frames
         self._next = 0
@@ -101,12 +102,17 @@ class Unpack(Read):
             raise damaged(frame, index, route.source.path, error) from error
         return frame.length
 
-    def finish(self, route: Route, lane: Lane) -> None:
+    def finish(self, route: Route, lane: Lane, check: Callable[[], None]) -> None:
         """Take what follows the last byte of content: frames of nothing, and the table."""
         while self._next < len(self._frames):
             self._unpack(route, lane, memoryview(b""))
+        self.skip(route, check)
+
+    def skip(self, route: Route, check: Callable[[], None]) -> None:
+        """Hash what is left of the file, decompressing nothing; ``check`` may raise to end it."""
         with explain("read", route.source.path):
             while piece := os.pread(route.fd, _STEP, self._end):
+                check()
                 if self.stored is not None:
                     self.stored.update(memoryview(piece))
                 self._end += len(piece)

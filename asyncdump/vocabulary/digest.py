@@ -1,22 +1,18 @@
-"""xxh128, blake3 and sha256 behind one name."""
+"""xxh128, blake3 and sha256 behind one name, and the digests of blocks taken with them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
+from asyncdump.vocabulary.blocks import BLOCK, WIDTH, ZERO, Blocks
 from asyncdump.vocabulary.values import Checksum
 
-BLOCK: Final = 2 << 20
-"""Bytes of a dump between two marks: the grain in which damage is placed."""
-
-MOST_MARKS: Final = 1 << 17
-"""Marks of one file, which are a MiB in its record. A file of more than 256 GiB has one each 4 MiB, and so on."""
-
-_MARK: Final = 4
+_ZEROS: Final = memoryview(bytes(1 << 20))
 
 
 class Digest(Protocol):
-    """What hashes: each ``update`` of more than a few KiB releases the GIL."""
+    """What hashes: each ``update`` of more than 100 KiB releases the GIL."""
 
     def update(self, data: memoryview, /) -> object: ...
 
@@ -25,79 +21,91 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class Marked:
-    """A digest that notes on its way what it is after each `BLOCK`: comparing two such rows places the first damage.
+class Hasher:
+    """The digest of a file, and the digest of each `BLOCK` of it by itself.
 
-    To look at a digest under way costs less than a microsecond, where a digest for each block would hash twice.
-
-    Attributes:
-        marks: the first bytes of the digest after each whole block, or of a larger `grain` after each of those.
+    The bytes come in their order: `update` and `zeros` are called by one thread at a time. `take` does the part of
+    `update` that needs the order, and leaves whole blocks to `put`, which any thread may call at any time, several at
+    once: the row has a place for each block, and nobody else writes there.
     """
 
-    def __init__(self, digest: Digest) -> None:
-        self.marks: Final = bytearray()
+    def __init__(self, digest: Digest, *, halves: bool = False) -> None:
+        """With ``halves``, the last 8 bytes of the digest are the XXH3-64 of the same bytes, as XXH3-128 has it."""
+        from xxhash import xxh3_64_digest
+
+        self.length = 0
         self._digest: Final = digest
-        self._grain = self._left = BLOCK
+        self._digest_of: Final[Callable[[memoryview], bytes]] = xxh3_64_digest
+        self._halves: Final = halves
+        self._row: Final = bytearray()
+        self._open: Digest  # The block that isn't full yet, if `length` ends within one.
 
     def update(self, data: memoryview, /) -> None:
-        while len(data) >= self._left:
-            self._digest.update(data[: self._left])
-            data = data[self._left :]
-            self.marks.extend(self._digest.digest()[:_MARK])
-            self._left = self._grain
-            if len(self.marks) > MOST_MARKS * _MARK:
-                # The last of an odd number has no place in the larger grain: the next comes after one more of these.
-                self.marks[:] = _halved(self.marks, _MARK)
-                self._grain *= 2
-        if data:
-            self._digest.update(data)
-            self._left -= len(data)
+        self.put(*self.take(data))
 
-    def digest(self) -> bytes:
-        return self._digest.digest()
+    def take(self, data: memoryview) -> tuple[int, memoryview]:
+        """Take what comes next; return the whole blocks in it, which are still to be `put`, and the place for them."""
+        if self._halves and not self.length and len(data) >= BLOCK:
+            # Up to here the file is its first block: one pass over it gives both digests.
+            self._digest.update(data[:BLOCK])
+            self._row.extend(self._digest.digest()[-WIDTH:])
+            self.length, data = BLOCK, data[BLOCK:]
+        self._digest.update(data)
+        return self._give_places(data)
+
+    def _give_places(self, data: memoryview) -> tuple[int, memoryview]:
+        filled = self.length % BLOCK
+        self.length += len(data)
+        if filled:
+            rest = data[: BLOCK - filled]
+            data = data[BLOCK - filled :]
+            self._open.update(rest)
+            if filled + len(rest) == BLOCK:
+                self._row.extend(self._open.digest())
+        place, whole = len(self._row), len(data) - len(data) % BLOCK
+        self._row.extend(bytes(whole // BLOCK * WIDTH))
+        if whole < len(data):
+            self._open = _xxh3_64(data[whole:])
+        return place, data[:whole]
+
+    def put(self, place: int, data: memoryview) -> None:
+        """Take the digests of whole blocks, and note them from ``place`` on."""
+        for start in range(0, len(data), BLOCK):
+            self._row[place : place + WIDTH] = self._digest_of(data[start : start + BLOCK])
+            place += WIDTH
+
+    def zeros(self, length: int) -> None:
+        """Take ``length`` zeros: the digest of a block of them is known."""
+        for done in range(0, length, len(_ZEROS)):
+            self._digest.update(_ZEROS[: length - done])
+        first = min(length, -self.length % BLOCK)
+        self._fill_up(first)
+        self._row.extend(ZERO * ((length - first) // BLOCK))
+        self.length += (length - first) // BLOCK * BLOCK
+        self._fill_up((length - first) % BLOCK)
+
+    def _fill_up(self, length: int) -> None:
+        """Note zeros that are less than a block, and lie in one."""
+        for done in range(0, length, len(_ZEROS)):
+            self._give_places(_ZEROS[: length - done])
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
 
-
-def grain(size: int) -> int:
-    """Return the bytes between two marks of a file of ``size`` bytes."""
-    found = BLOCK
-    while size // found > MOST_MARKS:
-        found *= 2
-    return found
+    def blocks(self) -> Blocks:
+        """Return the digests of all blocks so far; those that were taken have been put."""
+        last = self._open.digest() if self.length % BLOCK else b""
+        return Blocks(length=self.length, grain=BLOCK, digests=bytes(self._row) + last).within()
 
 
-def _halved(marks: bytes | bytearray, width: int) -> bytes:
-    """Return every second mark."""
-    return b"".join(marks[start : start + width] for start in range(width, len(marks), 2 * width))
+def new_digest(checksum: Checksum) -> Hasher | None:
+    """Return a fresh digest, or None for ``none``."""
+    digest = bare_digest(checksum)
+    return None if digest is None else Hasher(digest, halves=checksum == "xxh128")
 
 
-def first_damage(marks: str, others: str, size: int) -> int:
-    """Return the byte where the first block begins, of a file of ``size`` bytes, in which two rows of marks differ."""
-    ours, theirs = marks.encode(), others.encode()
-    while len(theirs) > MOST_MARKS * 2 * _MARK:  # Recorded when there was no limit.
-        theirs = _halved(theirs, 2 * _MARK)
-    return first_difference(ours.decode(), theirs.decode()) * grain(size)
-
-
-def first_difference(marks: str, others: str) -> int:
-    """Return the number of the first block in which two rows of marks, in hexadecimal, differ; else how many agree."""
-    width = 2 * _MARK
-    blocks = min(len(marks), len(others)) // width
-    for block in range(blocks):
-        if marks[block * width :][:width] != others[block * width :][:width]:
-            return block
-    return blocks
-
-
-def new_digest(checksum: Checksum) -> Marked | None:
-    """Return a fresh digest, or None for ``none``. The library behind it is imported on first use."""
-    digest = _new(checksum)
-    return None if digest is None else Marked(digest)
-
-
-def _new(checksum: Checksum) -> Digest | None:
+def bare_digest(checksum: Checksum) -> Digest | None:
+    """Return a fresh digest of the whole alone, or None for ``none``. The library is imported on first use."""
     match checksum:
         case "none":
             return None
@@ -113,3 +121,9 @@ def _new(checksum: Checksum) -> Digest | None:
             import blake3
 
             return blake3.blake3()
+
+
+def _xxh3_64(data: memoryview) -> Digest:
+    import xxhash
+
+    return xxhash.xxh3_64(data)

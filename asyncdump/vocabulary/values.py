@@ -41,12 +41,66 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mtime_ns: int
 
 
+class Stat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Whose a source was, and since when (stat(2)).
+
+    Attributes:
+        mode: its type and permissions; `stat.filemode` shows them.
+        uid, gid: the numbers of its owner and group.
+        mtime_ns: the time of its last change, in nanoseconds since the epoch.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class ProcessMapping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A range of a source that a process had mapped (proc_pid_maps(5)).
+
+    Attributes:
+        pid: the process; comm: its name, at most 15 bytes, escaped where that can't be shown.
+        started: when the process began, in seconds since the system was started: with ``pid`` this names one process.
+        address: where in the memory of the process the range begins.
+        offset: where in the source it begins, in bytes.
+        length: in bytes.
+        inode: of the source.
+        shared: whether what the process stores there goes into the source (MAP_SHARED).
+    """
+
+    pid: int
+    comm: str
+    started: float
+    address: int
+    offset: int
+    length: int
+    inode: int
+    shared: bool
+
+
+class ProcessRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A range of addresses of one process, as it was when it was looked at.
+
+    Attributes:
+        pid: its number.
+        address: where the range begins.
+        started: when the process was started, in clock ticks since the system was (proc_pid_stat(5)).
+        executed: differs for each program that the process executes (execve(2)); a digest.
+    """
+
+    pid: int
+    address: int
+    started: int
+    executed: str
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a source was when it was looked at.
 
     Attributes:
-        path: as it was opened.
-        filesystem: ``hugetlbfs``, ``tmpfs``, ``ext4`` and so on, or ``block device``.
+        path: as it was opened; of memory of a process, ``pid 4242 0x7f0000000000-0x7f0000200000``.
+        filesystem: ``hugetlbfs``, ``tmpfs``, ``ext4`` and so on, or ``block device``, or ``process``.
         page: the bytes of one page of its mapping: 4096, or the size of a huge page.
         size: in bytes.
         allocated: the bytes that hold memory or disk blocks; less than ``size`` where there are holes.
@@ -55,6 +109,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         memfd: True for a memfd, reached through ``/proc/PID/fd/N``.
         sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE).
         found: whether a glob found it. A symbolic link in its place isn't followed: anybody could have put it there.
+        stat: whose it is, or None for what is no file.
+        process: the range of memory that it is, unless it is a file.
     """
 
     path: str
@@ -68,6 +124,18 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     memfd: bool = False
     sized: bool = True
     found: bool = False
+    stat: Stat | None = None
+    process: ProcessRange | None = None
+
+    @property
+    def scheme(self) -> Literal["file", "process"]:
+        """What opens it."""
+        return "file" if self.process is None else "process"
+
+    @property
+    def label(self) -> str:
+        """What names of dumps are made from: its path, or ``pid-4242-0x7f0000000000``."""
+        return self.path if self.process is None else f"pid-{self.process.pid}-{self.process.address:#x}"
 
     @property
     def kind(self) -> str:
@@ -80,13 +148,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def identity(self) -> Identity | None:
         """What tells whether it is still the same, or None where nothing does."""
-        if self.filesystem == "block device" or not self.sized:
+        if self.filesystem == "block device" or self.process is not None or not self.sized:
             return None
         return Identity(inode=self.inode, size=self.size, mtime_ns=self.mtime_ns)
 
     @property
     def in_memory(self) -> bool:
-        return self.filesystem in MEMORY
+        return self.filesystem in MEMORY or self.process is not None
 
     @property
     def in_huge_pages(self) -> bool:

@@ -116,7 +116,7 @@ def test_some_failed(sources: list[Path], tmp_path: Path) -> None:
     assert len(told) == 2
     assert mentions(told[0], "ring0", "reflink", sources[0], "tmpfs", " E")
     assert mentions(told[1], "auto")
-    assert [file["stage"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
+    assert [file["phase"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
 
 
 def test_equal_failures_are_told_once(shm: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_signal_ends_the_run_in_order(number, code, sources: list[Path], endle
     assert sorted(os.listdir(tmp_path / "out")) == ["XXH128SUMS", "receipt.json", "ring0", "ring1", "ring2"]
     record = receipt(tmp_path / "out")
     assert (record["ok"], record["interrupted"]) == (False, number.name)
-    assert {file["name"]: file["stage"] for file in record["files"]} == {
+    assert {file["name"]: file["phase"] for file in record["files"]} == {
         "endless": "move",
         **dict.fromkeys(["ring0", "ring1", "ring2"], "done"),
     }
@@ -746,7 +746,7 @@ def test_warnings_as_json(sources: list[Path], tmp_path: Path) -> None:
     done = asyncdump("m.yaml", "--progress", "json", "--log-format", "json", cwd=tmp_path)
     [record] = [json.loads(line) for line in done.stderr.splitlines()]
     assert record["timestamp"]
-    assert (record["event"], record["level"], record["stage"]) == ("dump_failed", "warning", "move")
+    assert (record["event"], record["level"], record["phase"]) == ("dump_failed", "warning", "move")
     assert record["source"] == str(sources[0])
     assert record["error"].startswith("reflink ")
 
@@ -755,7 +755,7 @@ def test_warnings_for_people(sources: list[Path], tmp_path: Path) -> None:
     write_manifest(tmp_path, {"source": str(sources[0]), "method": "reflink"}, *sources[1:])
     done = asyncdump("m.yaml", "--progress", "json", cwd=tmp_path)
     [line] = done.stderr.splitlines()
-    assert re.search(r"\[warning *\] dump_failed +error='reflink .* stage=move", line)
+    assert re.search(r"\[warning *\] dump_failed +error='reflink .* phase=move", line)
     assert "\x1b" not in line
 
 
@@ -821,7 +821,7 @@ def test_the_dump_outlives_standard_error(lost, progress, sources: list[Path], t
         with unread() as stderr:
             done = asyncdump(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr)
     assert done.returncode == 1
-    assert [file["stage"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
+    assert [file["phase"] for file in receipt(tmp_path / "out")["files"]] == ["move", "done", "done"]
     check_dumps(tmp_path / "out", sources[1:])
     if progress == "json":
         assert events(done.stdout)[-1]["event"] == "run_finished"

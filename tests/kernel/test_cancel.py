@@ -154,7 +154,7 @@ async def test_reading_back_is_given_up_soon(make, folder_on) -> None:
         run.cancel()
     assert time.perf_counter() - began < SOON
     [file] = run.report.files
-    assert file.stage == "digest"
+    assert file.phase == "digest"
     check_what_is_left(folder, run.report)
 
 

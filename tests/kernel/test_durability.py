@@ -265,7 +265,7 @@ async def test_a_full_disk_is_one_file_s_failure(checksum, tiny: Path, make) -> 
     assert small.ok
     assert read(small.path) == noise(5 * KiB)
     receipt = json.loads(read(output / "receipt.json"))
-    assert [file["stage"] for file in receipt["files"]] == [large.stage, "done"]
+    assert [file["phase"] for file in receipt["files"]] == [large.phase, "done"]
     assert leftovers(output) == []
     assert not (output / "large").exists()
 

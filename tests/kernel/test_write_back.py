@@ -175,7 +175,7 @@ def record(name: str) -> FileReport:
         method="read",
         digest=None,
         error=None,
-        stage="done",
+        phase="done",
     )
 
 

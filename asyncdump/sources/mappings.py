@@ -1,0 +1,120 @@
+"""The mappings of a process: what of its addresses is what (``/proc/PID/maps``, proc_pid_maps(5))."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from asyncdump.errors import DumpError, from_oserror
+from asyncdump.sources.describe import describe
+from asyncdump.sources.file import FileSource, open_file
+
+_ZERO: Final = os.makedev(1, 5)
+"""``/dev/zero``, whose private mappings are memory like any other."""
+
+
+class Mapping(msgspec.Struct, frozen=True):
+    """One mapping: ``file`` identifies what is mapped from byte ``offset`` on, and is None for anonymous memory."""
+
+    start: int
+    end: int
+    offset: int
+    file: tuple[str, int] | None
+    path: str
+
+    @property
+    def backing(self) -> tuple[tuple[str, int] | None, int]:
+        """What is equal for mappings that go on with one another."""
+        return self.file, self.offset - self.start if self.file else 0
+
+
+def mappings_in(pid: int, start: int, end: int) -> list[Mapping]:
+    """Return the mappings that overlap ``[start, end)``, in the order of their addresses.
+
+    Raises:
+        OSError: they can't be read.
+    """
+    found = []
+    with open(f"/proc/{pid}/maps", "rb") as lines:
+        for line in lines:
+            span, _, offset, device, inode, *name = line.split(None, 5)
+            low, _, high = span.partition(b"-")
+            if (first := int(low, 16)) >= end:
+                break
+            if (last := int(high, 16)) > start:
+                file = (device.decode(), int(inode)) if int(inode) else None
+                path = os.fsdecode(b"".join(name).rstrip(b"\n"))
+                found.append(Mapping(first, last, int(offset, 16), file, path))
+    return found
+
+
+def gaps_in(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield what of ``[start, end)`` no mapping covers."""
+    for mapping in mappings:
+        if mapping.start > start:
+            yield start, mapping.start
+        start = mapping.end
+    if start < end:
+        yield start, end
+
+
+def outline(mappings: Iterable[Mapping], start: int, end: int) -> list[tuple[int, int, object]]:
+    """Return what is mapped in ``[start, end)``, however the kernel has split it: mprotect(2) and madvise(2) do."""
+    found: list[tuple[int, int, object]] = []
+    for mapping in mappings:
+        low, high = max(mapping.start, start), min(mapping.end, end)
+        if found and found[-1][1:] == (low, mapping.backing):
+            low = found.pop()[0]
+        found.append((low, high, mapping.backing))
+    return found
+
+
+def open_mapped(pid: int, mapping: Mapping) -> FileSource | None:
+    """Open the file of a mapping; None where it is plain memory.
+
+    ``/proc/PID/map_files`` leads to it also when it was removed, or never had a name; without the privilege for that
+    (CAP_CHECKPOINT_RESTORE) its path does, if that is still the same file.
+
+    Raises:
+        DumpError: it can't be opened, or is a device.
+    """
+    if mapping.file is None:
+        return None
+    found = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+    failure: OSError | None = None
+    for path in (found, mapping.path):
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            failure = failure or error
+            continue
+        if path is not found and status.st_ino != mapping.file[1]:
+            continue
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == _ZERO:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise DumpError(
+                f"{mapping.start:#x}-{mapping.end:#x} of process {pid} is memory of a device, {mapping.path}",
+                path=mapping.path,
+                operation="open",
+                hint="to read it may do something: leave it out",
+            )
+        with suppress(OSError):
+            return _opened(path)
+    refused = from_oserror(failure or FileNotFoundError(), "open", mapping.path)
+    refused.hint = "it takes the capability CAP_CHECKPOINT_RESTORE, or root, to read a file through a mapping of it"
+    raise refused
+
+
+def _opened(path: str) -> FileSource:
+    fd = open_file(path)
+    try:
+        return FileSource(fd, describe(fd, path))
+    except BaseException:
+        os.close(fd)
+        raise

@@ -1,0 +1,280 @@
+"""A range of the memory of a process, as the process would see it, read without a page being added to it.
+
+What the process has pages for is read of it, see `Owner`. The rest are holes of the dump where memory has no file, and
+of a mapped file what the file holds, which is read there: a hole of that stays one, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final, NamedTuple
+
+from asyncdump.errors import DumpError, SourceChangedError, from_oserror
+from asyncdump.kernel.memory import PAGE, Part, clear
+from asyncdump.sources.extents import joined
+from asyncdump.sources.file import FileSource
+from asyncdump.sources.mappings import Mapping, gaps_in, mappings_in, open_mapped, outline
+from asyncdump.sources.owner import Owner
+from asyncdump.vocabulary.values import UNREADABLE, ProcessRange, Source, Span
+
+_TEXT: Final = re.compile(r"pid (\d+) 0x([0-9a-f]+)-0x([0-9a-f]+)")
+
+_PERMISSION: Final = (
+    "it takes the capability CAP_SYS_PTRACE, or root; its own user may read it too where ptrace is allowed "
+    "(/proc/sys/kernel/yama/ptrace_scope is 0, and the process is dumpable)"
+)
+
+
+class Piece(NamedTuple):
+    """A part of the range, by its addresses: of the process's own, of a file, or a hole where ``held`` is False."""
+
+    start: int
+    end: int
+    held: bool
+    file: FileSource | None = None
+    offset: int = 0
+
+
+class ProcessSource:
+    """A range of the memory of a process: an `OpenSource` without a descriptor to move bytes from."""
+
+    fd: Final = None
+    pace: Final = None
+
+    def __init__(self, pid: int, address: int, length: int) -> None:
+        """Open the range.
+
+        Raises:
+            DumpError: there is no such process, it can't be read, or not all of the range is mapped.
+        """
+        self._start: Final = address
+        self._end: Final = address + length
+        self._text: Final = f"pid {pid} {self._start:#x}-{self._end:#x}"
+        with ExitStack() as stack, _explained(self._text):
+            self._owner: Final = Owner(pid)
+            stack.callback(self._owner.close)
+            mappings = mappings_in(pid, self._start, self._end)
+            self._check_mapped(mappings)
+            self._outline: Final = outline(mappings, self._start, self._end)
+            self._mappings: Final = [(mapping, _file_of(pid, mapping, stack)) for mapping in mappings]
+            self.described: Final = self._describe(length)
+            self._held: Final = stack.pop_all()
+
+    def _describe(self, length: int) -> Source:
+        owner = self._owner
+        return Source(
+            path=self._text,
+            filesystem="process",
+            page=PAGE,
+            size=length,
+            allocated=sum(span.length for span in self.spans(0, length) if not span.hole),
+            device=0,
+            inode=0,
+            mtime_ns=0,
+            process=ProcessRange(pid=owner.pid, address=self._start, started=owner.started, executed=owner.executed),
+        )
+
+    def _check_mapped(self, mappings: list[Mapping]) -> None:
+        gap = next(gaps_in(mappings, self._start, self._end), None)
+        if gap is not None:
+            raise DumpError(
+                f"{self._text} isn't all mapped: nothing is at {gap[0]:#x}-{gap[1]:#x}",
+                path=self._text,
+                operation="open",
+                hint=f"/proc/{self._owner.pid}/maps lists what is",
+            )
+
+    # --- what is where ---------------------------------------------------------------------------------------------
+
+    def spans(self, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
+        pieces = self._pieces(self._start + offset, self._start + end)
+        spans = (
+            Span(offset=piece.start - self._start, length=piece.end - piece.start, hole=not piece.held)
+            for piece in pieces
+        )
+        return joined(spans, shortest_hole)
+
+    def _pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Yield what a range of addresses is made of now, in order and without gaps."""
+        for mapping, file in self._mappings:
+            done, last = max(start, mapping.start), min(end, mapping.end)
+            if done >= last:
+                continue
+            for low, high in self._own_pages(done, last):
+                if done < low:
+                    yield from _elsewhere(mapping, file, done, low)
+                yield Piece(low, high, held=True)
+                done = high
+            if done < last:
+                yield from _elsewhere(mapping, file, done, last)
+
+    def _own_pages(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        try:
+            yield from self._owner.pages(start, end)
+        except ProcessLookupError as error:
+            raise self._gone() from error
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Read what is there now, zeros for the rest; return how many bytes, up to the first that can't be read.
+
+        Where pages are is looked up anew each time: short holes are asked for like data, and pages may have gone.
+        """
+        begin = self._start + offset
+        end = min(begin + len(view), self._end)
+        parts: list[Part] = []
+        for piece in self._pieces(begin, end):
+            target = view[piece.start - begin : piece.end - begin]
+            if not piece.held:
+                clear(target)
+            elif piece.file is None:
+                parts.append((piece.start, target))
+            else:
+                _read_file(piece.file, target, piece.offset)
+        try:
+            bad = self._owner.read(parts, begin)
+        except ProcessLookupError as error:
+            raise self._gone() from error
+        return (end if bad is None else bad) - begin
+
+    # --- what it was -----------------------------------------------------------------------------------------------
+
+    def ended(self, at: int, expected: int) -> DumpError:
+        return self._changed(f"{self._text} ends at byte {at}, {expected} were expected")
+
+    def failure(self, error: OSError, operation: str, offset: int) -> DumpError:
+        failure = from_oserror(error, f"{operation} at byte {offset} ({self._start + offset:#x})", self._text)
+        failure.operation = operation
+        if error.errno in UNREADABLE:
+            failure.hint = "a page of it can't be read; on_read_error: zero (--on-read-error zero) dumps the rest"
+        return failure
+
+    def check_end(self, end: int) -> None:
+        """Raise unless the process has the memory that it had when it was opened; how far ``end`` is doesn't matter."""
+        for _ in self._own_pages(self._start, min(self._start + PAGE, self._start + end)):
+            pass
+
+    def check_still_valid(self, end: int) -> None:
+        """Raise unless the process is there, and has mapped what it had; what it writes meanwhile isn't seen."""
+        self.check_end(end)
+        try:
+            mappings = mappings_in(self._owner.pid, self._start, self._end)
+        except OSError as error:
+            raise self._gone() from error
+        if outline(mappings, self._start, self._end) != self._outline:
+            raise self._changed(f"{self._text} was unmapped, or mapped anew, while it was dumped")
+
+    def check_planned(self, planned: Source) -> None:
+        """Raise unless it is the process that it was when the run was planned, and executes the same program."""
+        if self.described.process != planned.process:
+            raise self._changed(f"{self._text} is of another process, or program, than when the run was planned")
+
+    def _gone(self) -> SourceChangedError:
+        return self._changed(f"{self._text}: the process has ended, or executed another program")
+
+    def _changed(self, message: str) -> SourceChangedError:
+        return SourceChangedError(message, path=self._text, operation="read", hint="plan the run again")
+
+    def close(self) -> None:
+        self._held.close()
+
+
+def _file_of(pid: int, mapping: Mapping, stack: ExitStack) -> FileSource | DumpError | None:
+    """Open the file of a mapping; that it may not be read only matters where something has to be read of it."""
+    try:
+        file = open_mapped(pid, mapping)
+    except DumpError as error:
+        if error.errno is None:
+            raise
+        return error
+    if file is not None:
+        stack.callback(file.close)
+    return file
+
+
+def _elsewhere(mapping: Mapping, file: FileSource | DumpError | None, start: int, end: int) -> Iterator[Piece]:
+    """Yield what a process without pages of its own sees at some addresses: nothing, or what a file holds."""
+    if file is None:
+        yield Piece(start, end, held=False)
+        return
+    if isinstance(file, DumpError):
+        raise file
+    shift = mapping.start - mapping.offset
+    last = min(end - shift, _filled(file))
+    for span in file.spans(start - shift, last):
+        yield Piece(span.offset + shift, span.end + shift, held=not span.hole, file=file, offset=span.offset)
+    if (beyond := max(start, last + shift)) < end:  # Past the end of the file: SIGBUS to the process.
+        yield Piece(beyond, end, held=False)
+
+
+def _filled(file: FileSource) -> int:
+    """Return the byte of a mapped file from which on it holds nothing now."""
+    status = os.fstat(file.fd)
+    # A file of huge pages doesn't list its holes; that of an anonymous private mapping is nothing but one.
+    return 0 if file.described.in_huge_pages and not status.st_blocks else status.st_size
+
+
+def _read_file(file: FileSource, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view) and (got := file.read(view[done:], offset + done)):
+        done += got
+    clear(view[done:])
+
+
+@contextmanager
+def _explained(text: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block, met in opening a range, into a `DumpError` that says what that takes."""
+    try:
+        yield
+    except OSError as error:
+        failure = from_oserror(error, "open", text)
+        failure.hint = _PERMISSION
+        if error.errno in {errno.ENOENT, errno.ESRCH}:
+            failure.hint = "there is no such process, or it has no memory: it has ended, or is a thread of the kernel"
+        raise failure from error
+
+
+def parse_range(text: str) -> tuple[int, int, int]:
+    """Return the process, the address and the length of a range as records call it: ``pid 4242 0x7f00-0x8f00``.
+
+    Raises:
+        ValueError: it isn't such a text.
+    """
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a range of the memory of a process")
+    start, end = int(found[2], 16), int(found[3], 16)
+    return int(found[1]), start, end - start
+
+
+def look_at_process(pid: int, address: int, length: int) -> Source:
+    """Return what a range of a process is now.
+
+    Raises:
+        DumpError: there is no such process, it can't be read, or not all of the range is mapped.
+    """
+    source = ProcessSource(pid, address, length)
+    source.close()
+    return source.described
+
+
+def reopen(planned: Source) -> ProcessSource:
+    """Open a range that was planned.
+
+    Raises:
+        SourceChangedError: it is of another process by now, or the process executes another program.
+        DumpError: it can't be opened.
+    """
+    assert planned.process is not None
+    source = ProcessSource(planned.process.pid, planned.process.address, planned.size)
+    try:
+        source.check_planned(planned)
+    except BaseException:
+        source.close()
+        raise
+    return source
