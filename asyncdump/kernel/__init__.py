@@ -7,4 +7,5 @@ by the `pace` of the device.
 - `lane`: the buffer and the pipe that a worker thread keeps from file to file
 - `pace`: the I/O size for each device, learned from how long the calls take
 - `relay`: writing to a shared descriptor without waiting for its reader
+- `memory`, `processes`: the memory of other processes, and which of them have a file mapped
 """
