@@ -76,6 +76,9 @@ class Pace:
             self._most = self._least = before
 
 
+UNLIMITED: Final = Pace(_MOST)
+"""The pace of everything that isn't on a device: the I/O size isn't limited."""
+
 _paces: Final[dict[int, Pace]] = {}
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from asyncdump.manifest.models import Defaults as Defaults
     from asyncdump.manifest.models import Dump as Dump
     from asyncdump.manifest.models import Manifest as Manifest
+    from asyncdump.manifest.models import ProcessMemory as ProcessMemory
     from asyncdump.manifest.models import Retries as Retries
     from asyncdump.manifest.models import Zstd as Zstd
     from asyncdump.manifest.options import Overrides as Overrides
@@ -23,12 +24,13 @@ _HOMES = {
     "Dump": "models",
     "Manifest": "models",
     "Overrides": "options",
+    "ProcessMemory": "models",
     "Retries": "models",
     "Zstd": "models",
     "json_schema": "schema",
 }
 
-__all__ = ["Defaults", "Dump", "Manifest", "Overrides", "Retries", "Zstd", "json_schema"]
+__all__ = ["Defaults", "Dump", "Manifest", "Overrides", "ProcessMemory", "Retries", "Zstd", "json_schema"]
 
 
 def __getattr__(name: str) -> Any:

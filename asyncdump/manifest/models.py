@@ -16,7 +16,8 @@ from msgspec import Meta
 from asyncdump.codecs.zstd import BUDGET, LEVELS, WINDOWS, ZstdOptions
 from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest.complaints import complaint, fields
-from asyncdump.vocabulary.size import KIB, parse_size
+from asyncdump.text import shown
+from asyncdump.vocabulary.size import KIB, MAXIMUM, parse_size
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 if TYPE_CHECKING:
@@ -131,12 +132,27 @@ class Defaults(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
+class ProcessMemory(_Model, frozen=True, kw_only=True):
+    """A range of the memory of a process."""
+
+    example: ClassVar[str] = "{pid: 4242, address: 0x7f0000000000, length: 2MiB}"
+
+    pid: Annotated[int, Meta(description="the number of the process", ge=1, le=(1 << 31) - 1)]
+    address: Annotated[int, Meta(description="where it begins, as /proc/PID/maps says after 0x", ge=0, le=MAXIMUM)]
+    length: Annotated[Size, Meta(description="how much of it is dumped; all of it must be mapped")]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < parse_size(self.length) <= MAXIMUM - self.address:
+            raise ManifestError(Problem(message=f"{shown(self.length)} is not the length of a range", key="length"))
+
+
 class _Sourced(_Model, frozen=True):
     """What a `Dump` takes by position."""
 
     source: Annotated[
-        Path,
-        Meta(description="a path or a glob, relative to the manifest's folder", min_length=1),
+        Annotated[Path, Meta(min_length=1)] | ProcessMemory,
+        Meta(description="a path or a glob, relative to the manifest's folder, or memory of a process"),
     ]
 
 
@@ -147,7 +163,7 @@ class Dump(_Sourced, frozen=True, kw_only=True):
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
             description="file name under output, by default {name}, or {name}.zst for a compressed dump; "
-            "{name} {stem} {suffix} {parent} {index} stand for parts of the source",
+            "{name} {stem} {suffix} {parent} {index} {pid} stand for parts of the source",
         ),
     ] = None
     offset: Annotated[Size, Meta(description="where the dump starts in the source (dd's skip)")] = 0

@@ -15,7 +15,7 @@ import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest.complaints import SIZES, complaint, required, unknown_key
-from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.models import Defaults, Dump, Manifest, ProcessMemory, Retries, Zstd
 from asyncdump.sources.file import open_file
 from asyncdump.text import shown, text
 
@@ -240,17 +240,14 @@ class _Reader:
         return values
 
     def _value(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
-        before = len(self.problems)
         if name == "defaults":
-            values = self._submodel(Defaults, node, key)
-            return _WRONG if len(self.problems) > before else Defaults(**values)
+            return self._made(Defaults, node, key)
         if name == "dumps":
             return self._dumps(node, key)
         if name == "compress" and isinstance(node, yaml.MappingNode):
             return self._compress(node, key)
-        if name == "retries" and isinstance(node, yaml.MappingNode):
-            values = self._submodel(Retries, node, key)
-            return _WRONG if len(self.problems) > before else Retries(**values)
+        if name in _MAPPINGS and isinstance(node, yaml.MappingNode):
+            return self._made(_MAPPINGS[name], node, key)
         if name == "errors":
             return self._list(model, name, node, key)
         if name == "filter":
@@ -274,23 +271,26 @@ class _Reader:
             return {}
         return self._mapping(model, node, f"{key}.")
 
-    def _compress(self, node: yaml.MappingNode, key: str) -> Any:
+    def _made(self, model: Any, node: yaml.Node, key: str) -> Any:
         before = len(self.problems)
+        values = self._submodel(model, node, key)
+        if len(self.problems) > before:
+            return _WRONG
+        try:
+            return model(**values)
+        except ManifestError as error:  # What is wrong with the values together.
+            for problem in error.problems:
+                self._complain(f"{key}.{problem.key}", problem.message)
+            return _WRONG
+
+    def _compress(self, node: yaml.MappingNode, key: str) -> Any:
         names = [getattr(name, "value", None) for name, _ in node.value]
         if names != ["zstd"]:
             self._complain(key, "is zstd, none, or a mapping with the one key zstd: {zstd: {level: 3}}", node)
             return _WRONG
         name, value = node.value[0]
         self.marks.lines[f"{key}.zstd"] = _line(name)
-        values = self._submodel(Zstd, value, f"{key}.zstd")
-        if len(self.problems) > before:
-            return _WRONG
-        try:
-            return Zstd(**values)
-        except ManifestError as error:  # What is wrong with the values together.
-            for problem in error.problems:
-                self._complain(f"{key}.zstd.{problem.key}", problem.message)
-            return _WRONG
+        return self._made(Zstd, value, f"{key}.zstd")
 
     def _list(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -358,4 +358,7 @@ def _plain(node: yaml.ScalarNode, *, size: bool) -> Any:
 
 
 _STAGES: Final = ("compress", "filter")
+_MAPPINGS: Final[dict[str, Any]] = {"retries": Retries, "source": ProcessMemory}
+"""The keys whose value may be a mapping, instead of a single value."""
+
 _WRONG: Final = object()

@@ -10,12 +10,13 @@ from typing import Final
 _SPEC: Final = re.compile(r"0?\d{0,2}")
 
 
-def render_name(template: str, path: str, index: int) -> str:
+def render_name(template: str, path: str, index: int, *, pid: int | None = None) -> str:
     """Return the name that a template yields for a source.
 
     The fields are: ``{name}``, the base name of the source; ``{stem}`` and ``{suffix}``, its parts before and from the
     last dot; ``{parent}``, the base name of its directory; ``{index}``, its position among the matches of its glob,
-    from 0. The index may have a width: ``{index:04}``.
+    from 0. For the memory of a process, ``{name}`` is ``pid-4242-0x7f0000000000``, and ``{pid}`` its ``pid``. A number
+    may have a width: ``{index:04}``.
 
     Raises:
         ValueError: the template contains an unknown field, or is malformed.
@@ -28,6 +29,7 @@ def render_name(template: str, path: str, index: int) -> str:
         "suffix": suffix,
         "parent": os.path.basename(os.path.dirname(path)),
         "index": index,
+        **({} if pid is None else {"pid": pid}),
     }
     parts: list[str] = []
     try:

@@ -1,4 +1,4 @@
-"""What earlier runs have dumped already: found complete, it is kept and not dumped again."""
+"""Dumps that exist already: if they verify, they are kept and not dumped again."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.job import Job
 from asyncdump.run.stranger import recognise
-from asyncdump.sinks.folder import Folder, sync_file
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Store
 from asyncdump.transfer.proof import prove
 from asyncdump.vocabulary.stop import Stop
 
 
 class Keeper:
-    """Looks whether a dump is there before a lane begins it.
+    """Checks whether a dump exists in the store before a lane begins it. Places that aren't stores keep no dumps.
 
     Attributes:
-        journal: takes down what is kept, unless it is None.
+        journal: where kept dumps are recorded, or None.
     """
 
-    def __init__(self, plan: Plan, place: Place, stop: Stop) -> None:
+    def __init__(self, plan: Plan, store: Store, stop: Stop) -> None:
         self.journal: Journal | None = None
         self._plan: Final = plan
-        self._place: Final = place
+        self._store: Final = store
         self._stop: Final = stop
 
     def settle(self, job: Job, lane: Lane) -> None:
-        """Set ``kept`` of a job whose dump is there and complete, or its error where something else is in the way."""
+        """Set ``kept`` of a job whose dump exists and is complete, or its error if another file has its name."""
         earlier = job.earlier
         if earlier is None:
             job.guard(lambda: self._recognise(job, lane))
@@ -46,22 +45,22 @@ class Keeper:
     def _keep(self, job: Job, report: FileReport) -> None:
         job.kept = report
         if self.journal is not None:
-            with suppress(DumpError):  # What is lost is that this run has verified it.
+            with suppress(DumpError):  # Without the record, the next run verifies it again.
                 self.journal.append([report])
 
     def _verified(self, job: Job, earlier: FileReport, lane: Lane) -> FileReport | None:
-        """Return the record of what an earlier run has done, if it has done this very thing and that verifies."""
+        """Return the record of an earlier run if it is of the same dump, and the dump verifies."""
         if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
             return None
         try:
             if job.planned.durable and not earlier.durable:
-                sync_file(earlier.path)
-            proved = prove(earlier, lane, self._stop, job.watch)
-            if isinstance(self._place, Folder) and not self._place.hold(earlier.name):
+                self._store.settle(earlier.name)
+            proved = prove(earlier, self._store, lane, self._stop, job.watch)
+            if not self._store.hold(earlier.name):
                 return None
         except InterruptedDumpError as error:
             job.note(error)
-        except Exception as error:  # noqa: BLE001 (whatever it is: what doesn't verify is dumped again)
+        except Exception as error:  # noqa: BLE001 (any error: a dump that doesn't verify is dumped again)
             logger().warning("dumped_again", dump=earlier.name, error=str(error) or type(error).__name__)
         else:
             return msgspec.structs.replace(proved, kept=True, durable=earlier.durable or job.planned.durable)
@@ -70,25 +69,23 @@ class Keeper:
         return None
 
     def _recognise(self, job: Job, lane: Lane) -> None:
-        """Keep a file of a dump's name that no record mentions, if it holds what the source holds now.
+        """Keep a file under the name of a dump that no record mentions, if its content is that of the source.
 
         Raises:
-            DumpError: it holds something else, or can't be read.
+            DumpError: its content differs, or can't be read.
         """
-        place = self._place
         if not self._is_in_the_way(job):
             return
         try:
-            found = recognise(job.planned, place.path, lane, self._stop, job.watch)
+            found = recognise(job.planned, self._store, lane, self._stop, job.watch)
         finally:
             job.proof = None
-        assert isinstance(place, Folder)
-        place.hold(found.name)
+        self._store.hold(found.name)
         self._keep(job, msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256))
 
     def _is_in_the_way(self, job: Job) -> bool:
-        """Tell whether a file has a dump's name that no record mentions, and that no dump of this run holds."""
-        place, name = self._place, job.planned.name
-        if not self._plan.resume or self._plan.overwrite or not isinstance(place, Folder):
+        """Return whether a file has the name of the dump that no record mentions, and that this run didn't write."""
+        name = job.planned.name
+        if not self._plan.resume or self._plan.overwrite:
             return False
-        return place.exists(name) and place.holder(name) is None
+        return self._store.exists(name) and self._store.holder(name) is None

@@ -1,4 +1,4 @@
-"""A run concurrent with a block of code, and the handler of its events."""
+"""A run, concurrent with the block of code that watches it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from asyncdump.run.run import Run
 from asyncdump.run.threads import Host, current_task, in_thread
 
 GRACE: Final = 10.0
-"""Seconds that a handler has for each event after the run has ended and only waits for the handler."""
+"""Seconds that a handler has for an event once the run has ended, and only the handler keeps it from returning."""
 
 
 Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
-"""A function that is called with each event. A plain function runs in the event loop, so it must not block."""
+"""Called with each event. A plain function runs in the event loop, so it must not block."""
 
 
 @asynccontextmanager
 async def running(run: Run) -> AsyncIterator[None]:
-    """Run concurrently with the block. The run has ended when the block is left, even by an exception or cancellation.
+    """Run concurrently with a block. After the block the run has ended, regardless of what was raised or cancelled.
 
-    An exception of the block cancels the run and propagates unwrapped.
+    An exception of the block cancels the run, and propagates unwrapped.
     """
     task = current_task()
     run.start()
@@ -35,16 +35,16 @@ async def running(run: Run) -> AsyncIterator[None]:
         yield
     except BaseException as error:
         run.cancel()
-        # A task that is being destroyed can't wait: the threads of the run end and clean up on their own.
+        # A task that is being destroyed can't wait: the threads of the run end on their own, and clean up.
         if not run.forked and (not isinstance(error, GeneratorExit) or current_task() == task):
-            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The error of the block takes precedence.
+            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's goes first.
                 await run.wait()
         raise
     await run.wait()
 
 
 async def listen(run: Run, handler: Handler) -> None:
-    """Call a handler with each event of a run; after the run has ended, it has `GRACE` for each remaining event."""
+    """Call a handler with each event of a run; once the run has ended, it has `GRACE` for each event that is left."""
     now = Host().time
 
     def hurry() -> None:
@@ -69,7 +69,7 @@ async def listen(run: Run, handler: Handler) -> None:
 
 
 def _is_the_handlers(error: BaseException) -> bool:
-    """Return whether an error comes from the handler; that includes a cancellation, if this task wasn't cancelled."""
+    """Return whether an error is the handler's own: a cancellation is, too, if no one has cancelled this task."""
     if isinstance(error, Exception):
         return True
     if not isinstance(error, asyncio.CancelledError):

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from asyncdump.kernel.linux import close_quietly
-from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.opened import OpenFolder
 
 
-def clashes(folder: Folder, names: Iterable[str]) -> list[tuple[str, str]]:
+def clashes(folder: OpenFolder, names: Iterable[str]) -> list[tuple[str, str]]:
     """Return each name that refers to the same file in ``folder`` as an earlier name, with that earlier name.
 
     Only similar names are tried, by creating empty files in a temporary directory. If that can't be created, no clash

@@ -6,6 +6,7 @@ import msgspec
 
 from asyncdump.codecs.zstd import Compressors
 from asyncdump.kernel.lane import Buffers
+from asyncdump.sinks.place import Store
 from asyncdump.vocabulary.stop import Stop
 
 
@@ -16,13 +17,15 @@ class Resources(msgspec.Struct, frozen=True):
         stop: the flag that stops the run.
         compressors: compressors, of which as many are in use at a time as there are cores.
         buffers: buffers that one thread fills and another one empties.
+        store: the store with the dumps that are read back, or None if there are none.
     """
 
     stop: Stop
     compressors: Compressors
     buffers: Buffers
+    store: Store | None = None
 
 
-def resources(stop: Stop) -> Resources:
+def resources(stop: Stop, store: Store | None = None) -> Resources:
     """Return the resources of a new run."""
-    return Resources(stop=stop, compressors=Compressors(stop.check), buffers=Buffers())
+    return Resources(stop=stop, compressors=Compressors(stop.check), buffers=Buffers(), store=store)

@@ -51,8 +51,9 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.length < 0 or len(self.digests) != -(-self.length // self.grain) * WIDTH:
             raise ValueError(f"{len(self.digests)} bytes of digests don't fit {self.length} bytes of content")
 
-    def __len__(self) -> int:
-        """Return the number of blocks."""
+    @property
+    def count(self) -> int:
+        """The number of blocks."""
         return len(self.digests) // WIDTH
 
     def coarser(self, grain: int) -> Blocks:
@@ -80,7 +81,7 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def _ranges(self, since: Blocks) -> Iterator[Span]:
         ours, theirs = self.coarser(since.grain), since.coarser(self.grain)
         grain, begin = ours.grain, -1
-        for number in range(len(ours)):
+        for number in range(ours.count):
             place = slice(number * WIDTH, (number + 1) * WIDTH)
             if ours.digests[place] == theirs.digests[place]:
                 if begin >= 0:

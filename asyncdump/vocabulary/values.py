@@ -45,7 +45,7 @@ class Stat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The type, the owner and the mtime of a source (stat(2)).
 
     Attributes:
-        mode: its type and permissions; `stat.filemode` shows them.
+        mode: its type and permissions; ``stat.filemode`` shows them.
         uid, gid: the IDs of its owner and group.
         mtime_ns: its mtime, in nanoseconds since the epoch.
     """
