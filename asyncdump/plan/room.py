@@ -34,7 +34,7 @@ def data_of(source: Source, start: int, end: int, grain: int) -> Iterator[tuple[
 
 
 def data_in(origin: OpenSource, start: int, end: int, grain: int) -> Iterator[tuple[int, int]]:
-    """Do as `data_of` does, with an open source, which is closed."""
+    """Do the same as `data_of` for an open source, and close it."""
     buffer = Buffer()
     try:
         for span in origin.spans(start, end):

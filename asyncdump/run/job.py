@@ -109,7 +109,7 @@ class Job(msgspec.Struct, eq=False):
             self.note(as_failure(error, self.planned.source.path))
 
     def note(self, error: AsyncdumpError) -> None:
-        """Record why the job failed, and log it. The first error stays, except that any error replaces an interruption."""
+        """Record why the job failed, and log it. The first error stays; only an interruption is replaced by another."""
         _forget_frames(error)
         if self.error is not None and not isinstance(self.error, InterruptedDumpError):
             return

@@ -91,7 +91,7 @@ class ComparingPlace(NullPlace):
     """A place with existing dumps, which are compared with their sources."""
 
     def __init__(self, path: str, opened: Callable[[str], int], compressed: frozenset[str]) -> None:
-        """``opened`` returns a descriptor to read a dump, by its name; ``compressed`` are the names of compressed ones."""
+        """``opened`` returns a descriptor to read a dump, by its name; ``compressed`` names the compressed ones."""
         super().__init__(path)
         self._open = opened
         self._compressed = compressed

@@ -316,7 +316,7 @@ class FileSink:
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors; an error of close(2) is stored in ``lost``."""
+        """Close all descriptors; an error of that is stored in ``lost``."""
         self.close_direct()
         fd, self._fd = self._fd, -1
         if fd >= 0:
