@@ -21,7 +21,7 @@ SECONDS: Final = 0.5
 """How long processes are looked at: 100 of them take some 5 ms."""
 
 
-class Owners:
+class Mappers:
     """What /proc says of the sources of one run. Nothing of it is an error: what isn't found is not recorded.
 
     `start` it when the run begins, and `end` it with the run. Between the two, `of` waits until the look is over, which
