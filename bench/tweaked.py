@@ -12,7 +12,7 @@ import sys
 from asyncdump.engines.read import Read
 from asyncdump.kernel import lane
 from asyncdump.run import scheduler
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.sinks import folder
 from asyncdump.sinks.file import ZEROS
 from asyncdump.vocabulary import digest
@@ -41,7 +41,7 @@ def leave_out(*, blocks: bool, mappings: bool) -> None:
     if blocks:
         vars(digest)["Hasher"] = Whole
     if mappings:
-        Owners.start = lambda _: None  # type: ignore[assignment]
+        Mappers.start = lambda _: None  # type: ignore[assignment]
 
 
 class Whole(Hasher):

@@ -14,7 +14,7 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.transfer.transfer import Transfer
 
 
@@ -23,12 +23,12 @@ class Facts(NamedTuple):
 
     Attributes:
         clock: returns the seconds since the run began.
-        owners: knows which processes have the sources mapped.
+        mappers: knows which processes have the sources mapped.
         manifest_sha256: the SHA-256 of the manifest.
     """
 
     clock: Callable[[], float]
-    owners: Owners
+    mappers: Mappers
     manifest_sha256: str
 
 
@@ -124,7 +124,7 @@ class Job(msgspec.Struct, eq=False):
         assert transfer.sink is not None
         assert self.began is not None
         now = facts.clock()
-        maps, maps_left_out = facts.owners.of(planned.source)
+        maps, maps_left_out = facts.mappers.of(planned.source)
         digest, content_digest = (
             f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
         )

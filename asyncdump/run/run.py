@@ -18,7 +18,7 @@ from asyncdump.records.receipt import digest_lists, receipt
 from asyncdump.records.report import FileReport, Report, now
 from asyncdump.run.events import Event, RunFinished, RunStarted
 from asyncdump.run.mailbox import Mailbox
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.run.scheduler import Scheduler
 from asyncdump.run.threads import Host, Signal, outlast, start
 from asyncdump.sinks.place import Place, Store
@@ -61,7 +61,7 @@ class Run:
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
-        self._owners = Owners(dump.source for dump in plan.dumps if receipt)
+        self._mappers = Mappers(dump.source for dump in plan.dumps if receipt)
         self._scheduler = Scheduler(
             plan,
             place,
@@ -71,7 +71,7 @@ class Run:
             watch=self._look_around,
             store=store,
             earlier=earlier,
-            owners=self._owners,
+            mappers=self._mappers,
             quiet=not receipt,
         )
         self.ended: Final = Signal()
@@ -191,7 +191,7 @@ class Run:
                     concurrency=self._scheduler.concurrency,
                 )
             )
-            self._owners.start()
+            self._mappers.start()
             self._scheduler.run()
         except BaseException as error:  # noqa: BLE001 (raised by `wait`)
             self._failure = error
@@ -203,7 +203,7 @@ class Run:
         except BaseException as error:  # noqa: BLE001 (likewise)
             self._failure = self._failure or error
         finally:
-            self._owners.end()
+            self._mappers.end()
             self._release()
             self._mailbox.close()
             self.ended.give()

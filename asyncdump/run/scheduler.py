@@ -25,7 +25,7 @@ from asyncdump.run.events import Event
 from asyncdump.run.job import Facts, Job, abort
 from asyncdump.run.keeper import Keeper
 from asyncdump.run.limits import default_lanes, within_open_files
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
 from asyncdump.run.threads import start
@@ -45,7 +45,7 @@ class Scheduler:
 
     Threads call ``emit`` with each event, one at a time. ``watch`` is called ten times a second. ``store`` contains the
     dumps that are read: those to verify or restore, or those of earlier runs, whose records are ``earlier``, by name.
-    ``owners`` knows which processes have the sources mapped. With ``quiet``, failures aren't logged.
+    ``mappers`` knows which processes have the sources mapped. With ``quiet``, failures aren't logged.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan; complete when `run` returns or raises.
@@ -63,7 +63,7 @@ class Scheduler:
         watch: Callable[[], object],
         store: Store | None = None,
         earlier: Mapping[str, FileReport] | None = None,
-        owners: Owners | None = None,
+        mappers: Mappers | None = None,
         quiet: bool = False,
     ) -> None:
         lanes = default_lanes(place.filesystem)
@@ -79,7 +79,7 @@ class Scheduler:
         self._stop = stop
         self._watch = watch
         self._clock = clock
-        self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
+        self._facts = Facts(clock, mappers or Mappers(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
         self._keeper = Keeper(plan, store, stop) if store is not None else None
         # Sealed dumps wait with open files. Of those allowed, half may be in the batches of the lanes, and a quarter

@@ -21,7 +21,7 @@ SECONDS: Final = 0.5
 """The time limit of the search: 100 processes take about 5 ms."""
 
 
-class Owners:
+class Mappers:
     """The mappings of the sources of one run, from /proc. Failures are not errors: such mappings are not recorded.
 
     Call `start` when the run begins, and `end` when it ends. Between the two, `of` waits until the search is finished,
