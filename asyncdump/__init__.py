@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from asyncdump.reading import DumpInfo as DumpInfo
     from asyncdump.reading import describe_dump as describe_dump
     from asyncdump.reading import open_dump as open_dump
+    from asyncdump.reading import read_receipt as read_receipt
     from asyncdump.records.report import FileReport as FileReport
     from asyncdump.records.report import Report as Report
     from asyncdump.records.verification import FileVerdict as FileVerdict
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from asyncdump.vocabulary.values import Identity as Identity
     from asyncdump.vocabulary.values import Method as Method
     from asyncdump.vocabulary.values import ProcessMapping as ProcessMapping
+    from asyncdump.vocabulary.values import ProcessRange as ProcessRange
     from asyncdump.vocabulary.values import Source as Source
     from asyncdump.vocabulary.values import Span as Span
     from asyncdump.vocabulary.values import Stat as Stat
@@ -108,7 +110,7 @@ _HOMES = {
     "manifest.options": ("Overrides",),
     "plan.plan": ("Plan", "PlannedDump"),
     "probing": ("Finding", "probe"),
-    "reading": ("DumpInfo", "describe_dump", "open_dump"),
+    "reading": ("DumpInfo", "describe_dump", "open_dump", "read_receipt"),
     "records.report": ("FileReport", "Report"),
     "records.verification": ("FileVerdict", "Verification"),
     "restoring": ("Restorer", "open_restore", "restore_all"),
@@ -127,7 +129,7 @@ _HOMES = {
     "run.tally": ("Tally",),
     "verifying": ("Verifier", "open_verify", "verify_all"),
     "vocabulary.blocks": ("Blocks",),
-    "vocabulary.values": ("BadRange", "Identity", "Method", "ProcessMapping", "Source", "Span", "Stat"),
+    "vocabulary.values": ("BadRange", "Identity", "Method", "ProcessMapping", "ProcessRange", "Source", "Span", "Stat"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -21,9 +21,9 @@ from asyncdump.records.report import Report, now
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.clash import clashes
-from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.pipe import Outlet
+from asyncdump.sinks.output import open_store
+from asyncdump.sinks.pipe import StdoutPlace
+from asyncdump.sinks.place import Store
 from asyncdump.text import as_path, shown
 from asyncdump.vocabulary.names import JOURNAL, LOCK, RESERVED, name_complaint
 from asyncdump.vocabulary.stop import Stop
@@ -120,40 +120,40 @@ def _working_folder() -> str:
 
 
 def _open_output(plan: Plan, stop: Stop) -> Run:
-    """Lock the output directory, and find out what is done already."""
+    """Lock the output, and find out what is done already."""
     if plan.output == STANDARD_OUTPUT:
-        return Run(plan, Outlet(_STDOUT, stop.check), stop)
+        return Run(plan, StdoutPlace(_STDOUT, stop.check), stop)
     with opening_output():
-        folder = Folder(plan.output)
+        store = open_store(plan.output)
     try:
         with opening_output():
-            folder.lock()
+            store.lock()
         for name in RESERVED:
-            folder.hold(name)
-        earlier = find_earlier(plan, folder)
-        folder.sweep()
-        _check_names(plan, folder)
-        run = Run(plan, folder, stop, earlier=earlier)
+            store.hold(name)
+        earlier = find_earlier(plan, store)
+        store.sweep()
+        _check_names(plan, store)
+        run = Run(plan, store, stop, store=store, earlier=earlier)
         # Last, for it replaces the journal of a run before: nothing may fail any more.
         head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
         with opening_output():
-            run.attach(Journal(folder, head, earlier.values()))
+            run.attach(Journal(store, head, earlier.values()))
     except BaseException:
-        folder.close()
+        store.close()
         raise
     return run
 
 
-def _check_names(plan: Plan, folder: Folder) -> None:
+def _check_names(plan: Plan, store: Store) -> None:
     own = (*sorted(RESERVED), JOURNAL, LOCK)
-    same = clashes(folder, [*own, *(dump.name for dump in plan.dumps)])
+    same = store.clashes([*own, *(dump.name for dump in plan.dumps)])
     if same:
         raise ManifestError(
             *(
                 Problem(
                     key="output",
                     message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are the same "
-                    f"name to the filesystem of {folder.path}",
+                    f"name to the filesystem of {store.path}",
                     remedy="give the dump another",
                 )
                 for name, other in same

@@ -14,8 +14,9 @@ from asyncdump.errors import DumpError, ManifestError, Problem, explain
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.file import ALIGNMENT, Sink
+from asyncdump.sinks.file import ALIGNMENT, FileSink
 from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.output import local_folder
 from asyncdump.sources.file import open_now, path_of
 from asyncdump.sources.opening import open_planned
 from asyncdump.sources.source import OpenSource
@@ -132,7 +133,7 @@ def _try(method: Method, origin: OpenSource, folder: Folder, lane: Lane, chosen:
     return Finding(method=method, refusal=None, bytes=moved, seconds=seconds, cpu_seconds=cpu, chosen=chosen)
 
 
-def _measure(method: Method, origin: OpenSource, sink: Sink, lane: Lane, began: float, stop: Stop) -> int:
+def _measure(method: Method, origin: OpenSource, sink: FileSink, lane: Lane, began: float, stop: Stop) -> int:
     engine = ENGINES[method]
     route = Route(origin=origin, sink=sink, sparse=False)
     size = origin.described.size
@@ -158,11 +159,13 @@ def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
     """
     if output == STANDARD_OUTPUT:
         return [f"fails: {dump.error}" if dump.error is not None else _fed(dump) for dump in dumps]
-    while not os.path.isdir(output):
-        output = os.path.dirname(output)
+    if (path := local_folder(output)) is None:  # No descriptor, nothing but reading: see `candidates`.
+        return [f"fails: {dump.error}" if dump.error else ", ".join(("read", *dump.stages)) for dump in dumps]
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
     lane = Lane()
     try:
-        folder = Folder(output)
+        folder = Folder(path)
         try:
             return [_expected(dump, folder, lane) for dump in dumps]
         finally:

@@ -1,4 +1,4 @@
-"""Reading a dump back: any part of it, raw or compressed, without the rest."""
+"""Reading: any part of a dump, raw or compressed, without the rest; what a dump is; what its run has recorded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import msgspec
 from asyncdump.codecs.content import Frames, Stream
 from asyncdump.codecs.detect import check_zstd, listed_frames
 from asyncdump.errors import AsyncdumpError, absolute, explain
-from asyncdump.records.receipt import read_receipt
-from asyncdump.records.report import FileReport
+from asyncdump.records import receipt
+from asyncdump.records.report import FileReport, Report
 from asyncdump.records.standing import is_compressed, went_through
 from asyncdump.sinks.folder import Folder
 from asyncdump.sources.describe import describe
@@ -84,11 +84,30 @@ def _recorded(folder: str) -> dict[str, FileReport]:
     with suppress(AsyncdumpError, OSError):
         opened = Folder(folder, make=False)
         try:
-            receipt = read_receipt(opened)
+            found = receipt.read_receipt(opened)
         finally:
             opened.close()
-        return receipt.known if receipt is not None else {}
+        return found.known if found is not None else {}
     return {}
+
+
+def read_receipt(path: str | os.PathLike[str]) -> Report:
+    """Return the report of a run, from its receipt, or from the journal of a run that hasn't ended.
+
+    It reads no dump: whether they are what was recorded is for `verify_all` to say. Of a run that hasn't ended,
+    ``files`` are the dumps that it has recorded by now, ``unrecorded`` is how many others it was to make, and
+    ``interrupted`` says so.
+
+    Args:
+        path: the directory of the run, its receipt, or its journal.
+
+    Raises:
+        ReceiptError: there is none, or it can't be read.
+        DumpError: the directory can't be opened.
+    """
+    found, folder = receipt.open_receipt(path, lock=False)
+    folder.close()
+    return found.report
 
 
 def describe_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -> DumpInfo:

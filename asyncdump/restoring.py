@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from asyncdump.errors import DumpError, Problem, ReceiptError, TargetExistsError, absolute, opening_output
+from asyncdump.errors import DumpError, Problem, ReceiptError, TargetExistsError, opening_output
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.pools import short_of_pages, short_of_space
 from asyncdump.plan.readback import to_restore
@@ -23,8 +22,9 @@ from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.targets import Targets
+from asyncdump.sinks.output import entry_of, local_folder, open_store, resolve
+from asyncdump.sinks.place import Store
+from asyncdump.sinks.targets import TargetsPlace
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import TEMPORARY_PREFIX, name_complaint
 from asyncdump.vocabulary.tables import listed
@@ -39,13 +39,13 @@ class Restorer:
     def __init__(
         self,
         receipt: Receipt,
-        folder: Folder,
+        store: Store,
         to: str,
         paths: Mapping[str, str],
         *,
         overwrite: bool,
         durable: bool,
-        concurrency: Any,
+        concurrency: Concurrency,
     ) -> None:
         self._order = [file.name for file in receipt.known.values()]
         self._missing = receipt.unmade
@@ -53,18 +53,18 @@ class Restorer:
         dumps: list[PlannedDump] = []
         for file in receipt.known.values():
             try:
-                dumps.append(to_restore(file, durable=durable))
+                dumps.append(to_restore(file, store, durable=durable))
             except DumpError as error:
                 self._failed[file.name] = msgspec.structs.replace(
                     file, error=error, phase="plan", bytes=0, path=paths[file.name]
                 )
         with opening_output():
-            self._targets = Targets(to, {dump.name: paths[dump.name] for dump in dumps})
+            self._targets = TargetsPlace(to, {dump.name: paths[dump.name] for dump in dumps}, open_store)
         try:
             if problems := [
                 *self._targets.clashes(),
-                *short_of_pages(dumps, self._targets),
-                *short_of_space(dumps, self._targets),
+                *short_of_pages(dumps, store, self._targets),
+                *short_of_space(dumps, store, self._targets),
             ]:
                 raise ReceiptError(*problems)
             plan = Plan(
@@ -76,7 +76,7 @@ class Restorer:
                 free=0,
                 manifest_sha256="",
             )
-            self.run: Final = Run(plan, self._targets, receipt=False, guard=folder)
+            self.run: Final = Run(plan, self._targets, store=store, receipt=False)
         except BaseException:
             self._targets.close()
             raise
@@ -168,18 +168,18 @@ async def open_restore(
     """
 
     def prepare() -> Restorer:
-        receipt, folder = open_receipt(what)
+        receipt, store = open_receipt(what)
         try:
-            return restorer_of(receipt, folder)
+            return restorer_of(receipt, store)
         except BaseException:
-            folder.close()
+            store.close()
             raise
 
-    def restorer_of(receipt: Receipt, folder: Folder) -> Restorer:
-        target = os.path.realpath(absolute(_given("the directory to restore to", to)))
+    def restorer_of(receipt: Receipt, store: Store) -> Restorer:
+        target = _target("the directory to restore to", to)
         paths = _paths(receipt, target, map or {})
         _check(paths, overwrite=overwrite)
-        return Restorer(receipt, folder, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
+        return Restorer(receipt, store, target, paths, overwrite=overwrite, durable=durable, concurrency=concurrency)
 
     restorer = await in_thread(prepare, lambda made: made.run.discard())
     async with running(restorer.run):
@@ -196,8 +196,8 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
         file.name: _resolved(os.path.join(to, chosen.get(file.name, default_target(file))))
         for file in receipt.known.values()
     }
-    own = os.path.realpath(os.path.dirname(receipt.path))
-    if wrong := [path for path in {to, *paths.values()} if own in {os.path.dirname(path), os.path.realpath(path)}]:
+    own = _real(os.path.dirname(receipt.path))
+    if wrong := [path for path in {to, *paths.values()} if own in {os.path.dirname(path), _real(path)}]:
         raise ReceiptError(f"{wrong[0]} is in the directory of the dumps: restore elsewhere")
     if wrong := [path for path in paths.values() if os.path.basename(path).startswith(TEMPORARY_PREFIX)]:
         raise ReceiptError(f"{wrong[0]} is a name that asyncdump uses itself")
@@ -223,6 +223,18 @@ def _above(path: str) -> set[str]:
     return folders
 
 
+def _target(what: str, given: str | os.PathLike[str]) -> str:
+    try:
+        return _real(resolve(_given(what, given)))
+    except ValueError as error:
+        raise ReceiptError(str(error)) from error
+
+
+def _real(output: str) -> str:
+    """Return an output that is the same for all ways to write it."""
+    return output if local_folder(output) is None else os.path.realpath(output)
+
+
 def _given(what: str, path: str | os.PathLike[str]) -> str:
     try:
         return as_path(path)
@@ -232,6 +244,8 @@ def _given(what: str, path: str | os.PathLike[str]) -> str:
 
 def _resolved(path: str) -> str:
     """Return a path that is the same for all ways to write it; a link at its end is left to be replaced."""
+    if local_folder(path) is None:
+        return path
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name)
 
@@ -249,12 +263,11 @@ def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
     unfit: list[str] = []
     existing: list[str] = []
     for path in paths.values():
-        try:
-            mode = os.lstat(path).st_mode
-        except OSError:
+        entry = entry_of(path)
+        if entry is None:
             continue
-        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            unfit.append(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'a device, a fifo or a socket'}")
+        if entry.kind not in {"file", "link"}:
+            unfit.append(f"{path} is {'a directory' if entry.kind == 'folder' else 'a device, a fifo or a socket'}")
         elif not overwrite:
             existing.append(path)
     remedy = "restore elsewhere, or pass {overwrite}"

@@ -19,9 +19,9 @@ from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
 from asyncdump.run.threads import in_thread
-from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.mirror import Mirror
+from asyncdump.sinks.comparing import ComparingPlace
 from asyncdump.sinks.null import NullPlace
+from asyncdump.sinks.place import Store
 from asyncdump.vocabulary.names import RESERVED, TEMPORARY_PREFIX
 from asyncdump.vocabulary.values import Concurrency
 
@@ -29,24 +29,24 @@ from asyncdump.vocabulary.values import Concurrency
 class Verifier:
     """A verification in progress: an asynchronous iterator of its events, like a `Run`."""
 
-    def __init__(self, receipt: Receipt, folder: Folder, *, against_source: bool, concurrency: Concurrency) -> None:
+    def __init__(self, receipt: Receipt, store: Store, *, against_source: bool, concurrency: Concurrency) -> None:
         self._receipt: Final = receipt
         self._against_source: Final = against_source
         self._began = time.perf_counter()
         self._known: dict[str, FileVerdict] = {}
         # Dumps of earlier runs that this one didn't make may have been removed since.
         asked = {file.name for file in receipt.files}
-        files = [file for name, file in receipt.known.items() if name in asked or os.path.lexists(file.path)]
+        files = [file for name, file in receipt.known.items() if name in asked or store.entry(name) is not None]
         self._order = [file.name for file in files]
         dumps = []
         for file in files:
             try:
-                dumps.append(from_source(file) if against_source else plain(file))
+                dumps.append(from_source(file, store) if against_source else plain(file, store))
             except DumpError as error:
                 self._known[file.name] = _verdict(file, error, 0.0)
-        self._strays = _strays(folder, set(receipt.known))
+        self._strays = _strays(store, set(receipt.known))
         plan = Plan(
-            output=folder.path,
+            output=store.path,
             dumps=tuple(dumps),
             concurrency=concurrency,
             on_error="continue",
@@ -55,8 +55,9 @@ class Verifier:
             manifest_sha256="",
         )
         compressed = frozenset(file.name for file in files if is_compressed(file))
-        place = Mirror(folder.path, compressed) if against_source else NullPlace(folder.path)
-        self.run: Final = Run(plan, place, receipt=False, guard=folder)
+        path = store.path
+        place = ComparingPlace(path, store.open, compressed) if against_source else NullPlace(path)
+        self.run: Final = Run(plan, place, store=store, receipt=False)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self.run)
@@ -129,11 +130,11 @@ async def open_verify(
     """
 
     def prepare() -> Verifier:
-        receipt, folder = open_receipt(what)
+        receipt, store = open_receipt(what)
         try:
-            return Verifier(receipt, folder, against_source=against_source, concurrency=concurrency)
+            return Verifier(receipt, store, against_source=against_source, concurrency=concurrency)
         except BaseException:
-            folder.close()
+            store.close()
             raise
 
     verifier = await in_thread(prepare, lambda made: made.run.discard())
@@ -164,7 +165,6 @@ def _verdict(file: FileReport, error: Exception, seconds: float) -> FileVerdict:
     )
 
 
-def _strays(folder: Folder, known: set[str]) -> tuple[str, ...]:
+def _strays(store: Store, known: set[str]) -> tuple[str, ...]:
     ours = known | RESERVED
-    names = os.listdir(folder.fd)
-    return tuple(sorted(name for name in names if name not in ours and not name.startswith(TEMPORARY_PREFIX)))
+    return tuple(sorted(name for name in store.names() if name not in ours and not name.startswith(TEMPORARY_PREFIX)))

@@ -39,5 +39,11 @@ def _prepare(_app: Sphinx, what: str, _name: str, _object: object, _options: obj
             lines[number : number + 1] = [f"{match[1]}{name}: {match[3]}" for name in match[2].split(", ")]
 
 
+def _finish(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Keep the type ``bytes`` from being taken for one of the properties of that name."""
+    lines[:] = [re.sub(r"^(:vartype \w+:) bytes$", r"\1 ``bytes``", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _prepare, priority=100)
+    app.connect("autodoc-process-docstring", _finish, priority=900)

@@ -41,58 +41,48 @@ PAUSE = 0.15
 LONGEST = 9
 
 
-class Board:
+class Board(asyncdump.Tally):
     """The state of one dump. Viewers read it when they are ready, and nothing is queued for them."""
 
     def __init__(self, name: str, run: asyncdump.Run) -> None:
+        super().__init__()
         self.name = name
         self.run = run
-        self.files, self.bytes = len(run.plan.dumps), run.plan.bytes
+        self.files, self.total = len(run.plan.dumps), run.plan.bytes
         self.ended: list[dict[str, Any]] = []
-        self.in_flight: dict[str, asyncdump.Progress] = {}
-        self.methods: dict[str, str] = {}
         self.state = "running"
         self.interrupted: str | None = None
         self.error: str | None = None
-        self._finished = 0
-        self._began = time.monotonic()
         self._seconds: float | None = None
         self._changed = anyio.Event()
 
-    def note(self, event: asyncdump.Event) -> None:
+    def tell(self, event: asyncdump.Event) -> None:
         match event:
-            case asyncdump.FileStarted():
-                self.methods[event.name] = event.method
-            case asyncdump.Progress():
-                self.in_flight[event.name] = event
             case asyncdump.FileFinished():
-                self._finished += event.bytes
                 self._end(event.name, bytes=event.bytes, seconds=event.seconds, digest=event.digest)
             case asyncdump.FileFailed():
                 given_up = isinstance(event.error, asyncdump.InterruptedDumpError)
                 self._end(event.name, error=str(event.error), hint=event.error.hint, given_up=given_up)
             case asyncdump.RunFinished():
                 self.interrupted = event.interrupted
-        self._tell()
+            case _:
+                pass
+        super().tell(event)
+        self._wake()
 
     def close(self, error: Exception | None = None) -> None:
         self.error = str(error) if error else None
         self.in_flight.clear()
         self.state = "cancelled" if self.interrupted else "failed" if error or self.failed else "finished"
         self._seconds = self.seconds
-        self._tell()
-
-    @property
-    def failed(self) -> int:
-        return sum("error" in file for file in self.ended)
+        self._wake()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began if self._seconds is None else self._seconds
+        return time.monotonic() - self.began if self._seconds is None else self._seconds
 
     def totals(self) -> dict[str, Any]:
-        done = self._finished + sum(progress.done for progress in self.in_flight.values())
-        flying = list(self.in_flight.values())[:SHOWN_IN_FLIGHT]
+        flying = self.flying
         return {
             "id": self.name,
             "state": self.state,
@@ -101,10 +91,10 @@ class Board:
             "files": self.files,
             "ended": len(self.ended),
             "failed": self.failed,
-            "bytes": self.bytes,
-            "done": done,
+            "bytes": self.total,
+            "done": self.moved,
             "seconds": round(self.seconds, 3),
-            "bytes_per_second": round(done / max(self.seconds, 1e-3)),
+            "bytes_per_second": round(self.moved / max(self.seconds, 1e-3)),
             "in_flight": [
                 {
                     "name": progress.name,
@@ -113,19 +103,18 @@ class Board:
                     "phase": progress.phase,
                     "method": self.methods.get(progress.name),
                 }
-                for progress in flying
+                for progress in flying[:SHOWN_IN_FLIGHT]
             ],
-            "hidden_in_flight": len(self.in_flight) - len(flying),
+            "hidden_in_flight": len(flying[SHOWN_IN_FLIGHT:]),
         }
 
     async def changed(self) -> None:
         await self._changed.wait()
 
     def _end(self, name: str, **outcome: Any) -> None:
-        self.in_flight.pop(name, None)
-        self.ended.append({"name": name, "method": self.methods.pop(name, None), **outcome})
+        self.ended.append({"name": name, "method": self.methods.get(name), **outcome})
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -141,7 +130,7 @@ async def conduct(state: Any, *, task_status: TaskStatus[Board]) -> None:
             board = state.boards[name] = Board(name, run)
             task_status.started(board)
             async for event in run:
-                board.note(event)
+                board.tell(event)
         board.close()
     except Exception as error:
         if board is None:

@@ -87,8 +87,8 @@ def test_blocks_are_those_of_the_content_however_it_comes(
             else:  # As lanes do: what was taken in order is put in any order.
                 waiting.append(hasher.take(memoryview(data)))
         chance.shuffle(waiting)
-        for place, data in waiting:
-            hasher.put(place, data)
+        for place, blocks_of_it in waiting:
+            hasher.put(place, blocks_of_it)
         found = hasher.blocks()
     assert hasher.hexdigest() == WHOLE[checksum](bytes(whole))
     assert found.digests == of(bytes(whole), SMALL)
@@ -180,7 +180,7 @@ def test_of_a_huge_file_there_are_no_more_than_131072(length, grain) -> None:
     fine = Blocks(length=length, digests=ZERO * -(-length // BLOCK))
     found = fine.within()
     assert (found.grain, found.length) == (grain, length)
-    assert len(found) == -(-length // grain) <= 1 << 17
+    assert found.count == -(-length // grain) <= 1 << 17
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,8 @@ async def test_holes_and_huge_zeros(tmp_path: Path) -> None:
         file.truncate(64 * HUGE_PAGE + 5)
         file.seek(33 * HUGE_PAGE + 7)
         file.write(noise(HUGE_PAGE))
-    for options in ({}, {"compress": "zstd"}):
+    kinds: list[dict[str, Any]] = [{}, {"compress": "zstd"}]
+    for options in kinds:
         report = await asyncdump.dump_all(
             [Dump(source=path, **options)], output=tmp_path / "out", overwrite=True, durable=False
         )
@@ -309,7 +310,8 @@ def dumped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "source").write_bytes(noise(SIZE))
 
     async def make() -> None:
-        for name, stages in (("raw", {}), ("zstd", {"compress": Zstd(level=1, frame="1MiB")})):
+        kinds: dict[str, dict[str, Any]] = {"raw": {}, "zstd": {"compress": Zstd(level=1, frame="1MiB")}}
+        for name, stages in kinds.items():
             dump = Dump(source=folder / "source", name="dump", **stages)
             (await asyncdump.dump_all([dump], output=folder / name, durable=False)).raise_for_failures()
 
@@ -381,6 +383,7 @@ async def test_of_many_ranges_the_first_are_told(tmp_path: Path) -> None:
     with pytest.raises(ExceptionGroup) as raised:
         outcome.raise_for_failures()
     [error] = raised.value.exceptions
+    assert isinstance(error, asyncdump.DamagedError)
     again = pickle.loads(pickle.dumps(error))
     assert (again.ranges, again.damaged) == (error.ranges, error.damaged) == (failed.ranges, failed.damaged)
 

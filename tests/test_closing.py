@@ -15,9 +15,9 @@ from asyncdump.codecs.content import Stream
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Buffers, Lane
 from asyncdump.records.journal import Head, Journal
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.comparing import ComparingSink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.mirror import Mirrored
 from asyncdump.transfer.unpack import DirectRead
 
 
@@ -38,7 +38,7 @@ def of_journal(place: Path) -> Callable[[], None]:
 
 
 def of_sink(place: Path) -> Callable[[], None]:
-    return Sink(os.open(place / "file", os.O_RDWR), str(place / "file")).close
+    return FileSink(os.open(place / "file", os.O_RDWR), str(place / "file")).close
 
 
 def of_draft(place: Path) -> Callable[[], None]:
@@ -62,7 +62,8 @@ def of_direct(place: Path) -> Callable[[], None]:
 
 
 def of_mirror(place: Path) -> Callable[[], None]:
-    return Mirrored(str(place / "file"), Buffers(), compressed=False).close
+    path = str(place / "file")
+    return ComparingSink(os.open(path, os.O_RDONLY), path, Buffers(), compressed=False).close
 
 
 ALL = [of_lane, of_folder, of_journal, of_sink, of_draft, of_transfer, of_content, of_direct, of_mirror]

@@ -30,7 +30,7 @@ from files import KiB, MiB, digest_of, leftovers, noise, read
 
 import asyncdump
 from asyncdump import Dump, FilterError, Zstd
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.transfer.filters import Filters
 
 COMMAND = (sys.executable, "-m", "asyncdump")
@@ -527,15 +527,15 @@ def test_a_program_that_makes_little_of_much_needs_no_more_room_than_that(source
 
 async def test_a_sink_that_takes_nothing_now_is_no_end_of_the_dump(source, output: Path, monkeypatch) -> None:
     """EAGAIN of what is written to isn't taken for that of an empty pipe: the file fails, and none is cut short."""
-    write, calls = Sink.write, iter(range(100))
+    write, calls = FileSink.write, iter(range(100))
 
-    def refuse(self: Sink, data: memoryview, offset: int) -> None:
+    def refuse(self: FileSink, data: memoryview, offset: int) -> None:
         if next(calls) == 1:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         write(self, data, offset)
 
     Path(source).write_bytes(noise(5 * MiB))
-    monkeypatch.setattr(Sink, "write", refuse)
+    monkeypatch.setattr(FileSink, "write", refuse)
     (file,) = (await dump(output, Dump(source=source, filter=[["cat"]]))).files
     assert isinstance(file.error, asyncdump.DumpError)
     assert file.error.errno == errno.EAGAIN

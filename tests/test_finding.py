@@ -97,7 +97,6 @@ async def test_a_source_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(asyncdump.DumpError, match="gone") as raised:
         await probe(tmp_path / "gone", tmp_path)
     assert raised.value.errno == errno.ENOENT
-    assert raised.value.hint
     assert os.listdir(tmp_path) == []
 
 

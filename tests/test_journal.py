@@ -40,7 +40,8 @@ FOLDER = "/dumps"
 
 def record_of(file: FileReport) -> dict[str, Any]:
     """Return a record as JSON has it."""
-    return msgspec.json.decode(msgspec.json.encode(file_record(file)))
+    record: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(file_record(file)))
+    return record
 
 
 def file_of(record: Any, folder: str) -> FileReport:

@@ -185,7 +185,7 @@ def test_marks_have_an_end_and_place_damage(size: int, chance: random.Random, st
             place = chance.randrange(size)
             wrong = bytearray(data)
             wrong[place] ^= 1
-            assert first_damage(marks_of(wrong), right, size) == place // grain(size) * grain(size)
+            assert first_damage(marks_of(bytes(wrong)), right, size) == place // grain(size) * grain(size)
         with pytest.MonkeyPatch.context() as older:
             older.setattr(marks, "MOST_MARKS", 10**9)
             unlimited = marks_of(data)

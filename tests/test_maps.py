@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 from files import MiB
 
@@ -23,7 +23,7 @@ from asyncdump.kernel import processes
 from asyncdump.kernel.processes import boot_id, find_mappings
 from asyncdump.run import owners
 from asyncdump.run.owners import MOST, Owners
-from asyncdump.sources.file import describe
+from asyncdump.sources.describe import describe
 from asyncdump.vocabulary.values import ProcessMapping, Source
 
 MAPS = """
@@ -113,7 +113,12 @@ def test_a_file_of_the_same_number_elsewhere_is_another(source: Path) -> None:
 def test_nothing_is_looked_at_for_nothing_or_when_time_is_up(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status = source.stat()
     looked: list[int] = []
-    monkeypatch.setattr(processes, "_mappings_of", lambda pid, *_: looked.append(pid) or ())
+
+    def look(pid: int, *_: object) -> tuple[()]:
+        looked.append(pid)
+        return ()
+
+    monkeypatch.setattr(processes, "_mappings_of", look)
     assert list(find_mappings([], 60)) == []
     with pytest.raises(TimeoutError):
         list(find_mappings([(status.st_dev, status.st_ino)], -1))
@@ -204,7 +209,6 @@ def test_what_cannot_be_started_is_not_waited_for(described: Source, monkeypatch
 def test_a_look_that_fails_is_the_end_of_the_look(described: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Iterator[object]:
         raise MemoryError
-        yield
 
     monkeypatch.setattr(owners, "find_mappings", fail)
     made = Owners([described])

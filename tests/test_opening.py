@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import asyncdump
 from asyncdump import Dump
-from asyncdump.kernel.lane import Buffers
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.pools import _pages
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at
-from asyncdump.sinks.folder import sync_file
-from asyncdump.sinks.mirror import Mirrored
+from asyncdump.sinks.comparing import ComparingPlace
+from asyncdump.sinks.folder import Folder, sync_file
+from asyncdump.sinks.place import Store
+from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_file, open_regular, open_source
 
 pytestmark = pytest.mark.timeout(20)
@@ -104,10 +106,10 @@ def report_of(path: str) -> FileReport:
 
 
 def planned_of(path: str) -> PlannedDump:
-    source = asyncdump.sources.file.describe(os.open(__file__, os.O_RDONLY), path)
+    source = describe(os.open(__file__, os.O_RDONLY), path)
     return PlannedDump(
         source=source,
-        name="x",
+        name=os.path.basename(path),
         offset=0,
         length=1,
         method="auto",
@@ -121,19 +123,24 @@ def planned_of(path: str) -> PlannedDump:
 @pytest.mark.parametrize(
     "reader",
     [
-        lambda path: has_checksums(report_of(path)),
-        lambda path: look_at(report_of(path)),
-        lambda path: Mirrored(path, Buffers(), compressed=True),
-        lambda path: Mirrored(path, Buffers(), compressed=False),
-        lambda path: _pages(planned_of(path), 2 << 20, look=False),
-        open_regular,
-        lambda path: open_source(path, follow=False),
+        lambda path, store: has_checksums(report_of(path), store),
+        lambda path, store: look_at(report_of(path), store),
+        lambda _path, store: ComparingPlace("/", store.open, frozenset({"x.zst"})).create("x.zst"),
+        lambda _path, store: ComparingPlace("/", store.open, frozenset()).create("x.zst"),
+        lambda path, store: _pages(planned_of(path), store, 2 << 20, look=False),
+        lambda path, _store: open_regular(path),
+        lambda path, _store: open_source(path, follow=False),
     ],
 )
 def test_what_took_the_place_of_a_dump(reader, intruder) -> None:
+    with closing(Folder(os.path.dirname(intruder))) as store:
+        _expect_refusal(reader, intruder, store)
+
+
+def _expect_refusal(reader, intruder: str, store: Store) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(asyncdump.DumpError):
-        reader(intruder)
+        reader(intruder, store)
     assert len(os.listdir("/proc/self/fd")) - before in {0, 1}  # The one of `planned_of`.
 
 
@@ -170,8 +177,8 @@ async def test_a_fifo_that_is_swapped_in_while_dumps_are_verified(
     (await asyncdump.dump_all([Dump(source=__file__, name="x")], output=out, compress=compress, checksum="none"))
     real = asyncdump.plan.readback.look_at
 
-    def swap(file):
-        answer = real(file)
+    def swap(file, store):
+        answer = real(file, store)
         os.unlink(file.path)
         os.mkfifo(file.path)
         return answer

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from files import GiB, KiB, mentions, noise, write_pages
@@ -51,7 +51,7 @@ def plan(files: Path, tmp_path: Path) -> Planner:
     def plan(*dumps: Dump, marks: Marks | None = None, defaults: Defaults | None = None, **options: Any) -> Plan:
         options.setdefault("output", tmp_path / "out")
         manifest = Manifest(output="elsewhere", dumps=dumps, defaults=defaults or Defaults())
-        return make_plan(manifest, marks or Marks(), os.fspath(files), Overrides(**options))
+        return make_plan(manifest, marks or Marks(), os.fspath(files), cast(Overrides, options))
 
     return plan
 

@@ -28,7 +28,8 @@ import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.place import PlacedSink
 from asyncdump.vocabulary.values import Span
 
 Main = Callable[[], Awaitable[Any]]
@@ -96,7 +97,7 @@ async def test_the_path_of_a_manifest(dumps, tmp_path: Path) -> None:
     path = tmp_path / "manifest.yaml"
     path.write_text(f"version: 1\noutput: here\ndumps:\n{entries}")
     for what, output in ((str(path), "here"), (path, "there")):
-        overrides = {} if output == "here" else {"output": tmp_path / output}
+        overrides: asyncdump.Overrides = {} if output == "here" else {"output": tmp_path / output}
         report = await asyncdump.dump_all(what, **overrides)
         assert report.ok
         assert report.output == str(tmp_path / output)
@@ -296,7 +297,8 @@ def check_events(events: list[Event], report: asyncdump.Report) -> None:
     assert times == sorted(times)
     lives: dict[str, list[Event]] = defaultdict(list)
     for event in between:
-        lives[event.name].append(event)  # type: ignore[attr-defined]
+        assert not isinstance(event, asyncdump.RunStarted | RunFinished)
+        lives[event.name].append(event)
     assert lives.keys() == {file.name for file in report.files}
     for file in report.files:
         check_life(lives[file.name], file)
@@ -634,7 +636,7 @@ def test_what_waits_to_be_made_durable_is_given_up(backend, make, held: Held, fo
     publish = Folder.publish
     groups: list[list[str]] = []
 
-    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: bool) -> list[Any]:
+    def publish_late(folder: Folder, sinks: Sequence[PlacedSink], **options: bool) -> list[Any]:
         groups.append([sink.name for sink in sinks])
         assert held.wait()
         return publish(folder, sinks, **options)

@@ -196,7 +196,7 @@ async def test_without_overwrite_they_are_told(world: Path) -> None:
     for name in ("s", RECEIPT, JOURNAL):
         output.mkdir(exist_ok=True)
         (output / name).symlink_to(world / "victim")
-        with pytest.raises(ManifestError, match="--overwrite"):
+        with pytest.raises(asyncdump.TargetExistsError, match="overwrite=True"):
             await asyncdump.dump_all([Dump(source=str(world / "s"))], output=output)
         (output / name).unlink()
     assert os.listdir(output) == []

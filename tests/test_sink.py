@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import BUFFER, Buffer, Lane
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.draft import Draft
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.digest import new_digest
 
 Opener = Callable[..., Folder]
@@ -187,7 +188,7 @@ def test_a_name_that_was_taken_meanwhile_stays_as_it_is(kind, durable, folder: F
     (error,) = folder.publish([draft], durable=durable, overwrite=False)
     assert error is not None
     assert (error.path, error.operation, error.errno) == (str(path), "rename", errno.EEXIST)
-    assert "--overwrite" in error.hint
+    assert "overwrite=True" in error.hint
     assert path.lstat().st_ino == before.st_ino
     assert os.listdir(folder.path) == ["dump"]
     if kind == "file":

@@ -13,7 +13,7 @@ from files import noise
 
 import asyncdump
 
-FOLDER = Path(__file__).parent / "typing"
+FOLDER = Path(__file__).parent / "programs"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
 ROOT = Path(asyncdump.__file__).parent.parent
 

@@ -43,8 +43,8 @@ class Old:
         self.folder = place / name
         self.memory = place / "memory"
         self.memory.mkdir()
-        for source, content in SOURCES.items():
-            (self.memory / source).write_bytes(content)
+        for source, held in SOURCES.items():
+            (self.memory / source).write_bytes(held)
         shutil.copytree(DATA / name, self.folder)
         self.change(self._moved)
         for file in self.records:

@@ -116,7 +116,7 @@ def test_a_text_is_no_sequence(key, make) -> None:
 
 def test_only_the_source_is_taken_by_position() -> None:
     with pytest.raises(TypeError):
-        asyncdump.Dump("a", "b")  # type: ignore[misc]
+        asyncdump.Dump("a", "b")  # type: ignore[call-arg]
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------

@@ -56,16 +56,21 @@ REFUSALS: Final = frozenset(
 _CLONING: Final = frozenset({"xfs", "btrfs", "bcachefs", "ocfs2", "nfs", "smb", "cifs", "zfs"})
 
 
-def candidates(choice: Choice, *, source: str, destination: str, hashing: bool, cloning: bool = True) -> list[Engine]:
+def candidates(
+    choice: Choice, *, source: str, destination: str, hashing: bool, cloning: bool = True, descriptor: bool = True
+) -> list[Engine]:
     """Return the engines to try, the fastest first; ``source`` and ``destination`` name filesystems.
 
     This only orders them: the first call on the real files decides. ``read`` is always last, and never refused.
     With ``hashing``, an engine that passes bytes by user space would need a second look for the digest, and the owner
     may write between two looks; a clone is the exception, for the sink can be read at leisure. Without ``cloning``
-    there is none: nobody reads what is cloned, and so nobody learns what of it can't be read.
+    there is none: nobody reads what is cloned, and so nobody learns what of it can't be read. Without a ``descriptor``
+    of the sink only ``read`` can serve it.
     """
     if choice != "auto":
         return [ENGINES[choice]]
+    if not descriptor:
+        return [ENGINES["read"]]
     methods: list[Method] = []
     if cloning and source == destination and source in _CLONING:
         methods.append("reflink")

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Protocol
 import msgspec
 
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.place import Sink
 from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import Method, Source, Span
 
@@ -49,6 +49,12 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     def target(self, span: Span) -> int:
         """Return the offset in the sink, in bytes, of a span of the source."""
         return span.offset - self.start
+
+    @property
+    def sink_fd(self) -> int:
+        """The descriptor of the sink, for engines that refuse a route whose sink has none."""
+        assert self.sink.fd is not None
+        return self.sink.fd
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,13 +111,17 @@ class Engine(Protocol):
         """
 
 
+NO_WAY_IN: Final = Refusal(reason="the destination has no descriptor for the kernel to write to")
+
+
 class Unseen:
     """What engines have in common that leave the bytes to the kernel."""
 
     sees_bytes: ClassVar[bool] = False
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Only the call tells."""
+        """Refuse a sink without a descriptor: it could only look at a mapping of the source, and die of it (SIGBUS)."""
+        return NO_WAY_IN if route.sink.fd is None else None
 
     def load(self, route: Route, span: Span, lane: Lane) -> None:
         """Nothing: only the kernel sees the bytes."""

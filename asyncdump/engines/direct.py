@@ -25,7 +25,7 @@ class Direct(Unseen):
             return Refusal(reason=f"the offset is not a multiple of {ALIGNMENT} bytes", errno=errno.EINVAL)
         if route.source.in_huge_pages and route.source.has_holes:
             return HOLES
-        return None
+        return super().refuses(route)
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write the mapping. Only the first step may be refused; a later one goes through the page cache instead."""

@@ -16,8 +16,10 @@ class Mmap(Unseen):
     span: ClassVar[int] = 8 << 20
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Say that there are holes in huge pages."""
-        return HOLES if route.source.in_huge_pages and route.source.has_holes else None
+        """Say that there are holes in huge pages, or no descriptor."""
+        if route.source.in_huge_pages and route.source.has_holes:
+            return HOLES
+        return super().refuses(route)
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
         """Write the mapping; write-back starts behind it."""

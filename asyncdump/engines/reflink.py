@@ -22,7 +22,7 @@ class Reflink(Unseen):
         done = 0
         while done < span.length:
             copied = os.copy_file_range(
-                route.fd, route.sink.fd, span.length - done, offset_src=span.offset + done, offset_dst=target + done
+                route.fd, route.sink_fd, span.length - done, offset_src=span.offset + done, offset_dst=target + done
             )
             if copied == 0:
                 raise route.origin.ended(span.offset + done, span.end)

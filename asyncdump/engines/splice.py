@@ -38,4 +38,4 @@ class Splice(Unseen):
                 raise route.origin.ended(span.offset + done, span.end)
             end = done + filled
             while done < end:
-                done += some(os.splice(reading, route.sink.fd, end - done, offset_dst=target + done))
+                done += some(os.splice(reading, route.sink_fd, end - done, offset_dst=target + done))

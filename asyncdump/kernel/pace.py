@@ -75,6 +75,9 @@ class Pace:
             self._most = self._least = before
 
 
+UNLIMITED: Final = Pace(_MOST)
+"""The pace of what has no device: steps are as long as they are wanted."""
+
 _paces: Final[dict[int, Pace]] = {}
 
 

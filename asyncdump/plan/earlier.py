@@ -11,28 +11,28 @@ from asyncdump.errors import DumpError, Problem, TargetExistsError
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.place import Store
 from asyncdump.vocabulary.names import RECEIPT
 
 
-def find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
-    """Return what earlier runs have made in a folder, by name, as far as this run has to know it.
+def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
+    """Return what earlier runs have made in a store, by name, as far as this run has to know it.
 
     Raises:
         DumpError: the records can't be read.
-        TargetExistsError: another run has ended in the directory since this one was planned.
+        TargetExistsError: another run has ended in it since this one was planned.
     """
     if plan.resume:
-        found = read_receipt(folder)
+        found = read_receipt(store)
         return found.ours if found else {}
-    if not plan.overwrite and folder.exists(RECEIPT):
+    if not plan.overwrite and store.exists(RECEIPT):
         raise TargetExistsError(
             Problem(
                 key="output",
-                message=f"another run has ended in {folder.path} since this one was planned",
+                message=f"another run has ended in {store.path} since this one was planned",
                 remedy="choose another directory, or pass {overwrite}",
             ),
-            path=folder.path,
+            path=store.path,
             errno=errno.EEXIST,
         )
     if not plan.overwrite:
@@ -40,7 +40,7 @@ def find_earlier(plan: Plan, folder: Folder) -> dict[str, FileReport]:
     # What is about to be replaced is ours, which a later --resume must know, but is never again to be kept.
     names = {dump.name for dump in plan.dumps}
     with suppress(DumpError):
-        found = read_receipt(folder)
+        found = read_receipt(store)
         return {name: _outdated(file) for name, file in found.ours.items() if name in names} if found else {}
     return {}
 

@@ -20,10 +20,10 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
     ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed with ``zstd_last``, and ``timeout`` the seconds that they may take and give nothing. ``on_read_error``
-    says what a page that can't be read means; ``expected`` is what is known of a source that is a dump itself. Of a
-    source that doesn't tell its size, ``length`` isn't known, and at most ``most`` bytes are dumped. What a glob
-    matches and can't be opened has the ``error`` that it fails with.
+    compressed if ``zstd_last``, and ``timeout`` is how many seconds they may neither read nor write anything.
+    ``on_read_error`` says what to do about unreadable memory; ``expected`` is the record of a source that is a dump
+    itself. If the size of a source isn't known, neither is ``length``, and at most ``most`` bytes are dumped. A file
+    that a glob matches and that can't be opened has the ``error`` that it fails with.
     """
 
     source: Source
@@ -45,7 +45,7 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What the bytes go through, in short: ``zstd:3``, and the names of programs, without their arguments."""
+        """Compression and filters, in short: ``zstd:3``, and the names of programs without their arguments."""
         programs = tuple(os.path.basename(command[0]) for command in self.filters)
         zstd = (str(self.zstd),) if self.zstd else ()
         return (*programs, *zstd) if self.zstd_last else (*zstd, *programs)
@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``print`` shows it as a table, and so does a notebook.
 
-    It names the very files that were there when it was made: a source that was replaced by then fails.
+    It names the very files that were there when it was made: a source that has been replaced since then fails.
 
     Attributes:
         output: absolute path of the output directory, or ``-`` for standard output.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
@@ -29,7 +28,8 @@ from asyncdump.plan.templates import render_name
 from asyncdump.records.receipt import is_journal_empty, read_receipt
 from asyncdump.records.record import LARGEST, room
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.output import local_folder, open_store, resolve
+from asyncdump.sinks.place import Entry, Store
 from asyncdump.sources.process import look_at_process
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT, name_complaint
@@ -70,6 +70,8 @@ class _Planner:
         self._options = options
         self._problems: list[Problem] = []
         self._output = self._place(options.get("output"))
+        self._streamed = self._output == STANDARD_OUTPUT
+        self._store: Store | None = None
         self._earlier: dict[str, FileReport] = {}
         self._lost = False
         self._existing: list[Problem] = []
@@ -79,15 +81,25 @@ class _Planner:
         return self._problems[-1]
 
     def plan(self) -> Plan:
+        with suppress(DumpError):  # What is there and can't be opened is complained of below.
+            self._store = None if self._streamed else open_store(self._output, make=False)
+        try:
+            return self._plan()
+        finally:
+            if self._store is not None:
+                self._store.close()
+
+    def _plan(self) -> Plan:
         if self._options.get("resume"):
             self._earlier = self._find_earlier()
         dumps = [dump for index, entry in enumerate(self._manifest.dumps) for dump in self._resolve(index, entry)]
-        if self._output == STANDARD_OUTPUT:
-            free = 0
+        free = 0
+        if self._streamed:
             if len(dumps) > 1 and not self._misplaced:
                 self._complain("output", f"- is standard output, which takes one dump, not {len(dumps)}")
         else:
-            free = self._check_output([dump for _, dump in dumps])
+            if (folder := local_folder(self._output)) is not None:
+                free = self._check_folder(folder, [dump for _, dump in dumps])
             self._check_names(dumps)
             self._check_records([dump for _, dump in dumps])
         if self._problems:
@@ -113,18 +125,14 @@ class _Planner:
 
     def _find_earlier(self) -> dict[str, FileReport]:
         """Return what an earlier run has done in the output folder, by name."""
-        if self._output == STANDARD_OUTPUT:
+        if self._streamed:
             if not self._misplaced:
                 self._complain("output", "- is standard output, where no run can be resumed")
             return {}
-        if not os.path.isdir(self._output):
-            return {}
         try:
-            folder = Folder(self._output, make=False)
-            try:
-                earlier = read_receipt(folder)
-            finally:
-                folder.close()
+            if self._store is None and os.path.isdir(self._output):
+                open_store(self._output, make=False).close()  # Says why it can't be opened.
+            earlier = read_receipt(self._store) if self._store is not None else None
         except DumpError as error:
             message = f"{error}: nothing can be resumed without it"
             self._complain("output", message, "start from scratch with {overwrite} instead")
@@ -151,7 +159,7 @@ class _Planner:
                 yield key, msgspec.structs.replace(planned, name=name)
 
     def _check_stages(self, key: str, planned: PlannedDump) -> None:
-        fed = planned.stages or self._output == STANDARD_OUTPUT
+        fed = planned.stages or self._streamed
         if fed and planned.method not in {"auto", *FEEDS}:
             what = "a compressor or filter" if planned.stages else "a pipe"
             self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
@@ -237,9 +245,13 @@ class _Planner:
     def _place(self, output: str | os.PathLike[str] | None) -> str:
         """Return where the dumps go: an option is relative to the working directory, a manifest to its own."""
         path = self._path("output", self._manifest.output if output is None else output)
-        if path is None or path == STANDARD_OUTPUT:
+        if path is None:
             return STANDARD_OUTPUT
-        return absolute(path if output is not None else os.path.join(self._folder, path))
+        try:
+            return resolve(path, "" if output is not None else self._folder)
+        except ValueError as error:
+            self._complain("output", str(error))
+            return STANDARD_OUTPUT
 
     def _path(self, key: str, given: str | os.PathLike[str]) -> str | None:
         """Return a path that was given, or complain and return None."""
@@ -286,17 +298,15 @@ class _Planner:
         existing = []
         comparable = set()
         for key, dump in dumps:
-            try:
-                status = os.lstat(os.path.join(self._output, dump.name))
-            except (OSError, ValueError):
+            if (entry := self._entry(dump.name)) is None:
                 continue
-            if (source := sources.get((status.st_dev, status.st_ino))) is not None:
+            if (source := sources.get((entry.device, entry.inode))) is not None:
                 self._complain(f"{key}.name", f"{dump.name} in {self._output} is {source}, one of the sources")
-            elif stat.S_ISDIR(status.st_mode):
+            elif entry.kind == "folder":
                 self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
             else:
                 existing.append(dump.name)
-                if _may_be(dump, status):
+                if _may_be(dump, entry):
                     comparable.add(dump.name)
         if self._options.get("resume"):
             if any(name not in self._earlier for name in existing):
@@ -318,7 +328,7 @@ class _Planner:
                 existing += [] if existing else ["the journal of a run that never ended"]
                 instead = "continue that run with {resume}, choose another directory, or pass {overwrite}"
         for name in (RECEIPT, JOURNAL):
-            if os.path.isdir(os.path.join(self._output, name)):
+            if (entry := self._entry(name)) is not None and entry.kind == "folder":
                 self._complain("output", f"{name} is a folder in {self._output}: move it away")
         if existing and not self._options.get("overwrite") and not self._lost:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
@@ -335,19 +345,17 @@ class _Planner:
     def _is_empty_journal(self) -> bool:
         """Tell whether the journal that stands there tells of no dump; one that can't be read may tell of any."""
         with suppress(DumpError):
-            folder = Folder(self._output, make=False)
-            try:
-                return is_journal_empty(folder)
-            finally:
-                folder.close()
+            return self._store is None or is_journal_empty(self._store)
         return False
 
-    def _stands(self, name: str) -> bool:
-        return os.path.lexists(os.path.join(self._output, name))
+    def _entry(self, name: str) -> Entry | None:
+        return None if self._store is None else self._store.entry(name)
 
-    def _check_output(self, dumps: list[PlannedDump]) -> int:
-        """Check that the folder can be written to and has room; return the bytes free."""
-        place = self._output
+    def _stands(self, name: str) -> bool:
+        return self._entry(name) is not None
+
+    def _check_folder(self, place: str, dumps: list[PlannedDump]) -> int:
+        """Check that a folder can be written to and has room; return the bytes free."""
         while not os.path.lexists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place):
@@ -371,10 +379,10 @@ class _Planner:
         return free
 
 
-def _may_be(dump: PlannedDump, status: os.stat_result) -> bool:
+def _may_be(dump: PlannedDump, entry: Entry) -> bool:
     """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
-    fits = dump.source.sized and (dump.zstd is not None or status.st_size == dump.length)
-    return stat.S_ISREG(status.st_mode) and not dump.filters and fits
+    fits = dump.source.sized and (dump.zstd is not None or entry.size == dump.length)
+    return entry.kind == "file" and not dump.filters and fits
 
 
 def _together(errors: Sequence[DumpError]) -> DumpError:

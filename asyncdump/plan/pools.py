@@ -6,19 +6,20 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DumpError
 from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.plan.room import data_of, exceed
+from asyncdump.plan.room import data_in, exceed
 from asyncdump.records.standing import is_compressed
-from asyncdump.sinks.folder import Folder, MappedDraft
-from asyncdump.sinks.targets import Targets
+from asyncdump.sinks.draft import HUGE_GRAIN
+from asyncdump.sinks.place import Store
+from asyncdump.sinks.targets import TargetsPlace
 from asyncdump.sources.describe import describe
 from asyncdump.sources.extents import find_spans
-from asyncdump.sources.file import open_regular
+from asyncdump.sources.file import FileSource, regular
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import SMALL_PAGE
 
@@ -29,24 +30,47 @@ _ZERO_RATIO: Final = 4096
 """A frame that takes less than this part of its content holds one byte again and again: it is counted as zeros."""
 
 
-def short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, *, look: bool = False) -> list[str]:
-    """Return the complaints about pools, and limits of mounts, that have too few huge pages.
+class _Home(NamedTuple):
+    """The mount that targets go to: a descriptor and the path of a folder on it, its filesystem, its (huge) page."""
+
+    fd: int
+    path: str
+    filesystem: str
+    block: int
+
+
+def _homes(
+    dumps: Iterable[PlannedDump], targets: TargetsPlace
+) -> tuple[dict[int, _Home], dict[int, list[PlannedDump]]]:
+    """Return the mounts of this host that dumps are restored to, and the dumps for each, by their device numbers."""
+    homes: dict[int, _Home] = {}
+    wanted: dict[int, list[PlannedDump]] = defaultdict(list)
+    for dump in dumps:
+        store = targets.store(dump.name)
+        if store.fd is not None:
+            device = os.fstat(store.fd).st_dev
+            wanted[device].append(dump)
+            if device not in homes:
+                homes[device] = _Home(store.fd, store.path, *filesystem(store.fd))
+    return homes, wanted
+
+
+def short_of_pages(
+    dumps: Iterable[PlannedDump], store: Store, targets: TargetsPlace, *, look: bool = False
+) -> list[str]:
+    """Return the complaints about pools, and limits of mounts, that have too few huge pages for dumps out of a store.
 
     What is to be replaced doesn't count as free: it goes when its successor has its name. Without ``look`` all that a
     dump holds counts, with it only what isn't zero.
     """
+    homes, wanted = _homes(dumps, targets)
     pools: dict[int, int] = defaultdict(int)
-    mounts: dict[int, int] = defaultdict(int)
-    places: dict[int, Folder] = {}
-    for dump in dumps:
-        folder = targets.folder(dump.name)
-        if folder.filesystem == "hugetlbfs":
-            mounts[folder.device] += _pages(dump, folder.block, look=look)
-            places[folder.device] = folder
-    for device, pages in mounts.items():
-        # What a mount has reserved (min_size=) is taken out of the pool already.
-        reserved = _reserved_by(places[device])
-        pools[places[device].block] += max(0, pages - reserved)
+    mounts: dict[int, int] = {}
+    for device, home in homes.items():
+        if home.filesystem == "hugetlbfs":
+            mounts[device] = sum(_pages(dump, store, home.block, look=look) for dump in wanted[device])
+            # What a mount has reserved (min_size=) is taken out of the pool already.
+            pools[home.block] += max(0, mounts[device] - _reserved_by(home, device))
     problems = [
         f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
         f"reserve more in {_pool(page)}/nr_hugepages"
@@ -54,25 +78,24 @@ def short_of_pages(dumps: Iterable[PlannedDump], targets: Targets, *, look: bool
         if pages > (free := _free_in_pool(page))
     ]
     for device, pages in mounts.items():
-        folder = places[device]
-        size = format_size(filesystem(folder.fd)[1])
-        if pages > (free := _free_in_mount(folder)):
-            wanted = f"{folder.path} takes {pages} huge pages of {size} for this"
-            problems.append(f"{wanted}, {max(0, free)} are left within the limit of its mount (size=)")
-    return problems if look or not problems else short_of_pages(dumps, targets, look=True)
+        home = homes[device]
+        if pages > (free := _free_in_mount(home)):
+            needs = f"{home.path} takes {pages} huge pages of {format_size(home.block)} for this"
+            problems.append(f"{needs}, {max(0, free)} are left within the limit of its mount (size=)")
+    return problems if look or not problems else short_of_pages(dumps, store, targets, look=True)
 
 
-def _pages(dump: PlannedDump, page: int, *, look: bool) -> int:
+def _pages(dump: PlannedDump, store: Store, page: int, *, look: bool) -> int:
     """Return how many huge pages the content of a dump takes; only ``look`` reads what is stored raw."""
     assert dump.expected is not None
-    fd = open_regular(dump.source.path)
+    fd = regular(store.open(dump.name), dump.source.path)
     data: Iterator[tuple[int, int]]
     try:
         if is_compressed(dump.expected):
             frames = listed_frames(fd, dump.source.path) or ()
             data = ((frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length)
         elif look:
-            data = _data(dump, MappedDraft.grain)
+            data = _data(dump, store, HUGE_GRAIN)
         else:
             spans = find_spans(fd, describe(fd, dump.source.path), 0, dump.length)
             data = ((span.offset, span.length) for span in spans if not span.hole)
@@ -104,10 +127,10 @@ def _free_in_pool(page: int) -> int:
         return 1 << 62  # Nobody tells: the mapping will.
 
 
-def _reserved_by(folder: Folder) -> int:
-    """Return how many huge pages the mount of a folder may still have reserved for itself (hugetlbfs, min_size=)."""
-    number = f"{os.major(folder.device)}:{os.minor(folder.device)}"
-    status = os.fstatvfs(folder.fd)
+def _reserved_by(home: _Home, device: int) -> int:
+    """Return how many huge pages a mount may still have reserved for itself (hugetlbfs, min_size=)."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    status = os.fstatvfs(home.fd)
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
             options = next((line.rsplit(None, 1)[1] for line in mounts if line.split()[2] == number), "")
@@ -119,39 +142,36 @@ def _reserved_by(folder: Folder) -> int:
     return max(0, int(named.get("min_size", 0)) // status.f_bsize - used)
 
 
-def _free_in_mount(folder: Folder) -> int:
-    status = os.fstatvfs(folder.fd)
+def _free_in_mount(home: _Home) -> int:
+    status = os.fstatvfs(home.fd)
     return status.f_bavail if status.f_blocks > 0 else 1 << 62  # None, or -1: a mount without a limit.
 
 
-def short_of_space(dumps: Iterable[PlannedDump], targets: Targets) -> list[str]:
-    """Return the complaints about disks that have too little room for what is to be restored."""
-    needed: dict[int, list[PlannedDump]] = defaultdict(list)
-    places: dict[int, Folder] = {}
-    for dump in dumps:
-        folder = targets.folder(dump.name)
-        if folder.filesystem != "hugetlbfs" and dump.expected is not None and not is_compressed(dump.expected):
-            needed[folder.device].append(dump)
-            places[folder.device] = folder
+def short_of_space(dumps: Iterable[PlannedDump], store: Store, targets: TargetsPlace) -> list[str]:
+    """Return the complaints about disks that have too little room for what is to be restored out of a store."""
+    homes, wanted = _homes(dumps, targets)
     problems = []
-    for device, those in needed.items():
+    for device, home in homes.items():
+        raw = [dump for dump in wanted[device] if dump.expected is not None and not is_compressed(dump.expected)]
+        if home.filesystem in {"hugetlbfs", "xfs", "btrfs"}:
+            continue  # Pages are counted above; a clone takes no room.
         try:
-            status = os.fstatvfs(places[device].fd)
+            status = os.fstatvfs(home.fd)
         except OSError:
             continue  # Nobody tells: a disk that fills up is told when it does.
         free = status.f_bavail * status.f_frsize
-        amount = sum(min(dump.length, dump.source.allocated) for dump in those)
-        if amount > free and places[device].filesystem not in {"xfs", "btrfs"} and exceed(_amounts(those), free):
-            problems.append(f"{places[device].path} has {format_size(free)} free, {format_size(amount)} are needed")
+        amount = sum(min(dump.length, dump.source.allocated) for dump in raw)
+        if amount > free and exceed(_amounts(raw, store), free):
+            problems.append(f"{home.path} has {format_size(free)} free, {format_size(amount)} are needed")
     return problems
 
 
-def _amounts(dumps: Iterable[PlannedDump]) -> Iterator[int]:
+def _amounts(dumps: Iterable[PlannedDump], store: Store) -> Iterator[int]:
     for dump in dumps:
-        for _, length in _data(dump, SMALL_PAGE):
+        for _, length in _data(dump, store, SMALL_PAGE):
             yield length
 
 
-def _data(dump: PlannedDump, grain: int) -> Iterator[tuple[int, int]]:
+def _data(dump: PlannedDump, store: Store, grain: int) -> Iterator[tuple[int, int]]:
     with suppress(DumpError):  # What can't be read is its own failure.
-        yield from data_of(dump.source, 0, dump.length, grain)
+        yield from data_in(FileSource(store.open(dump.name), dump.source), 0, dump.length, grain)

@@ -11,15 +11,16 @@ from asyncdump.errors import (
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at, went_through
+from asyncdump.sinks.place import Store
 from asyncdump.sources.opening import look_at_recorded
 from asyncdump.vocabulary.values import Source
 
 
-def plain(file: FileReport) -> PlannedDump:
+def plain(file: FileReport, store: Store) -> PlannedDump:
     """Return the reading of a dump that is to be compared with its record."""
     _check_dumped(file)
-    source, length = look_at(file)
-    if file.digest is None and not has_checksums(file):
+    source, length = look_at(file, store)
+    if file.digest is None and not has_checksums(file, store):
         raise _unknown(
             file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
         )
@@ -35,10 +36,10 @@ def planned(file: FileReport, *, source: Source, length: int, **options: Any) ->
     )
 
 
-def from_source(file: FileReport) -> PlannedDump:
+def from_source(file: FileReport, store: Store) -> PlannedDump:
     """Return the reading of a source that is to be compared with its dump."""
     _check_dumped(file)
-    _, length = look_at(file)
+    _, length = look_at(file, store)
     if programs := went_through(file):
         raise _unknown(file, f"{file.path} went through {', '.join(programs)}: it can't be compared with a source", "")
     source = look_at_recorded(file.source)
@@ -80,7 +81,7 @@ def _unknown(file: FileReport, why: str, hint: str) -> DamagedError:
     return DamagedError(why, verdict="unknown", path=file.path, hint=hint)
 
 
-def to_restore(file: FileReport, *, durable: bool) -> PlannedDump:
+def to_restore(file: FileReport, store: Store, *, durable: bool) -> PlannedDump:
     """Return the reading of a dump that is to be restored.
 
     Raises:
@@ -96,5 +97,5 @@ def to_restore(file: FileReport, *, durable: bool) -> PlannedDump:
             operation="restore",
             hint="undo that manually, and put the result into its place",
         )
-    source, length = look_at(file)
+    source, length = look_at(file, store)
     return planned(file, source=source, length=length, durable=durable, sparse=True)

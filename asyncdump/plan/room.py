@@ -14,6 +14,7 @@ from asyncdump.kernel.lane import BUFFER, Buffer
 from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.sources.opening import open_planned
+from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
 MOST: Final = 4 << 30
@@ -29,12 +30,16 @@ def data_of(source: Source, start: int, end: int, grain: int) -> Iterator[tuple[
     Raises:
         DumpError: it can't be read.
     """
-    origin = open_planned(source)
+    yield from data_in(open_planned(source), start, end, grain)
+
+
+def data_in(origin: OpenSource, start: int, end: int, grain: int) -> Iterator[tuple[int, int]]:
+    """Do as `data_of` does, with an open source, which is closed."""
     buffer = Buffer()
     try:
         for span in origin.spans(start, end):
             for offset in range(span.offset, span.end, BUFFER) if not span.hole else ():
-                with explain("read", source.path):
+                with explain("read", origin.described.path):
                     got = origin.read(buffer.view[: min(BUFFER, span.end - offset)], offset)
                 for begin, stop in data_runs(buffer, got, grain):
                     yield offset + begin, stop - begin

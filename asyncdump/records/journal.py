@@ -10,13 +10,11 @@ import os
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
 
-from asyncdump.errors import DumpError, explain, from_oserror
-from asyncdump.kernel.linux import close_quietly, some
+from asyncdump.errors import DumpError
 from asyncdump.records.record import (
     LARGEST,
     READABLE,
@@ -30,7 +28,7 @@ from asyncdump.records.record import (
     unreadable,
 )
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.place import Log, Store
 from asyncdump.vocabulary.names import JOURNAL
 
 _CRC: Final = 8
@@ -57,31 +55,28 @@ class Journal:
     say: it is written anew, all of it, into another file that takes its name. Until that succeeds nothing is added.
     """
 
-    def __init__(self, folder: Folder, head: Head, earlier: Iterable[FileReport] = ()) -> None:
+    def __init__(self, store: Store, head: Head, earlier: Iterable[FileReport] = ()) -> None:
         """Begin a journal, with what an earlier run has done; one that stood there is replaced at once or not at all.
 
         Raises:
             DumpError: it can't be written.
         """
-        self.path: Final = os.path.join(folder.path, JOURNAL)
-        self._folder: Final = folder
+        self.path: Final = os.path.join(store.path, JOURNAL)
+        self._store: Final = store
         self._head: Final = head
         self._earlier: Final = tuple(earlier)
         self._files: Final[list[FileReport]] = []
         self._turn = threading.Lock()
-        self._fd = -1
         self._end = 0
-        self._lost: DumpError | None = None
         # With what an earlier run has done it is durable before it counts: cut short, it would know less than before.
-        if folder.exists(JOURNAL):
-            self._renew()
+        if store.exists(JOURNAL):
+            content = self._content()
+            self._log: Log = store.renew_log(JOURNAL, content)
+            self._end = len(content)
             return
-        with explain("open", self.path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(JOURNAL, flags, 0o600, dir_fd=folder.fd)
-        folder.hold(JOURNAL)
+        self._log = store.new_log(JOURNAL)
         try:
-            self._write(self._content())
+            self._add(self._content())
             if self._earlier and (failure := self.sync()) is not None:
                 raise failure
         except BaseException:
@@ -97,9 +92,9 @@ class Journal:
         """
         told = tuple(files)
         with self._turn:
-            if self._lost is not None:
+            if self._log.lost is not None:
                 self._renew()
-            self._write(self._lines(told, self._end))
+            self._add(self._lines(told, self._end))
             self._files.extend(told)
 
     def _content(self) -> bytes:
@@ -116,25 +111,9 @@ class Journal:
             raise DumpError(f"{self.path} has {2 * LARGEST >> 20} MiB, more than is read", path=self.path)
         return lines
 
-    def _write(self, lines: bytes) -> None:
-        view = memoryview(lines)
-        with explain("write", self.path):
-            os.lseek(self._fd, self._end, os.SEEK_SET)
-            done = 0
-            try:
-                while done < len(view):
-                    done += some(os.write(self._fd, view[done:]))
-            except OSError:
-                self._take_back()
-                raise
-            self._end += done
-
-    def _take_back(self) -> None:
-        # What is written next may be shorter: whole lines behind it would be read again.
-        try:
-            os.ftruncate(self._fd, self._end)
-        except OSError as error:
-            self._lost = from_oserror(error, "ftruncate", self.path)
+    def _add(self, lines: bytes) -> None:
+        self._log.append(lines)
+        self._end += len(lines)
 
     def _renew(self) -> None:
         """Write it anew; what stood there stands there still if that fails.
@@ -142,31 +121,16 @@ class Journal:
         Raises:
             DumpError: it can't be written, or not be made durable.
         """
-        draft = self._folder.create(JOURNAL)
-        try:
-            content = self._content()
-            with explain("write", self.path):
-                draft.write_cached(memoryview(content), 0)
-            if (failure := draft.sync() or draft.rename(overwrite=True) or self._folder.sync()) is not None:
-                raise failure
-            with explain("dup", self.path):
-                replaced, self._fd = self._fd, os.dup(draft.fd)
-        finally:
-            draft.abort()
-        if replaced >= 0:
-            close_quietly(replaced)
+        content = self._content()
+        replaced, self._log = self._log, self._store.renew_log(JOURNAL, content)
+        replaced.close()
         self._end = len(content)
-        self._lost = None
 
     def sync(self) -> DumpError | None:
         """Make durable what was added (fdatasync(2)), if need be by writing it anew; return the error, if any."""
         with self._turn:
-            try:
-                if self._lost is None:
-                    os.fdatasync(self._fd)
-                    return None
-            except OSError as error:
-                self._lost = from_oserror(error, "fdatasync", self.path)
+            if self._log.sync() is None:
+                return None
             try:
                 self._renew()
             except DumpError as error:
@@ -175,13 +139,10 @@ class Journal:
 
     def remove(self) -> None:
         """Take the journal away: the receipt says all that it said."""
-        with suppress(OSError):
-            os.unlink(JOURNAL, dir_fd=self._folder.fd)
+        self._store.remove(JOURNAL)
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close_quietly(fd)
+        self._log.close()
 
 
 def line(content: Head | Record) -> bytes:
@@ -190,7 +151,7 @@ def line(content: Head | Record) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(encoded), encoded)
 
 
-class Told(NamedTuple):
+class JournalContent(NamedTuple):
     """What a journal tells: of each dump the last record; ``earlier`` of those that this run has not come to."""
 
     head: Head
@@ -207,7 +168,7 @@ _HEAD: Final = msgspec.json.Decoder(Head)
 _LINE: Final = msgspec.json.Decoder(Record)
 
 
-def read_journal(content: bytes, folder: str) -> Told | None:
+def read_journal(content: bytes, folder: str) -> JournalContent | None:
     """Return what a journal in ``folder`` tells; None if not even its head is whole.
 
     Raises:
@@ -236,7 +197,7 @@ def read_journal(content: bytes, folder: str) -> Told | None:
             break
         (earlier if read.earlier else files)[file.name] = file
     rest = (file for name, file in earlier.items() if name not in files)
-    return Told(head, tuple(files.values()), tuple(rest))
+    return JournalContent(head, tuple(files.values()), tuple(rest))
 
 
 def is_cut(content: bytes) -> bool:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import stat
 from collections import defaultdict
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Final
 
 import msgspec
 
-from asyncdump.errors import (
-    DumpError,
-    ReceiptError,
-    absolute,
-    explain,
-)
+from asyncdump.errors import DumpError, Problem, ReceiptError
 from asyncdump.kernel.processes import boot_id
 from asyncdump.records.journal import is_cut, read_journal
 from asyncdump.records.record import (
@@ -32,10 +28,13 @@ from asyncdump.records.record import (
     unreadable,
 )
 from asyncdump.records.report import FileReport, Report
-from asyncdump.sinks.folder import Folder
-from asyncdump.sources.file import open_file
+from asyncdump.sinks.output import open_named
+from asyncdump.sinks.place import Store
 from asyncdump.text import as_path, text, utf8
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
+
+_UNENDED: Final = "the run never ended"
+"""What a journal tells of how its run was interrupted."""
 
 _REPLACEMENT: Final = "\ufffd"
 """What decoders put in the place of bytes that aren't UTF-8."""
@@ -126,12 +125,38 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         files: the outcome of each dump.
         earlier: what runs before it have made, and it hasn't made anew.
         missing: how many dumps the run was to make and hadn't recorded when it was killed.
+        started, ended: as they are written, or an empty string; seconds: the time between.
+        interrupted: what ended the run early, or None.
+        manifest_sha256: of its manifest.
     """
 
     path: str
     files: tuple[FileReport, ...]
     earlier: tuple[FileReport, ...] = ()
     missing: int = 0
+    started: str = ""
+    ended: str = ""
+    seconds: float = 0.0
+    interrupted: str | None = None
+    manifest_sha256: str = ""
+
+    @property
+    def report(self) -> Report:
+        """What the run has returned, or would have, so far."""
+        started = ended = _moment(self.started)
+        with suppress(OverflowError):  # A receipt may claim any number of seconds.
+            ended = _moment(self.ended) if self.ended else started + timedelta(seconds=self.seconds)
+        return Report(
+            files=self.files,
+            output=os.path.dirname(self.path),
+            started=started,
+            ended=ended,
+            seconds=self.seconds,
+            interrupted=self.interrupted,
+            manifest_sha256=self.manifest_sha256,
+            earlier=self.earlier,
+            unrecorded=self.missing,
+        )
 
     @cached_property
     def known(self) -> dict[str, FileReport]:
@@ -156,54 +181,53 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return self.missing + older
 
 
-def read_receipt(folder: Folder, name: str = RECEIPT) -> Receipt | None:
-    """Return what stands in a folder, or None where there is neither a receipt nor a journal.
+def read_receipt(store: Store, name: str = RECEIPT) -> Receipt | None:
+    """Return what stands in a store, or None where there is neither a receipt nor a journal.
 
     A journal goes before: a receipt beside it is that of an earlier run, or says the same.
 
     Raises:
         DumpError: it can't be read, or isn't a receipt.
     """
-    content = _read(folder, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
-    path = os.path.join(folder.path, JOURNAL)
-    journal = None if content is None else read_journal(content, folder.path)
+    content = _read(store, JOURNAL, 2 * LARGEST) if name == RECEIPT else None
+    path = os.path.join(store.path, JOURNAL)
+    journal = None if content is None else read_journal(content, store.path)
     if journal is not None:
         missing = max(0, journal.head.files - len(journal.files))
-        return Receipt(path=path, files=journal.files, earlier=journal.earlier, missing=missing)
-    content = _read(folder, name, LARGEST)
-    return None if content is None else _parse(content, os.path.join(folder.path, name), folder.path)
+        return Receipt(
+            path=path,
+            files=journal.files,
+            earlier=journal.earlier,
+            missing=missing,
+            started=journal.head.started,
+            seconds=max((file.ended or 0.0 for file in journal.files), default=0.0),
+            interrupted=_UNENDED,
+            manifest_sha256=journal.head.manifest_sha256,
+        )
+    content = _read(store, name, LARGEST)
+    return None if content is None else _parse(content, os.path.join(store.path, name), store.path)
 
 
-def is_journal_empty(folder: Folder) -> bool:
-    """Tell whether the journal in a folder is that of a run which ended before it made a first dump.
+def is_journal_empty(store: Store) -> bool:
+    """Tell whether the journal in a store is that of a run which ended before it made a first dump.
 
     Raises:
         DumpError: it can't be read, or is of a version that isn't read here: who knows what it tells.
     """
-    content = _read(folder, JOURNAL, 2 * LARGEST)
+    content = _read(store, JOURNAL, 2 * LARGEST)
     if content is None or is_cut(content):
         return True
-    journal = read_journal(content, folder.path)
+    journal = read_journal(content, store.path)
     return journal is not None and not journal.files and not journal.earlier
 
 
-def _read(folder: Folder, name: str, largest: int) -> bytes | None:
-    path = os.path.join(folder.path, name)
-    with explain("open", path):
-        try:
-            fd = open_file(name, follow=False, folder=folder.fd)
-        except FileNotFoundError:
-            return None
+def _read(store: Store, name: str, largest: int) -> bytes | None:
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise _wrong(path, "it is no regular file")
-        if status.st_size > largest:
-            raise _wrong(path, f"it has more than {largest} bytes")
-        with explain("read", path), open(fd, "rb", closefd=False) as file:
-            return file.read(status.st_size)
-    finally:
-        os.close(fd)
+        return store.read_small(name, largest)
+    except DumpError as error:
+        if error.errno is not None:
+            raise
+        raise _wrong(error.path, str(error)) from error
 
 
 class _Counted(msgspec.Struct, gc=False):
@@ -220,6 +244,10 @@ class _Outline(msgspec.Struct, gc=False):
     files: list[_Counted]
     earlier: list[_Counted] = []
     started: str = ""
+    ended: str = ""
+    seconds: float = 0.0
+    interrupted: str | None = None
+    manifest_sha256: str = ""
 
 
 class _Content(msgspec.Struct, gc=False):
@@ -236,17 +264,34 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
         if version not in READABLE:
             raise unreadable(path, version)
         outline = msgspec.json.decode(content, type=_Outline)
-        count, started = len(outline.files) + len(outline.earlier), outline.started
-        del outline
+        count = len(outline.files) + len(outline.earlier)
+        outline.files = outline.earlier = []
         if count * SHORTEST > len(content) + SLACK:
             raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
         read = msgspec.json.decode(content, type=_Content)
-        files, earlier = (_taken(records, folder, started) for records in (read.files, read.earlier))
+        files, earlier = (_taken(records, folder, outline.started) for records in (read.files, read.earlier))
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         raise _wrong(path, str(error)) from error
     if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
         raise _wrong(path, "a name stands twice in it")
-    return Receipt(path=path, files=files, earlier=earlier)
+    return Receipt(
+        path=path,
+        files=files,
+        earlier=earlier,
+        started=outline.started,
+        ended=outline.ended,
+        seconds=outline.seconds,
+        interrupted=outline.interrupted,
+        manifest_sha256=outline.manifest_sha256,
+    )
+
+
+def _moment(written: str) -> datetime:
+    """Return a time of day; one that isn't written is long ago."""
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(written)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return datetime.min.replace(tzinfo=UTC)
 
 
 def _taken(records: list[msgspec.Raw], folder: str, run: str) -> tuple[FileReport, ...]:
@@ -256,40 +301,43 @@ def _taken(records: list[msgspec.Raw], folder: str, run: str) -> tuple[FileRepor
 
 def _wrong(path: str, why: str) -> DumpError:
     return DumpError(
-        f"{path} is no receipt of a run: {why}",
+        f"{path} is not a receipt of a run: {why}",
         path=path,
         operation="read",
-        hint="name the folder of a run, or its receipt.json",
+        hint="specify the directory of a run, or its receipt.json",
     )
 
 
-def open_receipt(what: str | os.PathLike[str]) -> tuple[Receipt, Folder]:
-    """Read the receipt that a path names, or that in the folder that it names, and keep runs out of the folder.
+def open_receipt(what: str | os.PathLike[str], *, lock: bool = True) -> tuple[Receipt, Store]:
+    """Read the receipt or journal that a path names, or the one in the place that it names.
+
+    With ``lock``, no run can start in the place until it is closed.
 
     Raises:
         ReceiptError: there is none, or it can't be read.
-        DumpError: the folder can't be opened, or a run is at work in it.
+        BusyError: a run is running in the place.
+        DumpError: the place can't be opened.
     """
     try:
-        path = absolute(as_path(what))
+        given = as_path(what)
+        store, name = open_named(given, RECEIPT)
     except ValueError as error:
-        raise ReceiptError(f"the folder of the run {error}") from error
-    whole = os.path.isdir(path)
-    place, name = (path, RECEIPT) if whole else os.path.split(path)
-    folder = Folder(place, make=False)
+        raise ReceiptError(f"the directory of the run {error}") from error
     try:
-        folder.lock(shared=True)
+        if lock:
+            store.lock(shared=True)
         try:
-            receipt = read_receipt(folder, name)
+            receipt = read_receipt(store, RECEIPT if name in {"", JOURNAL} else name)
         except DumpError as error:
-            raise ReceiptError(f"{error} ({error.hint})" if error.hint else str(error)) from error
+            raise ReceiptError(Problem(message=str(error), remedy=error.hint)) from error
         if receipt is not None and not receipt.known and not receipt.missing:
-            raise ReceiptError(f"{receipt.path} names no dump")
+            raise ReceiptError(f"{receipt.path} lists no dumps")
         if receipt is None:
+            path = os.path.join(store.path, name)
             raise ReceiptError(
-                f"there is no {name} in {place}, and no journal of a run" if whole else f"{path} is not there"
+                f"{path} does not exist" if name else f"there is no {RECEIPT} in {store.path}, and no journal of a run"
             )
     except BaseException:
-        folder.close()
+        store.close()
         raise
-    return receipt, folder
+    return receipt, store

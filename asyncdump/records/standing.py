@@ -10,15 +10,16 @@ from asyncdump.codecs.decompress import damaged
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.codecs.seekable import SeekTable
 from asyncdump.codecs.zstd import FRAMES
-from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.errors import DamagedError, DumpError
 from asyncdump.records.report import FileReport
+from asyncdump.sinks.place import Store
 from asyncdump.sources.describe import describe
-from asyncdump.sources.file import open_file, open_regular
+from asyncdump.sources.file import regular
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import Source
 
 
-def look_at(file: FileReport) -> tuple[Source, int]:
+def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
     """Return a dump as a source, and how many bytes of content it has, as far as that's seen without reading them.
 
     Raises:
@@ -26,8 +27,7 @@ def look_at(file: FileReport) -> tuple[Source, int]:
         DumpError: it can't be looked at.
     """
     try:
-        with explain("open", file.path):
-            fd = open_file(file.path, follow=False)
+        fd = store.open(file.name)
     except DumpError as error:
         if error.errno == errnos.ENOENT:
             raise DamagedError(f"{file.path} is missing", verdict="missing", path=file.path) from error
@@ -71,7 +71,7 @@ def holds_source(file: FileReport) -> bool:
     return not file.stages or (is_compressed(file) and len(file.stages) == 1)
 
 
-def has_checksums(file: FileReport) -> bool:
+def has_checksums(file: FileReport, store: Store) -> bool:
     """Tell whether each frame of a dump has a checksum, which stands in for a digest.
 
     Raises:
@@ -79,7 +79,7 @@ def has_checksums(file: FileReport) -> bool:
     """
     if not is_compressed(file):
         return False
-    fd = open_regular(file.path)
+    fd = regular(store.open(file.name), file.path)
     try:
         return listed(fd, file.path).checksums
     finally:

@@ -113,7 +113,7 @@ def _reason(file: FileReport) -> _Reason:
     error = file.error
     assert error is not None
     message = str(error)
-    for name in filter(None, (error.path, file.source, file.path, file.name)):
+    for name in filter(None, (error.path, file.source, file.path)):
         message = message.replace(text(name), "")
     return _Reason(type(error), file.phase, error.errno, _NUMBER.sub("", message), error.hint)
 

@@ -125,7 +125,11 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, with the keys of ``asyncdump verify --json``."""
-        return {
+        return dict(msgspec.json.decode(self.to_json()))
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        record = {
             "ok": self.ok,
             "receipt": text(self.receipt),
             "interrupted": self.interrupted,
@@ -135,10 +139,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             "strays": [text(name) for name in self.strays],
             "files": [_record_of(file) for file in self.files],
         }
-
-    def to_json(self) -> str:
-        """Return `to_dict` as text."""
-        return msgspec.json.format(msgspec.json.encode(self.to_dict()), indent=1).decode()
+        return msgspec.json.format(msgspec.json.encode(record), indent=1).decode()
 
     def __str__(self) -> str:
         return str(self.summary)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from asyncdump.errors import AsyncdumpError, DumpError, NotDurableError, as_failure
 from asyncdump.plan.plan import Plan
@@ -88,7 +88,7 @@ class Committer:
         try:
             if self.journal is not None:
                 self.journal.append(job.report(self._facts) for job in jobs)
-            sinks: list[Any] = [job.transfer.sink for job in jobs]
+            sinks = [sink for job in jobs if (sink := job.transfer.sink) is not None]
             errors = self._place.publish(sinks, durable=durable, overwrite=self._plan.overwrite, journal=self.journal)
         except Exception as error:  # noqa: BLE001 (whatever it is, it's these files')
             abort(jobs)

@@ -76,7 +76,7 @@ class Job(msgspec.Struct, eq=False):
 
     @property
     def has_room(self) -> bool:
-        """Whether one more lane may work on it: its compression may have a limit of threads, a pipe takes one."""
+        """Whether one more lane may work on it: its sink and its compression may have a limit."""
         most = self.transfer.most_lanes
         return most is None or self.lanes < most
 

@@ -16,23 +16,22 @@ from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.job import Job
 from asyncdump.run.stranger import recognise
-from asyncdump.sinks.folder import Folder, sync_file
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Store
 from asyncdump.transfer.proof import prove
 from asyncdump.vocabulary.stop import Stop
 
 
 class Keeper:
-    """Looks whether a dump is there before a lane begins it.
+    """Looks whether a dump is there before a lane begins it: in a store; elsewhere nothing is found again.
 
     Attributes:
         journal: takes down what is kept, unless it is None.
     """
 
-    def __init__(self, plan: Plan, place: Place, stop: Stop) -> None:
+    def __init__(self, plan: Plan, store: Store, stop: Stop) -> None:
         self.journal: Journal | None = None
         self._plan: Final = plan
-        self._place: Final = place
+        self._store: Final = store
         self._stop: Final = stop
 
     def settle(self, job: Job, lane: Lane) -> None:
@@ -55,9 +54,9 @@ class Keeper:
             return None
         try:
             if job.planned.durable and not earlier.durable:
-                sync_file(earlier.path)
-            proved = prove(earlier, lane, self._stop, job.watch)
-            if isinstance(self._place, Folder) and not self._place.hold(earlier.name):
+                self._store.settle(earlier.name)
+            proved = prove(earlier, self._store, lane, self._stop, job.watch)
+            if not self._store.hold(earlier.name):
                 return None
         except InterruptedDumpError as error:
             job.note(error)
@@ -75,20 +74,18 @@ class Keeper:
         Raises:
             DumpError: it holds something else, or can't be read.
         """
-        place = self._place
         if not self._is_in_the_way(job):
             return
         try:
-            found = recognise(job.planned, place.path, lane, self._stop, job.watch)
+            found = recognise(job.planned, self._store, lane, self._stop, job.watch)
         finally:
             job.proof = None
-        assert isinstance(place, Folder)
-        place.hold(found.name)
+        self._store.hold(found.name)
         self._keep(job, msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256))
 
     def _is_in_the_way(self, job: Job) -> bool:
         """Tell whether a file has a dump's name that no record mentions, and that no dump of this run holds."""
-        place, name = self._place, job.planned.name
-        if not self._plan.resume or self._plan.overwrite or not isinstance(place, Folder):
+        name = job.planned.name
+        if not self._plan.resume or self._plan.overwrite:
             return False
-        return place.exists(name) and place.holder(name) is None
+        return self._store.exists(name) and self._store.holder(name) is None

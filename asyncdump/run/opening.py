@@ -1,4 +1,4 @@
-"""A run beside the block of code that watches it."""
+"""A run, concurrent with the block of code that watches it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from asyncdump.run.run import Run
 from asyncdump.run.threads import Host, current_task, in_thread
 
 GRACE: Final = 10.0
-"""Seconds that a handler has for an event when nothing but that keeps a run from returning."""
+"""Seconds that a handler has for an event once the run has ended, and only the handler keeps it from returning."""
 
 
 Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
-"""What is called with each event. A plain function runs in the event loop, and so must not block."""
+"""Called with each event. A plain function runs in the event loop, so it must not block."""
 
 
 @asynccontextmanager
 async def running(run: Run) -> AsyncIterator[None]:
-    """Have a run conducted beside a block. After the block it has ended, whatever was raised and whoever was cancelled.
+    """Run concurrently with a block. After the block the run has ended, regardless of what was raised or cancelled.
 
-    An exception of the block ends the run, and is raised by itself.
+    An exception of the block cancels the run, and propagates unwrapped.
     """
     task = current_task()
     run.start()
@@ -35,16 +35,16 @@ async def running(run: Run) -> AsyncIterator[None]:
         yield
     except BaseException as error:
         run.cancel()
-        # A task that is destroyed can wait for nothing: the threads of the run end by themselves, and clean up.
+        # A task that is being destroyed can't wait: the threads of the run end on their own, and clean up.
         if not run.forked and (not isinstance(error, GeneratorExit) or current_task() == task):
-            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's own error goes before later ones.
+            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's goes first.
                 await run.wait()
         raise
     await run.wait()
 
 
 async def listen(run: Run, handler: Handler) -> None:
-    """Call a handler with each event of a run; once that has ended, it has `GRACE` for each that is left."""
+    """Call a handler with each event of a run; once the run has ended, it has `GRACE` for each event that is left."""
     now = Host().time
 
     def hurry() -> None:
@@ -69,7 +69,7 @@ async def listen(run: Run, handler: Handler) -> None:
 
 
 def _is_the_handlers(error: BaseException) -> bool:
-    """Tell whether an error is the handler's own affair: a cancellation too, where nobody has cancelled this task."""
+    """Return whether an error is the handler's own: a cancellation is, too, if no one has cancelled this task."""
     if isinstance(error, Exception):
         return True
     if not isinstance(error, asyncio.CancelledError):

@@ -21,8 +21,7 @@ from asyncdump.run.mailbox import Mailbox
 from asyncdump.run.owners import Owners
 from asyncdump.run.scheduler import Scheduler
 from asyncdump.run.threads import Host, Signal, outlast, start
-from asyncdump.sinks.folder import Folder
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Place, Store
 from asyncdump.version import __version__
 from asyncdump.vocabulary.names import LISTS, RECEIPT
 from asyncdump.vocabulary.stop import Stop
@@ -41,17 +40,19 @@ class Run:
     def __init__(
         self,
         plan: Plan,
-        folder: Place,
+        place: Place,
         stop: Stop | None = None,
         *,
+        store: Store | None = None,
         earlier: Mapping[str, FileReport] | None = None,
         receipt: bool = True,
-        guard: Folder | None = None,
     ) -> None:
-        """``guard`` is a folder that is read meanwhile: it stays locked until the run has ended."""
+        """``store`` has the records: of this run, or with ``receipt=False`` of the one whose dumps are read. It stays
+        locked until the run has ended. ``earlier`` is what runs before this one have made in it, by name.
+        """
         self.plan: Final = plan
-        self._guard: Final = guard
-        self._folder = folder
+        self._place: Final = place
+        self._store: Final = store
         self._journal: Journal | None = None
         self._earlier: Final = earlier or {}
         self._receipt = receipt
@@ -63,13 +64,15 @@ class Run:
         self._owners = Owners(dump.source for dump in plan.dumps if receipt)
         self._scheduler = Scheduler(
             plan,
-            folder,
+            place,
             emit=self._mailbox.put,
             stop=self._stop,
             clock=self._clock,
             watch=self._look_around,
+            store=store,
             earlier=earlier,
             owners=self._owners,
+            quiet=not receipt,
         )
         self.ended: Final = Signal()
         self._host: Host | None = None
@@ -91,9 +94,9 @@ class Run:
     def _release(self) -> None:
         if self._journal is not None:
             self._journal.close()
-        self._folder.close()
-        if self._guard is not None:
-            self._guard.close()
+        self._place.close()
+        if self._store is not None:
+            self._store.close()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self._mailbox)
@@ -131,9 +134,9 @@ class Run:
         return self._report
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the run within some 100 ms: finished dumps stay, others are removed, the report tells which.
+        """End the run within about 100 ms: finished dumps stay, others are removed, and the report says which.
 
-        May be called at any time, more than once, and from any thread or signal handler.
+        It may be called at any time, more than once, and from any thread or signal handler.
         """
         self._interrupted = self._interrupted or reason
         self._stop.requested = True
@@ -219,7 +222,7 @@ class Run:
         try:
             self._write_records(report)
         except Exception as error:  # noqa: BLE001 (whatever it is: the dumps are there)
-            report = msgspec.structs.replace(report, receipt_error=as_failure(error, self._folder.path))
+            report = msgspec.structs.replace(report, receipt_error=as_failure(error, self._place.path))
         self._report = report
         self._mailbox.put(
             RunFinished(
@@ -238,11 +241,11 @@ class Run:
         return tuple(file for name, file in self._earlier.items() if name not in made)
 
     def _write_records(self, report: Report) -> None:
-        if self._receipt:
+        if self._receipt and self._store is not None:
             # What an earlier list says of dumps that were replaced would find fault with those that replaced them.
             lists = {name: LISTS[file.digest.partition(":")[0]] for name, file in self._earlier.items() if file.digest}
             standing = {lists[file.name] for file in report.earlier if file.ok and file.name in lists}
             stale = dict.fromkeys(set(lists.values()) - standing, b"")
-            self._folder.write_small({**stale, **digest_lists(report), RECEIPT: receipt(report, __version__)})
+            self._store.write_small({**stale, **digest_lists(report), RECEIPT: receipt(report, __version__)})
         if self._journal is not None:
             self._journal.remove()

@@ -29,9 +29,7 @@ from asyncdump.run.owners import Owners
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
 from asyncdump.run.threads import start
-from asyncdump.sinks.folder import Draft, Folder
-from asyncdump.sinks.pipe import Outlet
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Place, Store
 from asyncdump.transfer.choose import transfer_of
 from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
@@ -46,7 +44,8 @@ class Scheduler:
     """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
 
     ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
-    second. ``earlier`` is what a run before this one has done, by name; ``owners`` knows who has the sources mapped.
+    second. ``store`` has what is read: dumps that are verified or restored, or those of runs before this one; these are
+    ``earlier``, by name. ``owners`` knows who has the sources mapped. With ``quiet``, failures aren't logged.
 
     Attributes:
         reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
@@ -56,31 +55,35 @@ class Scheduler:
     def __init__(
         self,
         plan: Plan,
-        folder: Place,
+        place: Place,
         *,
         emit: Callable[[Event], None],
         stop: Stop,
         clock: Callable[[], float],
         watch: Callable[[], object],
+        store: Store | None = None,
         earlier: Mapping[str, FileReport] | None = None,
         owners: Owners | None = None,
+        quiet: bool = False,
     ) -> None:
-        lanes = default_lanes(folder.filesystem)
+        lanes = default_lanes(place.filesystem)
         wanted = lanes if plan.concurrency == "auto" else plan.concurrency
         programs = max((len(planned.filters) for planned in plan.dumps), default=0)
         self._lanes, allowed = within_open_files(max(lanes, wanted), programs)
         self.concurrency: Final = min(wanted, self._lanes)
         self.aborted = False
         self._plan = plan
-        self._folder = folder
+        self._place: Final = place
+        self._store: Final = store
+        self._quiet: Final = quiet
         self._stop = stop
         self._watch = watch
         self._clock = clock
         self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
-        self._keeper = Keeper(plan, folder, stop)
+        self._keeper = Keeper(plan, store, stop) if store is not None else None
         # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
-        self._committer = Committer(plan, folder, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
+        self._committer = Committer(plan, place, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
         # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
@@ -92,7 +95,7 @@ class Scheduler:
         self._broken: BaseException | None = None
         self._again: list[Job] = []
         self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
-        self._resources = resources(stop)
+        self._resources = resources(stop, store)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
             self._jobs, self._transfer, stop, concurrency=self.concurrency, lanes=self._lanes, batch=batch
@@ -100,15 +103,15 @@ class Scheduler:
 
     def attach(self, journal: Journal) -> None:
         """Have what is done taken down in a journal."""
-        self._committer.journal = self._keeper.journal = journal
+        self._committer.journal = journal
+        if self._keeper is not None:
+            self._keeper.journal = journal
 
     def _job(self, index: int, planned: PlannedDump) -> Job:
-        earlier = self._earlier.get(planned.name)
-        told = not isinstance(self._folder, Folder | Outlet)
-        return Job(index, planned, earlier=earlier, told_elsewhere=told)
+        return Job(index, planned, earlier=self._earlier.get(planned.name), told_elsewhere=self._quiet)
 
     def _transfer(self, planned: PlannedDump) -> Transfer:
-        return transfer_of(planned, self._folder, self._resources)
+        return transfer_of(planned, self._place, self._resources)
 
     @property
     def reports(self) -> tuple[FileReport, ...]:
@@ -289,7 +292,7 @@ class Scheduler:
     def _may_pass(self, job: Job, error: AsyncdumpError) -> bool:
         retries = self._plan.retries
         sink = job.under_way.sink if job.under_way is not None else None
-        if isinstance(self._folder, Outlet) and sink is not None and sink.stored:
+        if self._place.streams and sink is not None and sink.stored:
             return False  # What a reader has been given can't be taken back.
         passing = isinstance(error, DumpError) and error.errno in retries.numbers and job.planned.error is None
         return passing and job.attempts < retries.times and not self._stop.requested
@@ -298,13 +301,13 @@ class Scheduler:
         with self._turn:
             if self._may_pass(job, error):
                 if isinstance(error, NotDurableError):
-                    job.stands = job.failure(error, self._folder.path, self._facts)
+                    job.stands = job.failure(error, self._place.path, self._facts)
                 job.attempts += 1
                 self._again.append(job)
                 delay = self._plan.retries.wait(job.attempts)
                 self._telling.retried(job, error, delay)
                 return
-        self._telling.failed(job, error, job.failure(error, self._folder.path, self._facts))
+        self._telling.failed(job, error, job.failure(error, self._place.path, self._facts))
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
@@ -329,9 +332,10 @@ class Scheduler:
             return
         job.lane = lane.number
         job.began = self._clock() if job.began is None else job.began
-        self._keeper.settle(job, lane)
+        if self._keeper is not None:
+            self._keeper.settle(job, lane)
         if job.kept is not None:
             return
-        job.guard(lambda: job.transfer.begin(self._folder, lane))
-        if job.earlier is not None and isinstance(job.transfer.sink, Draft):
+        job.guard(lambda: job.transfer.begin(self._place, lane))
+        if job.earlier is not None and job.transfer.sink is not None:
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path

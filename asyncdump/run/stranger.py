@@ -10,23 +10,24 @@ from collections.abc import Callable
 import msgspec
 
 from asyncdump.codecs.detect import listed_frames
-from asyncdump.errors import DamagedError, DumpError, explain
+from asyncdump.errors import DamagedError, DumpError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.folder import sync_file
-from asyncdump.sinks.mirror import Mirror
+from asyncdump.sinks.comparing import ComparingPlace
 from asyncdump.sinks.null import NullPlace
+from asyncdump.sinks.place import Store
 from asyncdump.sources.describe import describe
-from asyncdump.sources.file import open_regular, refuse_special
-from asyncdump.transfer.resources import Resources, resources
+from asyncdump.sources.file import regular
+from asyncdump.transfer.proof import Stored
+from asyncdump.transfer.resources import resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import Source
 
 
 def recognise(
-    planned: PlannedDump, folder: str, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]
+    planned: PlannedDump, store: Store, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]
 ) -> FileReport:
     """Return the record of what stands under the name of a planned dump, if it holds what its source holds now.
 
@@ -34,25 +35,24 @@ def recognise(
         DumpError: it holds something else, or can't be read.
     """
     began = time.perf_counter()
-    path = os.path.join(folder, planned.name)
+    path = os.path.join(store.path, planned.name)
     if not planned.source.sized:  # What it holds is known when it is read, and is another thing each time.
         raise _stranger(path, planned)
-    with explain("stat", path):
-        refuse_special(path, os.lstat(path).st_mode)
-    sync_file(path)
-    stored = _look_at(path, planned)
+    os.close(regular(store.open(planned.name), path))
+    store.settle(planned.name)
+    stored = _look_at(store, path, planned)
     compressed = frozenset({planned.name} if planned.zstd is not None else ())
     # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
-    shared = resources(stop)
-    source = _reading(planned, planned.source, planned.offset, planned.length, shared)
+    shared = resources(stop, store)
+    source = Transfer(_reading(planned, planned.source, planned.offset, planned.length), shared)
     held = source
     try:
-        _carry(source, Mirror(folder, compressed), lane, watch)
+        _carry(source, ComparingPlace(store.path, store.open, compressed), lane, watch)
     except DamagedError as error:
         raise _stranger(path, planned) from error
     if compressed:
-        held = _reading(planned, stored, 0, stored.size, shared)
-        _carry(held, NullPlace(folder), lane, watch)
+        held = Stored(_reading(planned, stored, 0, stored.size), shared)
+        _carry(held, NullPlace(store.path), lane, watch)
     return FileReport(
         source=planned.source.path,
         name=planned.name,
@@ -79,8 +79,8 @@ def recognise(
     )
 
 
-def _look_at(path: str, planned: PlannedDump) -> Source:
-    fd = open_regular(path)
+def _look_at(store: Store, path: str, planned: PlannedDump) -> Source:
+    fd = regular(store.open(planned.name), path)
     try:
         stored = describe(fd, path)
         length = stored.size
@@ -93,10 +93,10 @@ def _look_at(path: str, planned: PlannedDump) -> Source:
     return stored
 
 
-def _reading(planned: PlannedDump, source: Source, offset: int, length: int, shared: Resources) -> Transfer:
-    """Return a transfer that only reads: of the source of a dump, or of the dump itself, as it is stored."""
+def _reading(planned: PlannedDump, source: Source, offset: int, length: int) -> PlannedDump:
+    """Return the plan only to read: the source of a dump, or the dump itself, as it is stored."""
     what = {"source": source, "offset": offset, "length": length, "on_read_error": "fail"}
-    return Transfer(msgspec.structs.replace(planned, method="read", sparse=False, **what), shared)
+    return msgspec.structs.replace(planned, method="read", sparse=False, **what)
 
 
 def _carry(transfer: Transfer, place: NullPlace, lane: Lane, watch: Callable[[Transfer], None]) -> None:

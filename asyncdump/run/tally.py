@@ -26,7 +26,7 @@ class Tally:
         failed: the files that failed.
         in_flight: the latest progress of each file that is in progress, by name.
         methods: how each of those is moved, by name.
-        began: when the run started, on the clock of `time.monotonic`.
+        began: when the run started, on the clock of ``time.monotonic``.
     """
 
     def __init__(self) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from asyncdump.kernel.linux import close_quietly
-from asyncdump.sinks.folder import Folder
+from asyncdump.sinks.opened import OpenFolder
 
 
-def clashes(folder: Folder, names: Iterable[str]) -> list[tuple[str, str]]:
+def clashes(folder: OpenFolder, names: Iterable[str]) -> list[tuple[str, str]]:
     """Return each name that leads to the same file as one before it in ``folder``, with that one.
 
     The filesystem is asked, with empty files in a folder of their own, and only where names are alike. Where that can't

@@ -6,8 +6,8 @@ An error of write-back is told once: sync_file_range(2) that waits, fsync(2), fd
 advance the cursor of their descriptor, so that the next call finds nothing wrong (errseq in the kernel). A close may be
 all that tells (NFS, FUSE). The page is clean by then, and what the disk holds in its place is anything. Hence:
 
-- A `Sink` owns the errors of its file. Whichever call is told of one, it goes to ``lost``, and stays there.
-- A sink that has lost something is never published: `Sink.sync` and `Sink.ask` return what was lost.
+- A `FileSink` owns the errors of its file. Whichever call is told of one, it goes to ``lost``, and stays there.
+- A sink that has lost something is never published: `FileSink.sync` and `FileSink.ask` return what was lost.
 - What a syncfs tells may be of any file: from then on each file of the folder is synced by itself.
 - The page cache is only dropped, and a digest of what was read back only believed, once nothing was lost until then.
 - No ``OSError`` of such a call is suppressed; ``tests/test_lost_errors.py`` reads the code for that.
@@ -60,16 +60,13 @@ _FAR: Final = 1 << 62
 """A byte that no file has: to wait for its page waits for nothing, and tells what write-back has lost."""
 
 
-class Sink:
+class FileSink:
     """An open file that is written to; several threads may write different ranges of it at once.
 
     Attributes:
-        path: what errors call it.
-        fd: a descriptor through the page cache; the sink closes it.
-        direct: one that goes around it (O_DIRECT), or None where the filesystem takes none.
-        stored: bytes written; what the holes leave out is not in it.
-        inode: its number, once `status` was asked.
-        lost: the first error of write-back that any call was told of: what was written isn't what is there.
+        direct: a descriptor that bypasses the page cache (O_DIRECT), or None where the filesystem has none.
+        inode: its number, once `status` was called.
+        lost: the first error of write-back that any call reported: what was written isn't what is there.
     """
 
     lost: DumpError | None = None
@@ -77,14 +74,12 @@ class Sink:
     _cached: bool = False
 
     sequential: ClassVar[bool] = False
-    """Whether bytes can only be written one behind the other."""
-
+    most_lanes: ClassVar[int | None] = None
     grain: ClassVar[int] = 4096
-    """Bytes that are zero in so large a piece, and aligned to it, may be left out."""
 
     def __init__(self, fd: int, path: str, *, direct: bool = True) -> None:
         """Take over a descriptor; unless ``direct`` is False, see whether the file takes O_DIRECT too."""
-        self.fd = fd
+        self._fd = fd
         self.path = path
         self.stored = 0
         self._dontcache = True
@@ -98,26 +93,30 @@ class Sink:
             with suppress(OSError):
                 self.direct = self.open_again(os.O_RDWR | os.O_DIRECT)
 
+    @property
+    def fd(self) -> int | None:
+        return self._fd if self._fd >= 0 else None
+
     @cached_property
     def pace(self) -> Pace:
         """How much its device takes in one step."""
-        return pace_of(self.fd)
+        return pace_of(self._fd)
 
     def status(self) -> tuple[int, int]:
         """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
         with explain("stat", self.path):
-            status = os.fstat(self.fd)
+            status = os.fstat(self._fd)
         self.inode = status.st_ino
         return (status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else (0, 0)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
         """Return a new descriptor of the same file, with a file offset of its own; the caller closes it."""
-        return os.open(f"/proc/self/fd/{self.fd}", flags | os.O_CLOEXEC)
+        return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC)
 
     def resize(self, size: int) -> None:
         """Set the size in bytes: what isn't written is a hole, and writes in any order don't extend the file."""
         with explain("ftruncate", self.path):
-            os.ftruncate(self.fd, size)
+            os.ftruncate(self._fd, size)
 
     def expect(self, size: int) -> None:
         """Do as `resize`, for a size that isn't the last word: where it can't be set, what is written may fit still."""
@@ -179,11 +178,11 @@ class Sink:
         self._cached = True
         while done < len(data):
             if self._plain:
-                done += some(os.pwrite(self.fd, data[done:], offset + done))
+                done += some(os.pwrite(self._fd, data[done:], offset + done))
                 continue
             try:
                 wanted = flags if self._dontcache else 0
-                done += some(os.pwritev(self.fd, [data[done:]], offset + done, wanted))
+                done += some(os.pwritev(self._fd, [data[done:]], offset + done, wanted))
             except OSError as error:
                 if error.errno in TRUE_ERRORS:
                     raise
@@ -220,7 +219,7 @@ class Sink:
         if not self._ranges:
             return
         try:
-            sync_file_range(self.fd, offset, length, SYNC_FILE_RANGE_WRITE)
+            sync_file_range(self._fd, offset, length, SYNC_FILE_RANGE_WRITE)
         except OSError as error:
             if error.errno in TRUE_ERRORS:
                 raise self.lose(error) from error
@@ -230,7 +229,7 @@ class Sink:
             wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
             try:
                 with self.pace.timing(offset - behind):
-                    sync_file_range(self.fd, behind, offset - behind, wait)
+                    sync_file_range(self._fd, behind, offset - behind, wait)
             except OSError as error:
                 raise self.lose(error) from error
             self._forget(behind, offset - behind)
@@ -245,7 +244,7 @@ class Sink:
         """Return what write-back has lost so far, without waiting for it."""
         if self.lost is None and self._cached and self._ranges:
             try:
-                sync_file_range(self.fd, _FAR, 1, SYNC_FILE_RANGE_WAIT_BEFORE)
+                sync_file_range(self._fd, _FAR, 1, SYNC_FILE_RANGE_WAIT_BEFORE)
             except OSError as error:
                 if error.errno not in _NO_RANGES:
                     self.lose(error)
@@ -264,7 +263,7 @@ class Sink:
         offset = 0
         while offset < size:
             check()
-            fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self.fd
+            fd = self.direct if self.direct is not None and offset % ALIGNMENT == 0 else self._fd
             wanted = pace.step(len(view))
             with explain("read back", self.path), pace.timing(wanted):
                 got = min(read_at(fd, view[:wanted], offset), size - offset)
@@ -295,7 +294,7 @@ class Sink:
         """Make the bytes and the size durable (fdatasync(2)); return the error, if any, or what was lost before."""
         if self.lost is None:
             try:
-                os.fdatasync(self.fd)
+                os.fdatasync(self._fd)
             except OSError as error:
                 return self.lose(error, "fdatasync")
             self.drop_cache()
@@ -308,7 +307,7 @@ class Sink:
 
     def _forget(self, offset: int, length: int) -> None:
         with suppress(OSError):
-            os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def abort(self) -> None:
         """Give up what was written, as far as it's ours."""
@@ -317,6 +316,6 @@ class Sink:
     def close(self) -> None:
         """Close the descriptors; what that tells goes to ``lost``."""
         self.close_direct()
-        fd, self.fd = self.fd, -1
+        fd, self._fd = self._fd, -1
         if fd >= 0:
             self._close(fd)

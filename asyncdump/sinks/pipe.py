@@ -1,55 +1,57 @@
-"""Standard output in the place of an output folder: one dump, written behind one another, to whoever reads it."""
+"""Standard output in the place of an output folder: one dump, written in order, to whoever reads it."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.lane import grow_pipe
 from asyncdump.kernel.linux import some
 from asyncdump.kernel.relay import Relay, not_waiting, wait_for_room
-from asyncdump.sinks.file import Sink
-from asyncdump.sinks.place import Synced
+from asyncdump.sinks.place import PlacedSink, Synced
+from asyncdump.sinks.plain import PlainSink
 
 
-class PipeSink(Sink):
-    """Standard output, or another descriptor that takes bytes one behind the other. It is never waited for in a call.
+class PipeSink(PlainSink):
+    """Standard output, or another descriptor that takes bytes in order. No system call on it waits for its reader.
 
     Attributes:
-        fd: doesn't block.
+        fd: doesn't block: a write fails with EAGAIN where there is no room.
     """
 
-    sequential: ClassVar[bool] = True
+    sequential = True
+    most_lanes = 1
 
     def __init__(self, fd: int, check: Callable[[], None]) -> None:
+        """``check`` is called while a reader is waited for, and may raise to end that."""
+        super().__init__("standard output")
         own = not_waiting(fd)
         self._relay: Relay | None = None
         if own is None:
             self._relay = Relay(fd)
             own = self._relay.fd
-        super().__init__(own, "standard output", direct=False)
+        self.fd = own
         if stat.S_ISFIFO(os.fstat(own).st_mode):
             grow_pipe(own)
         self._check = check
 
-    def resize(self, size: int) -> None:
-        """Nothing: it has no size."""
-
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of ``data`` behind what was written before.
+        """Write all of ``data`` after what was written before.
 
         Raises:
             BrokenPipeError: the reader has gone.
         """
         assert offset == self.stored
+        assert self.fd is not None
         while data:
             try:
                 done = some(os.write(self.fd, data))
             except BlockingIOError:
-                self.wait()
+                self._check()
+                wait_for_room(self.fd)
                 continue
             except BrokenPipeError as error:
                 if self._relay is not None and self._relay.error is not None:
@@ -58,42 +60,39 @@ class PipeSink(Sink):
             data = data[done:]
             self._count(done)
 
-    def wait(self) -> None:
-        """Wait until it takes more, and look whether the run goes on."""
-        self._check()
-        wait_for_room(self.fd)
-
-    def finish(self) -> DumpError | None:
-        """Close it, once all was handed to the reader's side; return the error, if any."""
+    def sync(self) -> DumpError | None:
+        """Wait until all was handed to the reader's side; return the error, if any."""
         try:
             with explain("write", self.path):
                 if self._relay is not None:
                     self._relay.finish(self._check)
         except DumpError as error:
             return error
-        finally:
-            self.close()
-        return None
+        return self.lost
 
     def close(self) -> None:
+        fd, self.fd = self.fd, None
         if self._relay is not None:
             self._relay.abandon()
-            self.fd = -1
-        super().close()
+        elif fd is not None:
+            try:
+                os.close(fd)
+            except OSError as error:
+                self.lose(error, "close")
 
 
-class Outlet:
-    """Stands for the output folder where a run has none: its one dump goes to standard output."""
+class StdoutPlace:
+    """Standard output, for a run of one dump."""
 
-    path: Final = "-"
-    filesystem: Final = "pipe"
-    sequential: Final = True
+    path: ClassVar[str] = "-"
+    filesystem: ClassVar[str] = "pipe"
+    streams: ClassVar[bool] = True
 
     def __init__(self, fd: int, check: Callable[[], None]) -> None:
         self.fd: Final = fd
         self._check = check
 
-    def create(self, name: str) -> PipeSink:
+    def create(self, name: str) -> PlacedSink:
         """Return the sink.
 
         Raises:
@@ -103,13 +102,15 @@ class Outlet:
             return PipeSink(self.fd, self._check)
 
     def publish(
-        self, sinks: Sequence[PipeSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
+        self, sinks: Sequence[PlacedSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
-        """Close the sink: it has been read, or will be."""
-        return [sink.finish() or sink.lost for sink in sinks]
-
-    def write_small(self, files: Mapping[str, bytes]) -> None:
-        """Nothing: there is no place for a receipt."""
+        """Close the sinks, once all was handed over: what was written has been read, or will be."""
+        errors = []
+        for sink in sinks:
+            failure = sink.sync()
+            sink.close()
+            errors.append(failure or sink.lost)
+        return errors
 
     def close(self) -> None:
         """Nothing: standard output stays open."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError
-from asyncdump.sinks.clash import clashes
-from asyncdump.sinks.folder import Draft, Folder
-from asyncdump.sinks.place import Synced
+from asyncdump.sinks.place import PlacedSink, Store, Synced
 
 
-class Targets:
-    """Stands for the output folder where each dump has a target of its own."""
+class TargetsPlace:
+    """A place in which each dump has a target of its own, in one store or another."""
 
-    def __init__(self, path: str, paths: Mapping[str, str]) -> None:
+    streams: ClassVar[bool] = False
+
+    def __init__(self, path: str, paths: Mapping[str, str], opened: Callable[[str], Store]) -> None:
         """Open the folders of ``paths``, from the names of dumps to those of targets, and keep other restores out.
 
         Raises:
@@ -25,36 +25,38 @@ class Targets:
         self.path: Final = path
         self.sequential: Final = False
         self._paths: Final = paths
-        self._folders: Final[dict[str, Folder]] = {}
+        self._stores: Final[dict[str, Store]] = {}
         try:
             for place in sorted({os.path.dirname(target) for target in paths.values()} | {path}):
-                folder = self._folders[place] = Folder(place)
-                folder.lock()
-                folder.sweep()
+                store = self._stores[place] = opened(place)
+                store.lock()
+                store.sweep()
         except BaseException:
             self.close()
             raise
-        kinds = {folder.filesystem for folder in self._folders.values()}
+        kinds = {store.filesystem for store in self._stores.values()}
         self.filesystem: Final = kinds.pop() if len(kinds) == 1 else "several"
 
-    def folder(self, name: str) -> Folder:
-        """Return the folder that a dump goes to."""
-        return self._folders[os.path.dirname(self._paths[name])]
+    def store(self, name: str) -> Store:
+        """Return the store that a dump goes to."""
+        return self._stores[os.path.dirname(self._paths[name])]
 
-    def create(self, name: str) -> Draft:
-        return self.folder(name).create(os.path.basename(self._paths[name]))
+    def create(self, name: str) -> PlacedSink:
+        return self.store(name).create(os.path.basename(self._paths[name]))
 
     def publish(
-        self, sinks: Sequence[Draft], *, durable: bool, overwrite: bool, journal: Synced | None = None
+        self, sinks: Sequence[PlacedSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
-        """Do as `Folder.publish` does, in each folder."""
+        """Publish the sinks of each store together."""
         errors: list[DumpError | None] = [None] * len(sinks)
-        for folder in self._folders.values():
-            places = [place for place, sink in enumerate(sinks) if sink.folder is folder]
-            if places:
-                found = folder.publish([sinks[place] for place in places], durable=durable, overwrite=overwrite)
-                for place, error in zip(places, found, strict=True):
-                    errors[place] = error
+        groups: dict[str, list[int]] = defaultdict(list)
+        for number, sink in enumerate(sinks):
+            groups[os.path.dirname(sink.path)].append(number)
+        for place, numbers in groups.items():
+            group = [sinks[number] for number in numbers]
+            found = self._stores[place].publish(group, durable=durable, overwrite=overwrite, journal=journal)
+            for number, error in zip(numbers, found, strict=True):
+                errors[number] = error
         return errors
 
     def clashes(self) -> Iterator[str]:
@@ -63,12 +65,9 @@ class Targets:
         for path in self._paths.values():
             names[os.path.dirname(path)].append(os.path.basename(path))
         for place, those in names.items():
-            for name, other in clashes(self._folders[place], those):
+            for name, other in self._stores[place].clashes(those):
                 yield f"{name} and {other} are one name to the filesystem of {place}: map one elsewhere"
 
-    def write_small(self, files: Mapping[str, bytes]) -> None:
-        """Nothing: what is restored needs no receipt."""
-
     def close(self) -> None:
-        for folder in self._folders.values():
-            folder.close()
+        for store in self._stores.values():
+            store.close()

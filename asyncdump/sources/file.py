@@ -68,6 +68,15 @@ def open_regular(path: str) -> int:
     """
     with explain("open", path):
         fd = open_file(path, follow=False)
+    return regular(fd, path)
+
+
+def regular(fd: int, path: str) -> int:
+    """Return a descriptor that is of a regular file; one of anything else is closed.
+
+    Raises:
+        DumpError: it is of something else.
+    """
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -148,7 +157,11 @@ def reopen(planned: Source) -> FileSource:
         SourceChangedError: another file is in its place, or it has shrunk.
         DumpError: it can't be opened.
     """
-    source = _open(planned.path, follow=not planned.found)
+    return as_planned(_open(planned.path, follow=not planned.found), planned)
+
+
+def as_planned(source: FileSource, planned: Source) -> FileSource:
+    """Return a source that was opened, if it is the one that was planned; `reopen` says what is raised."""
     now = source.described
     if not (now.sized and planned.sized):  # Generated when it is read, inode and all.
         return _gathered(source)
@@ -164,9 +177,17 @@ def reopen(planned: Source) -> FileSource:
 
 
 def _open(path: str, *, follow: bool) -> FileSource:
-    fd = open_source(path, follow=follow)
+    return described(open_source(path, follow=follow), path, found=not follow)
+
+
+def described(fd: int, path: str, *, found: bool = False) -> FileSource:
+    """Return the source that a descriptor is of, which it takes over.
+
+    Raises:
+        DumpError: the kernel doesn't say what it is, or it can't be read.
+    """
     try:
-        return FileSource(fd, msgspec.structs.replace(describe(fd, path), found=not follow))
+        return FileSource(fd, msgspec.structs.replace(describe(fd, path), found=found))
     except BaseException:
         os.close(fd)
         raise

@@ -151,7 +151,7 @@ class ProcessSource:
         failure = from_oserror(error, f"{operation} at byte {offset} ({self._start + offset:#x})", self._text)
         failure.operation = operation
         if error.errno in UNREADABLE:
-            failure.hint = "a page of it can't be read; on_read_error: zero (--on-read-error zero) dumps the rest"
+            failure.hint = "a page of it can't be read; {on_read_error=zero} dumps the rest"
         return failure
 
     def check_end(self, end: int) -> None:

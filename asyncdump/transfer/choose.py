@@ -15,7 +15,7 @@ def transfer_of(planned: PlannedDump, place: Place, resources: Resources) -> Tra
     """Return the transfer of a planned dump into a place; it hasn't begun."""
     if planned.expected is not None:
         return Proof(planned, resources)
-    if planned.filters or (place.sequential and planned.zstd is None):
+    if planned.filters or (place.streams and planned.zstd is None):
         return Piped(planned, resources)
     if planned.zstd is not None:
         return Packed(planned, resources)

@@ -21,7 +21,7 @@ from asyncdump.kernel.lane import BUFFER, Lane, grow_pipe
 from asyncdump.kernel.linux import filesystem, read_at
 from asyncdump.kernel.pace import Pace
 from asyncdump.kernel.relay import wait_for_bytes, wait_for_room, write_all
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sources.file import FileSource
 from asyncdump.sources.source import truncated
 from asyncdump.vocabulary.values import SMALL_PAGE, Choice, Source, Span
@@ -54,7 +54,7 @@ class Copied(msgspec.Struct):
 def copy_in_place(
     fd: int,
     source: Source,
-    sink: Sink,
+    sink: FileSink,
     tally: Copied,
     *,
     start: int,
@@ -75,7 +75,7 @@ def copy_in_place(
     lane = Lane()
     origin = FileSource(fd, source)  # The caller's descriptor: it isn't closed here.
     route = Route(origin=origin, sink=sink, start=start - seek, sparse=sparse)
-    engines = candidates(method, source=source.filesystem, destination=filesystem(sink.fd)[0], hashing=False)
+    engines = candidates(method, source=source.filesystem, destination=filesystem(route.sink_fd)[0], hashing=False)
     pace = sink.pace
     try:
         for extent in origin.spans(start, start + length):
@@ -90,7 +90,7 @@ def copy_in_place(
 
 
 def copy_in_blocks(
-    fd: int, sink: Sink, tally: Copied, *, path: str, seek: int, length: int | None, sparse: bool
+    fd: int, sink: FileSink, tally: Copied, *, path: str, seek: int, length: int | None, sparse: bool
 ) -> None:
     """Copy what has no offsets, a pipe, into a sink at byte ``seek``, in blocks as O_DIRECT takes them.
 

@@ -8,7 +8,7 @@ from typing import Final
 from asyncdump.codecs.zstd import Compressors, Press
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.place import Sink
 from asyncdump.transfer.feeds import STEP
 from asyncdump.transfer.packer import Packer
 from asyncdump.vocabulary.digest import Hasher
@@ -96,9 +96,11 @@ class SplicedDrain(Drain):
     for a pipe hands the disk single pages, and each write waits for it.
     """
 
-    def __init__(self, sink: Sink, pipe: int) -> None:
+    def __init__(self, sink: Sink, fd: int, pipe: int) -> None:
+        """``fd`` is that of the sink."""
         super().__init__(pipe)
         self._sink = sink
+        self._fd = fd
         self._flushed = 0
         self._denied = False
 
@@ -114,7 +116,7 @@ class SplicedDrain(Drain):
         sink = self._sink
         if not self._denied:
             try:
-                moved = os.splice(self._pipe, sink.fd, count, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
+                moved = os.splice(self._pipe, self._fd, count, offset_dst=sink.stored, flags=SPLICE_F_NONBLOCK)
             except BlockingIOError as error:
                 raise Empty from error
             except OSError as error:

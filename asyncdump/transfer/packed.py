@@ -30,6 +30,7 @@ class Packed(Transfer):
 
     @property
     def most_lanes(self) -> int | None:
+        """As many as may compress; a sink that takes bytes in order has them waiting for one another in the packer."""
         return self._zstd.threads or None
 
     def _prepare(self, place: Place) -> list[Engine]:

@@ -9,7 +9,7 @@ from typing import Final
 from asyncdump.codecs.seekable import Table
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.kernel.lane import Buffer, Buffers
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.place import Sink
 from asyncdump.vocabulary.digest import Hasher
 
 _PATIENCE: Final = 0.05

@@ -11,10 +11,9 @@ from asyncdump.codecs.zstd import Compressors, Press, ZstdOptions
 from asyncdump.engines import FEEDS, Engine, Refusal, Route
 from asyncdump.errors import DumpError, FilterError, explain, from_oserror
 from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.relay import wait_for_room
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.sinks.file import Sink
-from asyncdump.sinks.pipe import PipeSink
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Place, Sink
 from asyncdump.transfer.drains import CopiedDrain, Drain, Empty, FramesDrain, SplicedDrain
 from asyncdump.transfer.feeds import Feed, FramesFeed, PlainFeed
 from asyncdump.transfer.filters import Filters
@@ -37,22 +36,25 @@ class Piped(Transfer):
         self._compressors: Final = resources.compressors
         self._buffers: Final = resources.buffers
         self._filters: Filters | None = None
+        self._streams = False
         self._feed: Feed | None = None
         self._drain: Drain | None = None
         self._progressed = 0.0
         self._borrowed = ExitStack()
 
     @property
-    def most_lanes(self) -> int | None:
+    def most_lanes(self) -> int:
+        """One: what is read, fed and drained goes through the hands of one thread."""
         return 1
 
     def _prepare(self, place: Place) -> list[Engine]:
+        self._streams = place.streams
         # Before programs are started: they would wait as well.
         press = None if self._zstd is None else self._borrowed.enter_context(self._compressors.press(self._zstd))
         sink = self._route.sink
         if self.planned.filters:
             self._filters = Filters(self.planned.filters, self._stop.check)
-        stdin = self._filters.stdin if self._filters else sink.fd
+        stdin = self._filters.stdin if self._filters else self._route.sink_fd
         if press is not None and not self.planned.zstd_last:
             self._feed = FramesFeed(self, stdin, press)
         else:
@@ -67,12 +69,13 @@ class Piped(Transfer):
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
     def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
-        hasher = None if isinstance(sink, PipeSink) else new_digest(self.planned.checksum)
+        # What is streamed is no file that could have a digest.
+        hasher = None if self._streams else new_digest(self.planned.checksum)
         if press is not None:
             packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=press.options.checksum)
             return FramesDrain(self._compressors, stdout, press, packer)
-        if hasher is None and not sink.sequential:
-            return SplicedDrain(sink, stdout)
+        if hasher is None and not sink.sequential and sink.fd is not None:
+            return SplicedDrain(sink, sink.fd, stdout)
         sink.expect(self.length)  # Most programs give about as much as they take; the end sets it right.
         return CopiedDrain(sink, stdout, hasher)
 
@@ -115,10 +118,8 @@ class Piped(Transfer):
                 return False
 
     def _wait(self) -> None:
-        sink = self._route.sink
         if self._filters is None:
-            assert isinstance(sink, PipeSink)
-            sink.wait()
+            wait_for_room(self._route.sink_fd)
             return
         feeding = self._feed is not None and not self._feed.done
         self._filters.wait(feeding=feeding, emptying=self._drain is not None and not self._drain.done)
@@ -141,7 +142,7 @@ class Piped(Transfer):
             with explain("write", sink.path):
                 self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
-        if isinstance(self._feed, FramesFeed) and not isinstance(sink, PipeSink):
+        if isinstance(self._feed, FramesFeed) and not self._streams:
             self._note_content(self._reader.hasher)
         self.give_back()
 

@@ -16,10 +16,9 @@ from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.readback import planned
 from asyncdump.records.report import FileReport
 from asyncdump.records.standing import holds_source, is_compressed, listed, look_at, short
-from asyncdump.sinks.folder import Draft, MappedDraft
 from asyncdump.sinks.null import NullPlace
-from asyncdump.sinks.place import Place
-from asyncdump.sources.file import FileSource, reopen
+from asyncdump.sinks.place import Place, Store
+from asyncdump.sources.file import FileSource, as_planned, described
 from asyncdump.transfer.resources import Resources, resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.transfer.unpack import DirectRead, Unpack
@@ -60,7 +59,19 @@ class DumpSource(FileSource):
         self.check_end(end)
 
 
-class Proof(Transfer):
+class Stored(Transfer):
+    """A `Transfer` whose source is a dump in the store of its run."""
+
+    def __init__(self, planned: PlannedDump, resources: Resources) -> None:
+        super().__init__(planned, resources)
+        assert resources.store is not None
+        self._dumps: Final = resources.store
+
+    def _open(self) -> FileSource:
+        return as_planned(described(self._dumps.open(self.name), self.source.path), self.source)
+
+
+class Proof(Stored):
     """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what its record says."""
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
@@ -73,18 +84,18 @@ class Proof(Transfer):
         self._direct: DirectRead | None = None
 
     def _open(self) -> DumpSource:
-        return DumpSource(reopen(self.source), self._expected)
+        return DumpSource(super()._open(), self._expected)
 
     def _prepare(self, place: Place) -> list[Engine]:
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         if not is_compressed(self._expected):
             self._reader.hasher = self._new_hasher()
+            # Where the sink has no descriptor (it only compares, or is filled through a mapping) nothing but reading is
+            # a candidate: see `candidates`.
             engines = super()._prepare(place)
-            # Only a mapping of ours fills huge pages, and nothing but what is read here can be compared on its way.
-            kept = isinstance(self._route.sink, Draft) and not isinstance(self._route.sink, MappedDraft)
             self._direct = DirectRead(self._route.fd)
-            return [self._direct if engine.method == "read" else engine for engine in engines if kept] or [self._direct]
+            return [self._direct if engine.method == "read" else engine for engine in engines]
         self._route.sink.resize(self.length)
         frames = listed(self._route.fd, self._route.source.path)
         if frames.content != self.length:
@@ -142,7 +153,7 @@ class Proof(Transfer):
         first = damaged[0].offset
         why = f"digest mismatch; first bad {blocks.grain >> 20} MiB block at byte {first}"
         if (count := sum(-(-each.length // blocks.grain) for each in damaged)) > 1:
-            why += f", {count} of {len(blocks)} blocks are bad"
+            why += f", {count} of {blocks.count} blocks are bad"
         return self._corrupt(why, first, damaged)
 
     def _damaged(self) -> tuple[Span, ...]:
@@ -170,7 +181,7 @@ class Proof(Transfer):
         return failure
 
 
-def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> FileReport:
+def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> FileReport:
     """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
 
     Without a digest its size and inode must be those that were recorded, and durable: more can't be told.
@@ -182,18 +193,17 @@ def prove(file: FileReport, lane: Lane, stop: Stop, watch: Callable[[Transfer], 
         DamagedError: it isn't the same, or isn't there.
         DumpError: it can't be read.
     """
-    source, length = look_at(file)
+    source, length = look_at(file, store)
     if file.digest is None:
         if source.inode != file.inode or not file.durable:
             raise DamagedError(
                 f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
             )
         return file
-    nowhere = NullPlace(os.path.dirname(file.path))
-    proof = Proof(planned(file, source=source, length=length), resources(stop))
+    proof = Proof(planned(file, source=source, length=length), resources(stop, store))
     watch(proof)
     try:
-        proof.begin(nowhere, lane)
+        proof.begin(NullPlace(store.path), lane)
         proof.work(lane)
         proof.seal(lane)
     finally:

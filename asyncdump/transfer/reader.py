@@ -257,7 +257,7 @@ class Reader:
             path=source.path,
             operation=engine.method,
             errno=refusal.errno,
-            hint=f"use method: auto, or one that works here: {', '.join(others)}" if others else "use method: auto",
+            hint=f"use method auto, or one that works here: {', '.join(others)}" if others else "use method auto",
         )
 
     # --- failures --------------------------------------------------------------------------------------------------

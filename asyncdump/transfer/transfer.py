@@ -16,8 +16,7 @@ from asyncdump.engines import ENGINES, Engine, Refusal, Refused, Route, candidat
 from asyncdump.errors import FilterError, describe_errno, explain
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
-from asyncdump.sinks.file import Sink
-from asyncdump.sinks.place import Place
+from asyncdump.sinks.place import Place, PlacedSink
 from asyncdump.sources.opening import open_planned
 from asyncdump.sources.source import OpenSource, truncated
 from asyncdump.transfer.reader import Reader, pieces
@@ -70,7 +69,7 @@ class Transfer:
         self.content_digest: str | None = None
         self.blocks: Blocks | None = None
         self.content_blocks: Blocks | None = None
-        self.sink: Sink | None = None
+        self.sink: PlacedSink | None = None
         self._stop: Final = resources.stop
         self._origin: OpenSource | None = None
         self._route: Route
@@ -92,11 +91,6 @@ class Transfer:
         return self._reader.engine
 
     @property
-    def most_lanes(self) -> int | None:
-        """How many lanes may work on it at once, or None for any number."""
-        return None
-
-    @property
     def bad(self) -> tuple[BadRange, ...]:
         """What could not be read so far, in the order of the source: it is zeros in the sink."""
         return self._reader.bad[0]
@@ -105,6 +99,11 @@ class Transfer:
     def bad_left_out(self) -> int:
         """The bytes that could not be read either, and are not in ``bad``, which has an end."""
         return self._reader.bad[1]
+
+    @property
+    def most_lanes(self) -> int | None:
+        """How many lanes may work on it at once, or None for any number."""
+        return self.sink.most_lanes if self.sink is not None else None
 
     @property
     def remaining(self) -> int:
@@ -124,7 +123,8 @@ class Transfer:
             self._measure(self._origin.described.size)
         self.sink = place.create(self.name)
         self.phase = "move"
-        self._route = Route(origin=self._origin, sink=self.sink, start=self.planned.offset, sparse=self.planned.sparse)
+        sparse = self.planned.sparse and not self.sink.sequential  # Bytes in order have no holes between them.
+        self._route = Route(origin=self._origin, sink=self.sink, start=self.planned.offset, sparse=sparse)
         self._reader.start(self._route, self._prepare(place), self._spans(), lane)
         self._step(lane)
 
@@ -152,6 +152,7 @@ class Transfer:
             destination=place.filesystem,
             hashing=self._reader.hasher is not None,
             cloning=self.planned.on_read_error == "fail",
+            descriptor=self._route.sink.fd is not None,
         )
 
     def _spans(self) -> Iterator[Span]:
@@ -176,7 +177,7 @@ class Transfer:
             return False
         if not taken.span.hole:
             self._store(taken.engine, taken.span, lane, taken.data)
-        elif not self.planned.sparse:
+        elif not self._route.sparse:
             self._store_zeros(taken.span)
         self._count(taken.span)
         return True

@@ -50,8 +50,9 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.length < 0 or len(self.digests) != -(-self.length // self.grain) * WIDTH:
             raise ValueError(f"{len(self.digests)} bytes of digests don't fit {self.length} bytes of content")
 
-    def __len__(self) -> int:
-        """Return how many blocks there are."""
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
         return len(self.digests) // WIDTH
 
     def coarser(self, grain: int) -> Blocks:
@@ -78,7 +79,7 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def _ranges(self, since: Blocks) -> Iterator[Span]:
         ours, theirs = self.coarser(since.grain), since.coarser(self.grain)
         grain, begin = ours.grain, -1
-        for number in range(len(ours)):
+        for number in range(ours.count):
             place = slice(number * WIDTH, (number + 1) * WIDTH)
             if ours.digests[place] == theirs.digests[place]:
                 if begin >= 0:

@@ -45,7 +45,7 @@ class Stat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whose a source was, and since when (stat(2)).
 
     Attributes:
-        mode: its type and permissions; `stat.filemode` shows them.
+        mode: its type and permissions; ``stat.filemode`` shows them.
         uid, gid: the numbers of its owner and group.
         mtime_ns: the time of its last change, in nanoseconds since the epoch.
     """

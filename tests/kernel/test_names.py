@@ -19,7 +19,8 @@ import asyncdump
 from asyncdump.errors import DumpError
 from asyncdump.records.journal import Head, Journal
 from asyncdump.sinks.clash import clashes
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.draft import Draft
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.names import JOURNAL, LISTS
 
 COMPOSED, DECOMPOSED = "\u00e4", "a\u0308"

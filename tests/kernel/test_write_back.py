@@ -32,7 +32,8 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import sync_file_range
 from asyncdump.records.journal import Head, Journal, read_journal
 from asyncdump.records.report import FileReport
-from asyncdump.sinks.folder import Draft, Folder
+from asyncdump.sinks.draft import Draft
+from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.digest import new_digest
 from asyncdump.vocabulary.names import JOURNAL
 

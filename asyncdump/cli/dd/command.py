@@ -21,7 +21,7 @@ from asyncdump.cli.output import check_stdout, dumping, hurry
 from asyncdump.cli.signals import exit_code, heeding
 from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.errors import AsyncdumpError, DumpError, explain
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source
 from asyncdump.text import text
@@ -214,12 +214,12 @@ def _in_blocks(operands: Operands, tally: Copied, reading: _Input, writing: _Out
 
 
 @contextmanager
-def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[Sink]:
+def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[FileSink]:
     """Give the sink for a block, and have the output end where the copy did, however that ended.
 
     The size grows with what is written, so that a copy that is killed leaves no zeros behind either.
     """
-    sink = Sink(writing.fd, writing.path)
+    sink = FileSink(writing.fd, writing.path)
     if operands.direct and sink.direct is None:
         raise DumpError(f"{sink.path}: oflag=direct, but its filesystem takes no O_DIRECT")
     before = os.fstat(writing.fd).st_size

@@ -1,34 +1,41 @@
-"""Sinks that keep nothing: one takes what is only to be looked at, one compares it with a dump that is there."""
+"""A sink and a place that keep nothing, and compare what is written to them with the dumps that are there."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from asyncdump.codecs.content import Frames
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, explain
 from asyncdump.kernel.lane import BUFFER, Buffers
-from asyncdump.kernel.linux import read_at, same
+from asyncdump.kernel.linux import close_quietly, read_at, same
 from asyncdump.sinks.null import NullPlace, NullSink
-from asyncdump.sources.file import open_regular
+from asyncdump.sinks.place import PlacedSink
+from asyncdump.sources.file import regular
 
 
-class Mirrored(NullSink):
+class ComparingSink(NullSink):
     """Compares what is written with what a dump holds at the same place.
 
     Raises `DamagedError` at the first byte that differs.
     """
 
-    def __init__(self, path: str, buffers: Buffers, *, compressed: bool) -> None:
+    def __init__(self, fd: int, path: str, buffers: Buffers, *, compressed: bool) -> None:
+        """Take over a descriptor of the dump.
+
+        Raises:
+            DumpError: it is no regular file, or isn't compressed as it should be. The descriptor is closed then.
+        """
         super().__init__(path)
         self._buffers = buffers
-        self.fd = open_regular(path)
+        self._held = regular(fd, path)
         self._frames: Frames | None = None
         if compressed:
             try:
-                if (listed := listed_frames(self.fd, path)) is None:
+                if (listed := listed_frames(self._held, path)) is None:
                     raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
-                self._frames = Frames(os.dup(self.fd), path, listed)  # They close their descriptor themselves.
+                self._frames = Frames(os.dup(self._held), path, listed)  # They close their descriptor themselves.
             except BaseException:
                 self.close()
                 raise
@@ -60,7 +67,7 @@ class Mirrored(NullSink):
         while done < len(view):
             rest, place = view[done:], offset + done
             with explain("read", self.path):
-                got = read_at(self.fd, rest, place) if self._frames is None else self._seek(rest, place)
+                got = read_at(self._held, rest, place) if self._frames is None else self._seek(rest, place)
             if got == 0:
                 break
             done += got
@@ -75,16 +82,21 @@ class Mirrored(NullSink):
     def close(self) -> None:
         if self._frames is not None:
             self._frames.close()
-        super().close()
+        fd, self._held = self._held, -1
+        if fd >= 0:
+            close_quietly(fd)
 
 
-class Mirror(NullPlace):
-    """Stands for the output folder where sources are compared with the dumps in it."""
+class ComparingPlace(NullPlace):
+    """A place that has dumps, compared there with their sources."""
 
-    def __init__(self, path: str, compressed: frozenset[str]) -> None:
+    def __init__(self, path: str, opened: Callable[[str], int], compressed: frozenset[str]) -> None:
+        """``opened`` returns a descriptor to read a dump with, by its name; ``compressed`` names those that are."""
         super().__init__(path)
+        self._open = opened
         self._compressed = compressed
         self._buffers = Buffers()
 
-    def create(self, name: str) -> Mirrored:
-        return Mirrored(os.path.join(self.path, name), self._buffers, compressed=name in self._compressed)
+    def create(self, name: str) -> PlacedSink:
+        path = os.path.join(self.path, name)
+        return ComparingSink(self._open(name), path, self._buffers, compressed=name in self._compressed)

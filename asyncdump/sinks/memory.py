@@ -1,0 +1,325 @@
+"""A store in the memory of this process: dumps and records without a folder, gone with the process at the latest.
+
+Each file is a piece of anonymous memory (memfd_create(2)) that has a name in a dictionary. Its sinks give engines no
+descriptor: whatever is written to them goes through `MemorySink.write`, as it would to an object store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
+from typing import ClassVar, Final, Self
+
+from asyncdump.errors import BusyError, DumpError, explain
+from asyncdump.kernel.lane import Lane
+from asyncdump.kernel.linux import close_quietly, read_at, some
+from asyncdump.sinks.place import Entry, PlacedSink, Synced
+from asyncdump.sinks.plain import PlainSink
+from asyncdump.vocabulary.digest import Hasher
+
+SCHEME: Final = "memory"
+
+
+class _Contents:
+    """What one name of a place stands for: shared by all who open it, changed by whoever holds the turn.
+
+    Attributes:
+        files: a descriptor for each name.
+        readers, writers: how many have it locked.
+        sequential: whether sinks take bytes in order only.
+    """
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.sequential = False
+        self.files: dict[str, int] = {}
+        self.readers = 0
+        self.writers = 0
+
+
+_all: Final[dict[str, _Contents]] = {}
+_numbers: Final = count(1)
+
+
+class MemoryPlace:
+    """A `Store` in memory; those of one name in one process hold the same.
+
+    It is what ``output=`` takes, as is its address, ``memory://NAME``::
+
+        with MemoryPlace() as place:
+            await asyncdump.dump_all([asyncdump.Dump(source=path)], output=place)
+            assert place.read("name") == Path(path).read_bytes()
+            (await asyncdump.verify_all(place)).raise_for_failures()
+
+    The content lasts until `clear`, which the end of the ``with`` block does too. Each dump takes a descriptor.
+    """
+
+    filesystem: ClassVar[str] = SCHEME
+    streams: ClassVar[bool] = False
+    fd: ClassVar[int | None] = None
+
+    def __init__(self, name: str | None = None, *, sequential: bool = False) -> None:
+        """Open the place of a name, or one that nobody else has.
+
+        Args:
+            name: without it, a number that is free.
+            sequential: whether its dumps take bytes only in order, from one thread at a time, as an object store would.
+        """
+        self.name: Final = name if name is not None else f"unnamed-{next(_numbers)}"
+        self.path: Final = f"{SCHEME}://{self.name}"
+        self._contents: Final = _all.setdefault(self.name, _Contents())
+        self._contents.sequential |= sequential
+        self._held: Final[set[str]] = set()
+        self._locked: bool | None = None  # Shared or not, or not at all.
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __repr__(self) -> str:
+        return f"MemoryPlace({self.name!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.clear()
+
+    def read(self, name: str) -> bytes:
+        """Return what a file holds: a dump, or a record.
+
+        Raises:
+            DumpError: there is none.
+        """
+        fd = self.open(name)
+        try:
+            with open(fd, "rb", closefd=False) as file:
+                file.seek(0)
+                return file.read()
+        finally:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Remove everything, and give its memory back."""
+        with self._contents.turn:
+            files = list(self._contents.files.values())
+            self._contents.files.clear()
+        for fd in files:
+            close_quietly(fd)
+
+    # --- a place ------------------------------------------------------------------------------------------------------
+
+    def create(self, name: str) -> MemorySink:
+        path = os.path.join(self.path, name)
+        with explain("memfd_create", path):
+            memory = os.memfd_create("asyncdump", os.MFD_CLOEXEC)
+        return MemorySink(self, name, memory, sequential=self._contents.sequential)
+
+    def publish(
+        self, sinks: Sequence[PlacedSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
+    ) -> list[DumpError | None]:
+        errors: list[DumpError | None] = []
+        for sink in sinks:
+            error = sink.lost or sink.rename(overwrite=overwrite or sink.replaces)
+            if error is not None:
+                sink.discard()
+            sink.close()
+            errors.append(error)
+        return errors
+
+    def put(self, name: str, fd: int, *, overwrite: bool) -> DumpError | None:
+        """Give a descriptor a name, which takes it over; return the error, if any."""
+        path = os.path.join(self.path, name)
+        with self._contents.turn:
+            replaced = self._contents.files.get(name, -1)
+            if replaced >= 0 and not overwrite and name not in self._held:
+                message = f"{path} appeared while it was written"
+                hint = "choose an empty place, or pass {overwrite}"
+                return DumpError(message, path=path, operation="rename", errno=errno.EEXIST, hint=hint)
+            self._contents.files[name] = fd
+            self._held.add(name)
+        if replaced >= 0:
+            close_quietly(replaced)
+        return None
+
+    def close(self) -> None:
+        locked, self._locked = self._locked, None
+        with self._contents.turn:
+            self._contents.readers -= locked is True
+            self._contents.writers -= locked is False
+
+    # --- a store ------------------------------------------------------------------------------------------------------
+
+    def lock(self, *, shared: bool = False) -> None:
+        with self._contents.turn:
+            if self._contents.writers or (self._contents.readers and not shared):
+                raise BusyError(
+                    f"another run is running in {self.path}",
+                    path=self.path,
+                    operation="flock",
+                    errno=errno.EAGAIN,
+                    hint="wait for it to end, or choose another place",
+                )
+            self._contents.readers += shared
+            self._contents.writers += not shared
+            self._locked = shared
+
+    def sweep(self) -> None:
+        """Nothing: what never got a name went with its descriptor."""
+
+    def names(self) -> list[str]:
+        with self._contents.turn:
+            return list(self._contents.files)
+
+    def entry(self, name: str) -> Entry | None:
+        with self._contents.turn:
+            fd = self._contents.files.get(name)
+            return None if fd is None else Entry.of(os.fstat(fd))
+
+    def exists(self, name: str) -> bool:
+        return name in self.names()
+
+    def open(self, name: str) -> int:
+        path = os.path.join(self.path, name)
+        with self._contents.turn, explain("open", path):
+            if (fd := self._contents.files.get(name)) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return os.dup(fd)
+
+    def settle(self, name: str) -> None:
+        os.close(self.open(name))
+
+    def hold(self, name: str) -> bool:
+        if not self.exists(name):
+            return False
+        self._held.add(name)
+        return True
+
+    def holder(self, name: str) -> str | None:
+        return name if name in self._held and self.exists(name) else None
+
+    def clashes(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        return []
+
+    def read_small(self, name: str, largest: int) -> bytes | None:
+        entry = self.entry(name)
+        if entry is None:
+            return None
+        if entry.size > largest:
+            path = os.path.join(self.path, name)
+            raise DumpError(f"{path} has more than {largest} bytes", path=path, operation="read")
+        return self.read(name)
+
+    def write_small(self, files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            self.renew_log(name, content).close()
+
+    def new_log(self, name: str) -> MemoryLog:
+        return self.renew_log(name, b"")
+
+    def renew_log(self, name: str, content: bytes) -> MemoryLog:
+        sink = self.create(name)
+        try:
+            sink.write(memoryview(content), 0)
+            if (failure := sink.rename(overwrite=True)) is not None:
+                raise failure
+            return MemoryLog(self.open(name), sink.path)
+        finally:
+            sink.abort()
+
+    def remove(self, name: str) -> None:
+        with self._contents.turn:
+            fd = self._contents.files.pop(name, -1)
+        if fd >= 0:
+            close_quietly(fd)
+
+
+class MemorySink(PlainSink):
+    """A dump on its way into a `MemoryPlace`: memory without a name, until it is published."""
+
+    def __init__(self, place: MemoryPlace, name: str, memory: int, *, sequential: bool) -> None:
+        """Take over a descriptor of anonymous memory."""
+        super().__init__(os.path.join(place.path, name))
+        self.name: Final = name
+        self.sequential = sequential
+        self.most_lanes = 1 if sequential else None
+        self._place: Final = place
+        self._memory = memory
+
+    def status(self) -> tuple[int, int]:
+        status = os.fstat(self._memory)
+        return status.st_size, status.st_ino
+
+    def resize(self, size: int) -> None:
+        if not self.sequential:
+            with explain("ftruncate", self.path):
+                os.ftruncate(self._memory, size)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        if self.sequential and offset != self.stored:
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        done = 0
+        while done < len(data):
+            done += some(os.pwrite(self._memory, data[done:], offset + done))
+        self._count(done)
+
+    def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
+        view, offset = lane.buffer.view, 0
+        while offset < size:
+            check()
+            got = min(read_at(self._memory, view, offset), size - offset)
+            if got == 0:
+                message = f"{self.path} ends at byte {offset}, {size} were written"
+                raise DumpError(message, path=self.path, operation="read back")
+            digest.update(view[:got])
+            offset += got
+
+    def rename(self, *, overwrite: bool) -> DumpError | None:
+        failure = self._place.put(self.name, self._memory, overwrite=overwrite)
+        if failure is None:
+            self._memory = -1
+        return failure
+
+    def discard(self) -> None:
+        memory, self._memory = self._memory, -1
+        if memory >= 0:
+            close_quietly(memory)
+
+
+class MemoryLog:
+    """A `Log` in a `MemoryPlace`."""
+
+    lost: DumpError | None = None
+
+    def __init__(self, memory: int, path: str) -> None:
+        """Take over a descriptor of anonymous memory."""
+        self._memory = memory
+        self._path: Final = path
+
+    def append(self, data: bytes) -> None:
+        with explain("write", self._path):
+            end = os.fstat(self._memory).st_size
+            os.ftruncate(self._memory, end + len(data))
+            os.pwrite(self._memory, data, end)
+
+    def sync(self) -> DumpError | None:
+        return None
+
+    def close(self) -> None:
+        memory, self._memory = self._memory, -1
+        if memory >= 0:
+            close_quietly(memory)
+
+
+def open_memory(address: str, *, make: bool) -> MemoryPlace:
+    """Open the place of an address.
+
+    Raises:
+        DumpError: there is none, and ``make`` doesn't ask for one.
+    """
+    name = address.partition("://")[2]
+    if not make and name not in _all:
+        raise DumpError(f"there is no {address}", path=address, operation="open", errno=errno.ENOENT)
+    return MemoryPlace(name)
