@@ -27,14 +27,14 @@ NUMBERS = {
         "sync_file_range": 277, "vmsplice": 278, "openat": 257, "renameat2": 316, "copy_file_range": 326,
         "preadv2": 327, "pwritev2": 328, "fadvise64": 221, "madvise": 28, "memfd_create": 319, "pidfd_open": 434,
         "sched_setscheduler": 144, "sched_getscheduler": 145, "sched_getaffinity": 204, "clone": 56, "clone3": 435,
-        "syncfs": 306, "ioctl": 16, "fsync": 74, "fdatasync": 75, "unlinkat": 263,
+        "syncfs": 306, "ioctl": 16, "process_vm_readv": 310, "fsync": 74, "fdatasync": 75, "unlinkat": 263,
     },
     "aarch64": {
         "fcntl": 25, "flock": 32, "sendfile": 71, "statfs": 43, "fstatfs": 44, "splice": 76, "tee": 77,
         "sync_file_range": 84, "vmsplice": 75, "openat": 56, "renameat2": 276, "copy_file_range": 285,
         "preadv2": 286, "pwritev2": 287, "fadvise64": 223, "madvise": 233, "memfd_create": 279, "pidfd_open": 434,
         "sched_setscheduler": 119, "sched_getscheduler": 120, "sched_getaffinity": 123, "clone": 220, "clone3": 435,
-        "syncfs": 267, "ioctl": 29, "fsync": 82, "fdatasync": 83, "unlinkat": 35,
+        "syncfs": 267, "ioctl": 29, "process_vm_readv": 270, "fsync": 82, "fdatasync": 83, "unlinkat": 35,
     },
 }.get(platform.machine(), {})  # fmt: skip
 
