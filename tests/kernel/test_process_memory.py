@@ -149,7 +149,7 @@ def swap(ext4: Path) -> Iterator[None]:
     path = ext4 / "swap"
     path.write_bytes(bytes(32 * MiB))
     path.chmod(0o600)
-    for command in (["mkswap", "-q", path], ["swapon", path]):
+    for command in (["mkswap", "-q", str(path)], ["swapon", str(path)]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             path.unlink()
