@@ -1,4 +1,4 @@
-"""Dumps read back on the command line: their content, and what they are."""
+"""The commands ``cat`` and ``info``: the content of a dump, and what a dump is."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _STEP = 1 << 20
 
 
 def cat(path: str, offset: int, length: int | None, *, compressed: Compressed) -> int:
-    """Write a part of a dump's content to standard output, and return the exit code."""
+    """Write the content of a dump, or a part of it, to standard output; return the exit code."""
     path = path_of(path)
     try:
-        os.close(open_source(path))  # What can't be opened is reported as such, before its name is looked at.
+        os.close(open_source(path))  # A file that can't be opened is reported first, before its name is examined.
         codec = Codecs().find(path, compressed)
         if codec is not None:
             _cat_compressed(path, codec, offset, length)
         else:
             _cat_plain(path, offset, length)
-    except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).
+    except BrokenPipeError:  # The reader has seen enough, as with cat(1).
         return 1
     except DumpError as error:
         if isinstance(error.__cause__, BrokenPipeError):
@@ -59,10 +59,10 @@ def _cat_compressed(path: str, codec: Codec, offset: int, length: int | None) ->
         dump.seek(offset)
         left = length
         while left is None or left > 0:
-            # Not read(): that would keep what is good before a damage.
+            # Not read(): at a damaged frame, it would discard the good content before the damage.
             piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
             if not piece:
-                if dump.tell() == offset:  # Its size is known now, without a seek table too.
+                if dump.tell() == offset:  # Nothing was read, and the size is known now even without a seek table.
                     _check_offset(path, offset, dump.seek(0, os.SEEK_END))
                 return
             left = None if left is None else left - len(piece)
@@ -76,7 +76,7 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
 
 
 def info(paths: Sequence[str], *, as_json: bool, compressed: Compressed) -> None:
-    """Print what dumps are."""
+    """Print the properties of dumps, as a table or as JSON."""
     codecs, paths = Codecs(), [path_of(path) for path in paths]
     found = [describe_as(path, codecs.find(path, compressed)) for path in paths]
     if as_json:

@@ -1,4 +1,4 @@
-"""Frames on their way to a sink: in the order of the file, gathered into aligned blocks, listed in a seek table."""
+"""Frames are written to a sink: in the order of the file, gathered into aligned blocks, and listed in a seek table."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ _PATIENCE: Final = 0.05
 
 
 class Packer:
-    """Takes frames from several threads and writes them one after another.
+    """Takes frames from several threads and writes them in order.
+
+    A thread waits until its frame is the next one. It copies the frame into the current block under the turn, and
+    writes a full block after that, in parallel with the next frame. Only a sequential sink is written to under the
+    turn, because it takes blocks in order.
 
     Attributes:
-        hasher: what hashes all that is written, or None if nothing does.
+        hasher: hashes everything that is written, or None if no digest is wanted.
     """
 
     def __init__(
@@ -39,11 +43,11 @@ class Packer:
         self._failed = False
 
     def append(self, number: int, frame: bytes, length: int) -> None:
-        """Add frame ``number`` of ``length`` bytes of content, after all frames with lower numbers.
+        """Append frame ``number`` with ``length`` bytes of content, after all frames before it.
 
         Raises:
             OSError: it can't be written.
-            DumpError: there are too many.
+            DumpError: there are too many frames.
             InterruptedDumpError: the run was stopped, or another thread failed.
         """
         with self._turn:
@@ -55,7 +59,8 @@ class Packer:
             self._table.add(frame, length)
             blocks: list[tuple[Buffer, int, int]] = []
             for block in self._add(memoryview(frame)):
-                # The last block is written outside of the lock, in parallel with the next frame.
+                # The last block is written after the turn. A large frame fills many blocks: write all others now, so
+                # that it takes no more than two buffers.
                 self._flush(blocks)
                 blocks = [block]
             if self._sink.sequential:
@@ -66,7 +71,7 @@ class Packer:
         self._flush(blocks)
 
     def _add(self, data: memoryview) -> Iterator[tuple[Buffer, int, int]]:
-        """Copy data into blocks and yield each full one, as ``(block, length, offset)``."""
+        """Copy data into blocks and yield each full block as ``(block, length, offset)``."""
         if self.hasher is not None:
             self.hasher.update(data)
         while data:
@@ -91,7 +96,7 @@ class Packer:
                 self._buffers.give_back(block)
 
     def _write(self, data: memoryview, offset: int) -> None:
-        """Write a block; on a slow disk in pieces, between which the run can be stopped."""
+        """Write a block, on a slow disk in pieces, between which the run may be stopped."""
         pace, done = self._sink.pace, 0
         while done < len(data):
             self._check()
@@ -114,7 +119,7 @@ class Packer:
         self._sink.resize(self._written)
 
     def discard(self) -> None:
-        """Give back the block that was being filled, and fail the threads that wait for their turn."""
+        """Release the current block; threads that wait for their turn raise, because it will never come."""
         with self._turn:
             self._failed = True
             self._turn.notify_all()
