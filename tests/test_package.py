@@ -46,6 +46,7 @@ NAMES = [
     "PlannedDump",
     "Problem",
     "ProcessMapping",
+    "ProcessMemory",
     "ProcessRange",
     "Progress",
     "ReceiptError",

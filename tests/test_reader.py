@@ -14,9 +14,9 @@ from memory import PAGE, child
 
 import asyncdump
 from asyncdump import Dump
-from asyncdump.engines import ENGINES, Refusal, Refused
+from asyncdump.engines import ENGINES, Refusal, Refused, Route
 from asyncdump.kernel.lane import Lane
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sinks.folder import Folder
 from asyncdump.sources import file
 from asyncdump.transfer import transfer as transfers
@@ -111,8 +111,8 @@ def test_lanes_that_are_refused_without_a_next_engine_both_say_so(lane, tmp_path
     reader = Reader(planned_dump(file.look_at(os.fspath(path))), Stop())
     engine: Any = Unwanted(OSError)
     origin = file.open_now(os.fspath(path))
-    sink = Sink(os.open(tmp_path / "sink", os.O_RDWR | os.O_CREAT), "sink")
-    route = transfers.Route(origin=origin, sink=sink)
+    sink = FileSink(os.open(tmp_path / "sink", os.O_RDWR | os.O_CREAT), "sink")
+    route = Route(origin=origin, sink=sink)
     reader.start(route, [engine], iter(()), lane)
     for _ in range(2):
         with pytest.raises(asyncdump.MethodRefusedError):
