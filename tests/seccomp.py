@@ -1,9 +1,9 @@
-"""Run a program or a function that may not make some system calls (seccomp(2)).
+"""Run a program or a function with some system calls denied (seccomp(2)).
 
 As a program: ``seccomp.py CALL=ERRNO ... -- PROGRAM ARGUMENT ...``.
 
-``CALL:N&MASK=ERRNO`` denies it only where its argument N, from 0, has a bit of the mask; ``CALL:N==VALUE=ERRNO`` where
-it is that value.
+``CALL:N&MASK=ERRNO`` denies the call only if its argument N (from 0) has a bit of the mask; ``CALL:N==VALUE=ERRNO``
+only if it has that value.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 
 
 def denial(rule: str) -> list[bytes]:
-    """Return the steps that deny what a rule says, and go on with the next one otherwise."""
+    """Return the BPF instructions that deny what a rule says, and otherwise continue with the next rule."""
     parts = _RULE.fullmatch(rule)
     assert parts is not None, rule
     answer = step(_RETURN, _ERRNO | getattr(errno, parts["errno"]))
@@ -67,7 +67,7 @@ def denial(rule: str) -> list[bytes]:
 
 
 def deny(rules: list[str]) -> None:
-    """Deny what the rules say to this process and all that it starts."""
+    """Apply rules to this process and everything that it starts."""
     steps = [each for rule in rules for each in denial(rule)] + [step(_RETURN, _ALLOW)]
     program = ctypes.create_string_buffer(b"".join(steps))
     header = ctypes.create_string_buffer(struct.pack("=H6xQ", len(steps), ctypes.addressof(program)))
@@ -78,7 +78,7 @@ def deny(rules: list[str]) -> None:
 
 
 def require() -> None:
-    """Skip the test where the numbers of system calls are not known."""
+    """Skip the test if the numbers of the system calls aren't known."""
     from files import unavailable
 
     if not NUMBERS:
@@ -86,7 +86,7 @@ def require() -> None:
 
 
 def without(rules: list[str], function: Callable[[], Result]) -> Result:
-    """Call a function in a thread of its own to which the rules apply, as they do to the threads that it starts."""
+    """Call a function in a separate thread, with rules that apply to it and to the threads that it starts."""
     require()
     with ThreadPoolExecutor(1, initializer=deny, initargs=(rules,)) as thread:
         return thread.submit(function).result()

@@ -297,6 +297,7 @@ def anchored(draw: st.DrawFn) -> str:
 def test_what_aliases_stand_for_is_counted_as_it_is_when_it_is_written_out(loader: Any, text: str, more: int) -> None:
     content = f"{text}\n".encode()
     node = yaml.compose(content, Loader=loader)
+    assert node is not None
     recursive = _recursive(node, ())
     count = 50 if recursive else _count(node)
     message = ""
@@ -540,7 +541,7 @@ LARGE = noise(3 * BLOCK + 5)
     place=st.integers(0, len(LARGE) - 1) | st.sampled_from([0, BLOCK - 1, BLOCK, 3 * BLOCK - 1, 3 * BLOCK]),
     data=st.data(),
 )
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 def test_a_wrong_byte_is_placed_in_its_block_of_2_mib(place: int, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(LARGE)), max_size=3))
     wrong = marks_of(flipped(LARGE, place, data.draw(st.integers(1, 255))), "xxh128", cuts)

@@ -1,4 +1,4 @@
-"""The commands and their options. What they do is imported when they are called."""
+"""The commands and their options. The code behind a command is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asyncdump.version import __version__
 
 
 class _Commands(click.Group):
-    """A group in which what is no command is the manifest of the command ``run``."""
+    """A group that treats anything that isn't a command as the manifest of the command ``run``."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -25,7 +25,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Options of the run may stand before its manifest; those of the group itself are few and known.
+        # Options of the run may come before its manifest. The group itself has only these three.
         if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -35,7 +35,7 @@ class _Commands(click.Group):
         formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the options of a run on the first page: they are what people look for."""
+        """Show the options of a run on the first help page, where people look for them."""
         options = [option for option in run_manifest.get_params(ctx) if isinstance(option, click.Option)]
         records = [record for option in options if (record := option.get_help_record(ctx))]
         with formatter.section("Options"):
@@ -47,7 +47,7 @@ class _Commands(click.Group):
 
 
 class _Run(click.Command):
-    """The command without a name: its manifest stands where other commands have theirs."""
+    """The command without a name: its first argument is the manifest."""
 
     def format_usage(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage("asyncdump", "MANIFEST [OPTIONS]")
@@ -264,13 +264,13 @@ def run() -> int:
     except AsyncdumpError as error:
         return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}", code=error.exit_code)
     except (OSError, MemoryError, RuntimeError, ExceptionGroup) as error:
-        # The host's state, not a fault of ours: no memory, no thread, no descriptor. What is done stays recorded.
+        # The state of the host, not a bug: no memory, no thread, no descriptor. Finished dumps stay recorded.
         return _fail(*map(_described, _told_apart(error)), code=1)
     return 0
 
 
 def _told_apart(error: Exception) -> list[Exception]:
-    """Return the errors that a group holds; one that tells of a fault of ours is raised."""
+    """Return the errors in a group; if one of them points to a bug, raise the group."""
     found = [each for one in error.exceptions for each in _told_apart(one)] if isinstance(error, ExceptionGroup) else []
     for each in found:
         if not isinstance(each, AsyncdumpError | OSError | MemoryError | RuntimeError):

@@ -1,4 +1,4 @@
-"""Dumps read back on the command line: their content, and what they are."""
+"""The commands ``cat`` and ``info``: the content of a dump, and what a dump is."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _STEP = 1 << 20
 
 
 def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) -> int:
-    """Write a part of a dump's content to standard output, and return the exit code."""
+    """Write the content of a dump, or a part of it, to standard output; return the exit code."""
     path = path_of(path)
     try:
-        os.close(open_source(path))  # What can't be opened is reported as such, before its name is looked at.
+        os.close(open_source(path))  # A file that can't be opened is reported first, before its name is examined.
         if Kinds().compressed(path) if compressed is None else compressed:
             _cat_compressed(path, offset, length)
         else:
             _cat_plain(path, offset, length)
-    except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).
+    except BrokenPipeError:  # The reader has seen enough, as with cat(1).
         return 1
     except DumpError as error:
         if isinstance(error.__cause__, BrokenPipeError):
@@ -56,10 +56,10 @@ def _cat_compressed(path: str, offset: int, length: int | None) -> None:
         dump.seek(offset)
         left = length
         while left is None or left > 0:
-            # Not read(): that would keep what is good before a damage.
+            # Not read(): at a damaged frame, it would discard the good content before the damage.
             piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
             if not piece:
-                if dump.tell() == offset:  # Its size is known now, without a seek table too.
+                if dump.tell() == offset:  # Nothing was read, and the size is known now even without a seek table.
                     _check_offset(path, offset, dump.seek(0, os.SEEK_END))
                 return
             left = None if left is None else left - len(piece)
@@ -73,7 +73,7 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
 
 
 def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
-    """Print what dumps are."""
+    """Print the properties of dumps, as a table or as JSON."""
     kinds, paths = Kinds(), [path_of(path) for path in paths]
     found = [
         describe_dump(path, compressed=kinds.compressed(path) if compressed is None else compressed) for path in paths

@@ -1,4 +1,4 @@
-"""A sink and a place that keep nothing, and compare what is written to them with the dumps that are there."""
+"""A sink and a place that store nothing, but compare what is written to them with existing dumps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from asyncdump.sources.file import regular
 
 
 class ComparingSink(NullSink):
-    """Compares what is written with what a dump holds at the same place.
+    """Compares what is written with the content of a dump at the same offset.
 
-    Raises `DamagedError` at the first byte that differs.
+    `write` raises `DamagedError` with the first byte that differs.
     """
 
     def __init__(self, fd: int, path: str, buffers: Buffers, *, compressed: bool) -> None:
         """Take over a descriptor of the dump.
 
         Raises:
-            DumpError: it is no regular file, or isn't compressed as it should be. The descriptor is closed then.
+            DumpError: it isn't a regular file, or isn't compressed as expected. The descriptor is closed then.
         """
         super().__init__(path)
         self._buffers = buffers
@@ -35,7 +35,7 @@ class ComparingSink(NullSink):
             try:
                 if (listed := listed_frames(self._held, path)) is None:
                     raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
-                self._frames = Frames(os.dup(self._held), path, listed)  # They close their descriptor themselves.
+                self._frames = Frames(os.dup(self._held), path, listed)  # It closes its own descriptor.
             except BaseException:
                 self.close()
                 raise
@@ -88,10 +88,10 @@ class ComparingSink(NullSink):
 
 
 class ComparingPlace(NullPlace):
-    """A place that has dumps, compared there with their sources."""
+    """A place with existing dumps, which are compared with their sources."""
 
     def __init__(self, path: str, opened: Callable[[str], int], compressed: frozenset[str]) -> None:
-        """``opened`` returns a descriptor to read a dump with, by its name; ``compressed`` names those that are."""
+        """``opened`` returns a descriptor to read a dump, by its name; ``compressed`` names the compressed ones."""
         super().__init__(path)
         self._open = opened
         self._compressed = compressed

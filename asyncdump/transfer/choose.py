@@ -1,4 +1,4 @@
-"""Which transfer carries out a planned dump."""
+"""The choice of a transfer for a planned dump."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncdump.transfer.transfer import Transfer
 
 
 def transfer_of(planned: PlannedDump, place: Place, resources: Resources) -> Transfer:
-    """Return the transfer of a planned dump into a place; it hasn't begun."""
+    """Return a new transfer for a planned dump into a place."""
     if planned.expected is not None:
         return Proof(planned, resources)
     if planned.filters or (place.streams and planned.zstd is None):

@@ -149,11 +149,11 @@ def swap(ext4: Path) -> Iterator[None]:
     path = ext4 / "swap"
     path.write_bytes(bytes(32 * MiB))
     path.chmod(0o600)
-    for command in ("mkswap", "swapon"):
-        done = subprocess.run([command, path], capture_output=True, text=True, check=False)
+    for command in (["mkswap", "-q", str(path)], ["swapon", str(path)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             path.unlink()
-            unavailable(f"{command} says {done.stderr.strip()}")
+            unavailable(f"{command[0]} says {done.stderr.strip()}")
     try:
         yield
     finally:
