@@ -1,4 +1,4 @@
-"""A source as it is when a run is planned."""
+"""The description of a source when a run is planned."""
 
 from __future__ import annotations
 

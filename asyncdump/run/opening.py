@@ -76,6 +76,6 @@ def _is_the_handlers(error: BaseException) -> bool:
         return False
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # trio has another.
+    except RuntimeError:  # Trio has no asyncio task.
         return True
     return task is None or not task.cancelling()

@@ -1,8 +1,8 @@
-"""The fan-out: which thread moves what, how many at once, and how a run ends. Nothing here knows of an event loop.
+"""The threads of a run: which thread does what, how many there are, and how a run ends. There is no event loop here.
 
-A *lane* is a thread with a buffer and a pipe of its own, which it closes itself. It takes the largest file that waits;
-when none waits, it joins the file with most bytes left (`Queue`). What is sealed goes to the *committer*, which makes
-durable in one go all that has gathered while it was busy (`Committer`). What happens is told by `Telling`.
+A *lane* is a thread with its own buffer and pipe, which it closes itself. It takes the largest waiting file, or joins
+the file with the most bytes left (`Queue`). Sealed dumps go to the *committer*, which makes all dumps durable that were
+sealed while it was busy, and publishes them (`Committer`). `Telling` emits the events.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _TICK: Final = 0.1
 
 
 class Scheduler:
-    """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
+    """Runs one plan; call `run` once. The constructor raises `DumpError` if the limit of open files is too low.
 
-    ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
-    second. ``store`` has what is read: dumps that are verified or restored, or those of runs before this one; these are
-    ``earlier``, by name. ``mappers`` knows who has the sources mapped. With ``quiet``, failures aren't logged.
+    Threads call ``emit`` with each event, one at a time. ``watch`` is called ten times a second. ``store`` contains the
+    dumps that are read: those to verify or restore, or those of earlier runs, whose records are ``earlier``, by name.
+    ``mappers`` knows which processes have the sources mapped. With ``quiet``, failures aren't logged.
 
     Attributes:
-        reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
-        aborted: True when a failure ended the run, as ``on_error: abort`` asks.
+        reports: the outcome of each dump, in the order of the plan; complete when `run` returns or raises.
+        aborted: whether a failure stopped the run (``on_error: abort``).
     """
 
     def __init__(
@@ -82,19 +82,20 @@ class Scheduler:
         self._facts = Facts(clock, mappers or Mappers(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
         self._keeper = Keeper(plan, store, stop) if store is not None else None
-        # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
+        # Sealed dumps wait with open files. Of those allowed, half may be in the batches of the lanes, and a quarter
+        # each in the committer's queue and in the group that it is publishing.
         self._committer = Committer(plan, place, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
-        # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
-        # `Queue`, `Telling` and `Committer` may be taken within it, never the other way round.
+        # The turn guards the counts of threads and the jobs to retry. Lock order: the locks of `Queue`, `Telling` and
+        # `Committer` may be taken while it is held, never the other way round.
         self._turn = threading.RLock()
-        self._over = threading.Condition(self._turn)  # The run waits for the end of all threads.
+        self._over = threading.Condition(self._turn)  # Notified when a thread ends.
         self._moving = 0
         self._committing = False
         self._broken: BaseException | None = None
         self._again: list[Job] = []
-        self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
+        self._numbers = count()  # The numbers of the lanes: a new one for each lane, also in rounds of retries.
         self._resources = resources(stop, store)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
@@ -102,7 +103,7 @@ class Scheduler:
         )
 
     def attach(self, journal: Journal) -> None:
-        """Have what is done taken down in a journal."""
+        """Record what is done in a journal."""
         self._committer.journal = journal
         if self._keeper is not None:
             self._keeper.journal = journal
@@ -118,10 +119,10 @@ class Scheduler:
         return self._telling.reports
 
     def run(self) -> None:
-        """Dump all files, in threads; returns when each is published, kept, failed or given up, and no thread is left.
+        """Dump all files in threads; return when each is published, kept, failed or abandoned, and no thread is left.
 
-        When `Stop` is requested, threads end after the step they are in (some 10 ms), what they were writing is
-        removed, and what was published stays.
+        After a stop is requested, threads end after their current read or write (about 10 ms), unfinished dumps are
+        removed, and published dumps stay.
 
         Raises:
             DumpError: no thread can be started.
@@ -132,7 +133,7 @@ class Scheduler:
                 self._rest()
                 self._round()
         finally:
-            # Every thread has ended by now: what isn't published won't be.
+            # All threads have ended: a dump that isn't published by now never will be.
             rest = [job for job in self._jobs if not self._telling.is_over(job)]
             abort([job for job in rest if job.began is not None and not job.published])
             for job in rest:
@@ -142,10 +143,10 @@ class Scheduler:
                     self._fail(job, job.error or self._given_up(job))
 
     def _round(self) -> None:
-        """Serve all that waits."""
+        """Serve all waiting jobs."""
         wanted = min(self._lanes, self._useful_lanes())
         self._moving, self._committing = wanted, True
-        if wanted:  # Else nobody would close it.
+        if wanted:  # Without lanes, no one would close it.
             self._committer.open()
         threads = []
         try:
@@ -162,7 +163,7 @@ class Scheduler:
             self._watch_over()
         except BaseException:
             self._stop.requested = True
-            self._committer.close()  # Lanes that never began don't end.
+            self._committer.close()  # Lanes that were not started can't close it.
             raise
         finally:
             for thread in threads:
@@ -174,7 +175,7 @@ class Scheduler:
         def carry_out() -> None:
             try:
                 task()
-            except BaseException as error:  # noqa: BLE001 (it ends the run, and is raised by that)
+            except BaseException as error:  # noqa: BLE001 (it stops the run, which raises it)
                 self._broken = self._broken or error
                 self._stop.requested = True
             finally:
@@ -198,7 +199,7 @@ class Scheduler:
         self._committing = False
 
     def _watch_over(self) -> None:
-        """Tell of progress as the clock goes, until all is moved and published."""
+        """Emit progress on each tick, until everything is moved and published."""
         tick = time.monotonic() + _TICK
         with self._turn:
             while self._moving or self._committing:
@@ -211,14 +212,14 @@ class Scheduler:
                             self._telling.progress(job)
 
     def _rest(self) -> None:
-        """Wait, then have what failed, and may do better, wait to be served once more."""
+        """Wait for the delay of the retries, then queue them again."""
         jobs, self._again = self._again, []
         seconds = max(self._plan.retries.wait(job.attempts) for job in jobs)
         until = time.monotonic() + seconds
         while not self._stop.requested and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _TICK))
             self._watch()
-        self._queue.add(jobs)  # Each keeps why it failed until it is begun anew: it may never be.
+        self._queue.add(jobs)  # Each keeps its error until it is started again, which may never happen.
 
     def _useful_lanes(self) -> int:
         return sum(1 + job.planned.length // WORTH_JOINING for job in self._jobs)
@@ -244,10 +245,10 @@ class Scheduler:
                 return
         else:
             self._whole(jobs, lane)
-        # The order counts. A failure that ends the run does so before another lane begins what would not be wanted.
-        # What has failed is removed before its place in flight is free: the next file may need that space. Jobs are no
-        # longer active when they are ended: nobody tells of their progress after that. And this lane is free to be
-        # counted as such before it waits for the committer, or a full queue would hold up files that others could move.
+        # The order matters. A failure that stops the run does so before another lane begins a file that isn't wanted.
+        # Failed dumps are removed before their place in flight is free, because the next file may need the disk space.
+        # Jobs are released before they are ended, so that no progress follows their last event. And they are released
+        # before this lane waits for the committer, or a full queue would hold up files that other lanes could move.
         failed = [job for job in jobs if not job.sealed and job.kept is None]
         for job in failed:
             self._end_run(job, job.error)
@@ -262,8 +263,8 @@ class Scheduler:
                 self._fail(job, job.error or self._given_up(job))
 
     def _share_work(self, job: Job, lane: Lane) -> bool:
-        """Move a large file together with other lanes; return True to the last one out, which has sealed it."""
-        if not job.open_to_join:  # It stays open as long as one works on it: so this is the first.
+        """Move a large file together with other lanes; return True in the last lane to leave, which has sealed it."""
+        if not job.open_to_join:  # Once set, it stays set until the last lane leaves, so this is the first lane.
             self._begin(job, lane)
             self._queue.share(job)
             if job.transfer.moved:
@@ -293,7 +294,7 @@ class Scheduler:
         retries = self._plan.retries
         sink = job.under_way.sink if job.under_way is not None else None
         if self._place.streams and sink is not None and sink.stored:
-            return False  # What a reader has been given can't be taken back.
+            return False  # Bytes that the reader has got can't be taken back.
         passing = isinstance(error, DumpError) and error.errno in retries.numbers and job.planned.error is None
         return passing and job.attempts < retries.times and not self._stop.requested
 
@@ -311,10 +312,11 @@ class Scheduler:
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
-        """End the run if it is to end with the failure of a file."""
+        """Stop the run if the failure of a file is to stop it (``on_error: abort``)."""
         passing = error is None or isinstance(error, InterruptedDumpError) or self._may_pass(job, error)
         if self._plan.on_error == "abort" and not passing:
-            self.aborted = self._committer.finishes = True  # Before the stop: the committer looks at both.
+            # Set before the stop: the committer reads both, and must not drop sealed jobs when it sees the stop alone.
+            self.aborted = self._committer.finishes = True
             self._stop.requested = True
 
     # --- in worker threads ------------------------------------------------------------------------------------------
@@ -327,7 +329,7 @@ class Scheduler:
                 job.seal(lane)
 
     def _begin(self, job: Job, lane: Lane) -> None:
-        if job.planned.error is not None:  # There is nothing to open.
+        if job.planned.error is not None:  # A match of a glob that could not be opened.
             job.note(job.planned.error)
             return
         job.lane = lane.number

@@ -73,7 +73,7 @@ def python(code: str | tuple[str, ...], *arguments: Any, prefix: list[str] | Non
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return str(done.stdout)
 
 
 def left(output: Path) -> set[str]:
@@ -402,9 +402,9 @@ def test_a_user_who_locks_the_folder_keeps_nobody_out(source: Path, output: Path
 @contextmanager
 def few_processes(most: int) -> Iterator[list[str]]:
     """Yield what runs a program in a control group with a limit of processes and threads."""
-    group = Path("/sys/fs/cgroup/pids/asyncdump-tests")
+    group = Path("/sys/fs/cgroup/pids") / f"asyncdump-tests-{os.getpid()}"
     if not group.parent.is_dir():
-        group = Path("/sys/fs/cgroup/asyncdump-tests")
+        group = Path("/sys/fs/cgroup") / group.name
     try:
         group.mkdir()
         (group / "pids.max").write_text(str(most))
