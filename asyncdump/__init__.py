@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from asyncdump.errors import TargetExistsError as TargetExistsError
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
+    from asyncdump.manifest import Lz4 as Lz4
     from asyncdump.manifest import Manifest as Manifest
     from asyncdump.manifest import ProcessMemory as ProcessMemory
     from asyncdump.manifest import Retries as Retries
@@ -106,7 +107,7 @@ _HOMES = {
         "SourceChangedError",
         "TargetExistsError",
     ),
-    "manifest": ("Defaults", "Dump", "Manifest", "ProcessMemory", "Retries", "Zstd", "json_schema"),
+    "manifest": ("Defaults", "Dump", "Lz4", "Manifest", "ProcessMemory", "Retries", "Zstd", "json_schema"),
     "manifest.options": ("Overrides",),
     "plan.plan": ("Plan", "PlannedDump"),
     "probing": ("Finding", "probe"),

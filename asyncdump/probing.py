@@ -200,5 +200,5 @@ def _fed(dump: PlannedDump) -> str:
     """Return how bytes come to the first stage or into a pipe, and the stages."""
     feed = dump.method
     if feed == "auto":
-        feed = "read" if dump.zstd and not dump.zstd_last else "splice"
+        feed = "read" if dump.compression and not dump.compress_last else "splice"
     return ", ".join((feed, *dump.stages))

@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DumpError, Problem, ReceiptError, TargetExistsError, opening_output
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.pools import short_of_pages, short_of_space
 from asyncdump.plan.readback import to_restore
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.records.standing import is_compressed
 from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
@@ -251,11 +251,12 @@ def _resolved(path: str) -> str:
 
 
 def default_target(file: FileReport) -> str:
-    """Return the name under which a dump is restored: its own, without ``.zst`` if it is compressed.
+    """Return the name under which a dump is restored: its own, without the suffix of its codec if it is compressed.
 
     What is left must be such a name as well: ``...zst`` is restored as it is called, not to ``..``.
     """
-    shorter = file.name.removesuffix(".zst") if is_compressed(file) else file.name
+    codec = stored_by(file.stages)
+    shorter = file.name if codec is None else file.name.removesuffix(codec.suffix)
     return file.name if name_complaint(shorter) else shorter
 
 

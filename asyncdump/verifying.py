@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError
 from asyncdump.plan.plan import Plan
 from asyncdump.plan.readback import from_source, plain
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.records.standing import is_compressed
 from asyncdump.records.verification import FileVerdict, Verification
 from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
@@ -54,9 +54,9 @@ class Verifier:
             free=0,
             manifest_sha256="",
         )
-        compressed = frozenset(file.name for file in files if is_compressed(file))
+        codecs = {file.name: codec for file in files if (codec := stored_by(file.stages)) is not None}
         path = store.path
-        place = ComparingPlace(path, store.open, compressed) if against_source else NullPlace(path)
+        place = ComparingPlace(path, store.open, codecs) if against_source else NullPlace(path)
         self.run: Final = Run(plan, place, store=store, receipt=False)
 
     def __aiter__(self) -> AsyncIterator[Event]:

@@ -13,8 +13,9 @@ import pytest
 
 import asyncdump
 from asyncdump.cli.app import cli
+from asyncdump.manifest.compression import Zstd
 from asyncdump.manifest.keywords import given
-from asyncdump.manifest.models import Defaults, Manifest, Retries, Zstd
+from asyncdump.manifest.models import Defaults, Manifest, Retries
 from asyncdump.manifest.options import OPTIONS, Overrides
 
 FUNCTIONS = [asyncdump.dump_all, asyncdump.open_run, asyncdump.plan_all, asyncdump.dump_sync]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -203,7 +204,7 @@ def dd(operands: tuple[str, ...]) -> None:
               conv=fsync,fdatasync,notrunc,sparse
               iflag=count_bytes,skip_bytes  oflag=direct,seek_bytes
               method=auto|reflink|direct|sendfile|splice|mmap|read
-              compress=zstd|zstd:LEVEL|none
+              compress=zstd|zstd:LEVEL|lz4|lz4:LEVEL|none
     Without if= it reads standard input, without of= it writes standard output.
     """
     from asyncdump.cli.dd.command import main
@@ -222,12 +223,16 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
         raise click.BadParameter(str(error)) from error
 
 
-_compressed = click.option(
-    "--zstd/--raw",
-    "compressed",
-    default=None,
-    help="Read it as a .zst, or as it is. Default: what the receipt beside it says, else its name.",
-)
+def _kind(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    return False if value == "raw" else value
+
+
+def _compressed(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a dump is stored."""
+    for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst"), ("lz4", "as a .lz4")):
+        text = f"Read it {meaning}, whatever the receipt next to it or its name says."
+        command = click.option(f"--{kind}", "compressed", flag_value=kind, callback=_kind, help=text)(command)
+    return command
 
 
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
@@ -235,7 +240,7 @@ _compressed = click.option(
 @click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
 @click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
 @_compressed
-def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) -> None:
+def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
     """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
     from asyncdump.cli.reading import cat
 
@@ -246,7 +251,7 @@ def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) 
 @click.argument("dumps", metavar="DUMP...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_compressed
-def info(dumps: tuple[str, ...], *, as_json: bool, compressed: bool | None) -> None:
+def info(dumps: tuple[str, ...], *, as_json: bool, compressed: Any) -> None:
     """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
     from asyncdump.cli.reading import info
 

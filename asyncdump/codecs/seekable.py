@@ -1,6 +1,7 @@
-"""The zstd seekable format: a table of the frames at the end of the file, in a frame that other readers skip.
+"""A table of a file's frames, at its end, in a frame that other readers skip. The same for each codec.
 
-Its description is contrib/seekable_format/zstd_seekable_compression_format.md in the sources of zstd.
+The format is zstd's (contrib/seekable_format/zstd_seekable_compression_format.md in its sources); readers of LZ4 skip
+the same frames. Where frames have checksums, the table holds what each frame ends with.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Table:
         self.count += 1
         self._entries += _ENTRY.pack(len(frame), length)
         if self._checksums:
-            # A frame ends with the very 32 bits of its content's XXH64 that a seek table wants (RFC 8878).
+            # Each codec's frames end with their checksum; that of zstd is the one that the format asks for (RFC 8878).
             self._entries += frame[-4:]
 
     def encoded(self) -> list[memoryview]:
@@ -211,9 +212,4 @@ def read_seek_table(fd: int, path: str) -> SeekTable | None:
 
 
 def _broken(path: str, why: str) -> DumpError:
-    return DumpError(
-        f"the seek table of {path} is broken: {why}",
-        path=path,
-        operation="read",
-        hint="zstd -d reads frames without their table: try it on what is left",
-    )
+    return DumpError(f"the seek table of {path} is broken: {why}", path=path, operation="read")

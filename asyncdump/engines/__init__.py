@@ -7,7 +7,7 @@ from typing import Final
 
 from asyncdump.engines.base import Engine, Refusal, Refused, Route
 from asyncdump.engines.direct import Direct
-from asyncdump.engines.feed import Splice as FeedBySplice
+from asyncdump.engines.feed import FeedBySplice
 from asyncdump.engines.mmap import Mmap
 from asyncdump.engines.read import Read
 from asyncdump.engines.reflink import Reflink

@@ -12,7 +12,7 @@ from asyncdump.kernel.linux import map_for_kernel, some, unmap, vmsplice
 from asyncdump.vocabulary.values import Method, Source, Span
 
 
-class Splice(Read):
+class FeedBySplice(Read):
     """splice(2) into the lane's pipe, vmsplice(2) of a mapping on hugetlbfs; the buffer is filled from the pipe."""
 
     method: ClassVar[Method] = "splice"

@@ -10,27 +10,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncdump.manifest.compression import Lz4 as Lz4
+    from asyncdump.manifest.compression import Zstd as Zstd
     from asyncdump.manifest.models import Defaults as Defaults
     from asyncdump.manifest.models import Dump as Dump
     from asyncdump.manifest.models import Manifest as Manifest
     from asyncdump.manifest.models import ProcessMemory as ProcessMemory
     from asyncdump.manifest.models import Retries as Retries
-    from asyncdump.manifest.models import Zstd as Zstd
     from asyncdump.manifest.options import Overrides as Overrides
     from asyncdump.manifest.schema import json_schema as json_schema
 
 _HOMES = {
     "Defaults": "models",
     "Dump": "models",
+    "Lz4": "compression",
     "Manifest": "models",
     "Overrides": "options",
     "ProcessMemory": "models",
     "Retries": "models",
-    "Zstd": "models",
+    "Zstd": "compression",
     "json_schema": "schema",
 }
 
-__all__ = ["Defaults", "Dump", "Manifest", "Overrides", "ProcessMemory", "Retries", "Zstd", "json_schema"]
+__all__ = ["Defaults", "Dump", "Lz4", "Manifest", "Overrides", "ProcessMemory", "Retries", "Zstd", "json_schema"]
 
 
 def __getattr__(name: str) -> Any:

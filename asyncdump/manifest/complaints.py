@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from asyncdump.codecs.zstd import FRAMES
+from asyncdump.codecs.codec import FRAMES
 from asyncdump.text import shown
 from asyncdump.vocabulary.size import KIB, parse_size
 
@@ -37,16 +37,14 @@ def required(model: type[msgspec.Struct]) -> list[str]:
 def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
     """Return what is wrong with the value of a field, or an empty string."""
     kind = fields(model)[name]
-    inner = _model_in(kind)
+    models = _models_in(kind)
     if name in {"defaults", "dumps"}:
-        assert inner is not None
         values = value if name == "dumps" and isinstance(value, tuple | list) else (value,)
-        if any(not isinstance(each, inner) for each in values):
-            return f"{shown(value)} must be made of {inner.__name__}(...)"
+        if any(not isinstance(each, models) for each in values):
+            return f"{shown(value)} must be made of {models[0].__name__}(...)"
         return "" if values else "is empty: list at least one dump"
     if isinstance(value, msgspec.Struct):  # It was checked when it was made: only its type is left to check.
-        right = inner is not None and isinstance(value, inner)
-        return "" if right else f"{shown(value)} is not {_expected(kind)}"
+        return "" if isinstance(value, models) else f"{shown(value)} is not {_expected(kind)}"
     try:
         msgspec.convert(value, kind, strict=True)
         if name in SIZES and value is not None:
@@ -74,11 +72,11 @@ def unknown_key(model: type[msgspec.Struct], key: str) -> str:
     return f"unknown key{_near(key, known) or '; known keys are ' + ', '.join(known)}"
 
 
-def _model_in(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the model that a type is made of, or None where it is made of none."""
+def _models_in(kind: Any) -> tuple[type[msgspec.Struct], ...]:
+    """Return the models that a type is made of."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return kind
-    return next((model for part in get_args(kind) if (model := _model_in(part)) is not None), None)
+        return (kind,)
+    return tuple(model for part in get_args(kind) for model in _models_in(part))
 
 
 def _near(word: object, choices: list[str]) -> str:

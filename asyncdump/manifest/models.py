@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeGuard
 import msgspec
 from msgspec import Meta
 
-from asyncdump.codecs.zstd import BUDGET, LEVELS, WINDOWS, ZstdOptions
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest.complaints import complaint, fields
+from asyncdump.manifest.compression import CompressField
+from asyncdump.manifest.model import Model, Size
 from asyncdump.text import shown
-from asyncdump.vocabulary.size import KIB, MAXIMUM, parse_size
+from asyncdump.vocabulary.size import MAXIMUM, parse_size
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 if TYPE_CHECKING:
@@ -27,10 +27,6 @@ else:
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
-Size = Annotated[
-    int | str,
-    Meta(description="bytes, or a number with a unit: 512KiB, 16MiB, 1GiB (dd's suffixes)", examples=[4096, "16MiB"]),
-]
 MethodField = Annotated[
     Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, which is nearly always best")
 ]
@@ -42,61 +38,6 @@ SparseField = Annotated[Sparse, Meta(description="auto skips zeros, and stores t
 _LONGEST_WAIT = 60.0
 OnReadErrorField = Annotated[
     OnReadError, Meta(description="what to do about unreadable memory: fail its file, or dump zeros in its place")
-]
-
-
-class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a manifest. Values of the wrong type or range raise `ManifestError`."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(message=message, key=name)
-            for name in fields(type(self))
-            if (message := complaint(type(self), name, getattr(self, name)))
-        ]
-        if problems:
-            raise ManifestError(*problems)
-
-
-class Zstd(_Model, frozen=True, kw_only=True):
-    """Compression into a seekable .zst."""
-
-    example: ClassVar[str] = "{zstd: {level: 3}}"
-
-    level: Annotated[int, Meta(description="from fast to small", ge=LEVELS[0], le=LEVELS[1])] = 3
-    threads: Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)] = 0
-    frame: Annotated[Size, Meta(description="content of each frame: the grain of parallel work and reading back")] = (
-        "2MiB"
-    )
-    checksum: Annotated[bool, Meta(description="whether each frame holds a checksum of its content")] = True
-    long: Annotated[
-        Annotated[int, Meta(ge=WINDOWS[0], le=WINDOWS[1])] | None,
-        Meta(description="log2 of the window for matches far away; wants larger frames too"),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (cost := self.options.cost) > BUDGET:
-            needed, most = cost // KIB**2, BUDGET // KIB**2
-            message = (
-                f"level {self.level} with frames of {self.frame} needs {needed} MiB for one thread, {most} are the most"
-            )
-            raise ManifestError(Problem(message=f"{message}: use smaller frames, or a lower level", key="frame"))
-
-    @property
-    def options(self) -> ZstdOptions:
-        """What the stage itself takes."""
-        return ZstdOptions(
-            level=self.level,
-            threads=self.threads,
-            frame=parse_size(self.frame),
-            checksum=self.checksum,
-            long=self.long,
-        )
-
-
-CompressField = Annotated[
-    Literal["none", "zstd"] | Zstd | None, Meta(description="zstd, {zstd: {level: 3}} or none: a seekable .zst")
 ]
 
 
@@ -114,7 +55,7 @@ TimeoutField = Annotated[
 ]
 
 
-class Defaults(_Model, frozen=True, kw_only=True):
+class Defaults(Model, frozen=True, kw_only=True):
     """Settings of every dump that doesn't have its own."""
 
     method: MethodField = "auto"
@@ -132,7 +73,7 @@ class Defaults(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class ProcessMemory(_Model, frozen=True, kw_only=True):
+class ProcessMemory(Model, frozen=True, kw_only=True):
     """A range of the memory of a process."""
 
     example: ClassVar[str] = "{pid: 4242, address: 0x7f0000000000, length: 2MiB}"
@@ -147,7 +88,7 @@ class ProcessMemory(_Model, frozen=True, kw_only=True):
             raise ManifestError(Problem(message=f"{shown(self.length)} is not the length of a range", key="length"))
 
 
-class _Sourced(_Model, frozen=True):
+class _Sourced(Model, frozen=True):
     """What a `Dump` takes by position."""
 
     source: Annotated[
@@ -162,7 +103,7 @@ class Dump(_Sourced, frozen=True, kw_only=True):
     name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="file name under output, by default {name}, or {name}.zst for a compressed dump; "
+            description="file name under output, by default {name}, or {name}.zst if it is compressed with zstd; "
             "{name} {stem} {suffix} {parent} {index} {pid} stand for parts of the source",
         ),
     ] = None
@@ -184,7 +125,7 @@ class Dump(_Sourced, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class Retries(_Model, frozen=True, kw_only=True):
+class Retries(Model, frozen=True, kw_only=True):
     """How often a file that failed is dumped again, from its start, after the other files."""
 
     example: ClassVar[str] = "{times: 3}"
@@ -217,7 +158,7 @@ RetriesField = Annotated[
 ]
 
 
-class Manifest(_Model, frozen=True, kw_only=True):
+class Manifest(Model, frozen=True, kw_only=True):
     """A run: which files to dump, where to, and how."""
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1
@@ -244,13 +185,13 @@ class Manifest(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-def _freeze_path(model: _Model, name: str) -> None:
+def _freeze_path(model: Model, name: str) -> None:
     """Make a text of a path that a program gives."""
     if isinstance(given := getattr(model, name), os.PathLike):
         msgspec.structs.force_setattr(model, name, os.fsdecode(given))
 
 
-def _freeze(model: _Model, name: str) -> None:
+def _freeze(model: Model, name: str) -> None:
     """Make a tuple of the sequence that a program gives."""
     if _is_sequence(given := getattr(model, name)):
         msgspec.structs.force_setattr(model, name, tuple(given))

@@ -8,12 +8,13 @@ its models.
 # Annotations are values here, for the command line to read without loading the models.
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict, TypeVar, get_args
 
 from asyncdump.vocabulary.values import Checksum, Choice, Concurrency, OnError, OnReadError
 
 if TYPE_CHECKING:
-    from asyncdump.manifest.models import Retries, Zstd
+    from asyncdump.manifest.compression import Compress
+    from asyncdump.manifest.models import Retries
 
 
 class Option(NamedTuple):
@@ -44,8 +45,8 @@ class Overrides(TypedDict, total=False):
     method: Annotated[Choice | None, Option("How the bytes are moved, for all files.")]
     checksum: Annotated[Checksum | None, Option("Digest to compute, for all files.")]
     compress: Annotated[
-        "Literal['none', 'zstd'] | Zstd | None",
-        Option("Compression of all files: zstd, or none.", metavar="zstd[:LEVEL]|none"),
+        "Compress | None",
+        Option("Compression of all files: zstd, lz4, or none.", metavar="zstd[:LEVEL]|lz4[:LEVEL]|none"),
     ]
     on_error: Annotated[OnError | None, Option("What to do after the failure of a file.")]
     on_read_error: Annotated[

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from asyncdump.manifest.compression import MODELS
 from asyncdump.manifest.models import Manifest
 
 
@@ -16,19 +17,23 @@ def json_schema() -> dict[str, Any]:
     model = schema["$defs"]["Manifest"]
     model["required"] = ["version", *model["required"]]  # A file must say it; a program needn't.
     model["properties"]["version"].pop("default", None)
+    for each in MODELS.values():  # Their tag only tells them apart here: in a file, the key around them does.
+        described = schema["$defs"][each.__name__]
+        del described["properties"]["codec"], described["required"]
     for name in ("Defaults", "Dump"):
         _spell_compress(schema["$defs"][name]["properties"]["compress"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "asyncdump manifest", **schema}
 
 
 def _spell_compress(field: dict[str, Any]) -> None:
-    """Say that a file writes ``{zstd: {...}}`` where a program has a `Zstd`."""
-    for choice in field["anyOf"]:
-        if "$ref" in choice:
-            reference = choice.pop("$ref")
-            choice |= {
-                "type": "object",
-                "properties": {"zstd": {"$ref": reference}},
-                "required": ["zstd"],
-                "additionalProperties": False,
-            }
+    """Say that a file writes ``{zstd: {...}}`` where a program has a model."""
+    spelled = [
+        {
+            "type": "object",
+            "properties": {name: {"$ref": f"#/$defs/{model.__name__}"}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name, model in MODELS.items()
+    ]
+    field["anyOf"] = [choice for choice in field["anyOf"] if "discriminator" not in choice] + spelled

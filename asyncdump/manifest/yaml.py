@@ -15,7 +15,8 @@ import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest.complaints import SIZES, complaint, required, unknown_key
-from asyncdump.manifest.models import Defaults, Dump, Manifest, ProcessMemory, Retries, Zstd
+from asyncdump.manifest.compression import MODELS
+from asyncdump.manifest.models import Defaults, Dump, Manifest, ProcessMemory, Retries
 from asyncdump.sources.file import open_file
 from asyncdump.text import shown, text
 
@@ -285,12 +286,16 @@ class _Reader:
 
     def _compress(self, node: yaml.MappingNode, key: str) -> Any:
         names = [getattr(name, "value", None) for name, _ in node.value]
-        if names != ["zstd"]:
-            self._complain(key, "is zstd, none, or a mapping with the one key zstd: {zstd: {level: 3}}", node)
+        if len(names) != 1 or names[0] not in MODELS:
+            examples = " or ".join(model.example for model in MODELS.values())
+            self._complain(
+                key, f"is {', '.join(MODELS)}, none, or a mapping with one of them as its only key: {examples}", node
+            )
             return _WRONG
-        name, value = node.value[0]
-        self.marks.lines[f"{key}.zstd"] = _line(name)
-        return self._made(Zstd, value, f"{key}.zstd")
+        [(name, value)] = node.value
+        key = f"{key}.{name.value}"
+        self.marks.lines[key] = _line(name)
+        return self._made(MODELS[name.value], value, key)
 
     def _list(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.codec import Compression
 from asyncdump.errors import DumpError
 from asyncdump.manifest.models import Retries
 from asyncdump.records.report import FileReport
@@ -19,8 +19,8 @@ from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError, 
 class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
-    ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed if ``zstd_last``, and ``timeout`` is how many seconds they may neither read nor write anything.
+    ``compression`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it
+    is compressed if ``compress_last``, and ``timeout`` is how many seconds they may neither read nor write anything.
     ``on_read_error`` says what to do about unreadable memory; ``expected`` is the record of a source that is a dump
     itself. If the size of a source isn't known, neither is ``length``, and at most ``most`` bytes are dumped. A file
     that a glob matches and that can't be opened has the ``error`` that it fails with.
@@ -34,9 +34,9 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     checksum: Checksum
     durable: bool
     sparse: bool
-    zstd: ZstdOptions | None = None
+    compression: Compression | None = None
     filters: tuple[tuple[str, ...], ...] = ()
-    zstd_last: bool = False
+    compress_last: bool = False
     timeout: float = 300.0
     expected: FileReport | None = None
     on_read_error: OnReadError = "fail"
@@ -47,8 +47,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     def stages(self) -> tuple[str, ...]:
         """Compression and filters, in short: ``zstd:3``, and the names of programs without their arguments."""
         programs = tuple(os.path.basename(command[0]) for command in self.filters)
-        zstd = (str(self.zstd),) if self.zstd else ()
-        return (*programs, *zstd) if self.zstd_last else (*zstd, *programs)
+        compression = (str(self.compression),) if self.compression else ()
+        return (*programs, *compression) if self.compress_last else (*compression, *programs)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

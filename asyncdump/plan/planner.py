@@ -13,11 +13,12 @@ from typing import Final
 
 import msgspec
 
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.registry import stored_by
 from asyncdump.engines import FEEDS
 from asyncdump.errors import DumpError, ManifestError, Problem, TargetExistsError, absolute, describe_errno
 from asyncdump.kernel.linux import TRUE_ERRORS
-from asyncdump.manifest.models import Dump, Manifest, ProcessMemory, Retries, Zstd
+from asyncdump.manifest.compression import compression_of
+from asyncdump.manifest.models import Dump, Manifest, ProcessMemory, Retries
 from asyncdump.manifest.options import Overrides, first
 from asyncdump.manifest.yaml import Marks
 from asyncdump.plan.globbing import find, is_glob
@@ -150,8 +151,8 @@ class _Planner:
                 )
                 continue
             planned = self._planned(dump, source, offset, error)
-            ends_as_zst = planned.zstd is not None and (planned.zstd_last or not planned.filters)
-            template = dump.name if dump.name is not None else "{name}.zst" if ends_as_zst else "{name}"
+            codec = stored_by(planned.stages)
+            template = dump.name if dump.name is not None else f"{{name}}{codec.suffix if codec else ''}"
             name = self._name(f"{key}.name", own or template, source, position)
             if position == 0:
                 self._check_stages(key, planned)
@@ -163,6 +164,8 @@ class _Planner:
         if fed and planned.method not in {"auto", *FEEDS}:
             what = "a compressor or filter" if planned.stages else "a pipe"
             self._complain(f"{key}.method", f"{planned.method} can't feed {what}: use auto, {' or '.join(FEEDS)}")
+        if planned.compression is not None and (missing := planned.compression.codec.missing()):
+            self._complain(f"{key}.compress", f"{planned.compression.codec.name} is not available", missing)
         if planned.filters and not self._options.get("allow_filters"):
             names = ", ".join(os.path.basename(command[0]) for command in planned.filters)
             self._complain(f"{key}.filter", f"runs programs ({names})", "pass {allow_filters} to allow that")
@@ -174,8 +177,7 @@ class _Planner:
         options, defaults = self._options, self._manifest.defaults
         rest = source.size - offset if source.sized and error is None else 0
         most = MAXIMUM if dump.length is None else parse_size(dump.length)
-        compress = first(options.get("compress"), dump.compress, defaults.compress)
-        zstd = compress.options if isinstance(compress, Zstd) else ZstdOptions() if compress == "zstd" else None
+        compression = compression_of(first(options.get("compress"), dump.compress, defaults.compress, "none"))
         filters = dump.filter if dump.filter is not None else defaults.filter
         return PlannedDump(
             source=source,
@@ -188,9 +190,9 @@ class _Planner:
             checksum=first(options.get("checksum"), dump.checksum, defaults.checksum),
             durable=first(options.get("durable"), dump.durable, defaults.durable),
             sparse=(dump.sparse or defaults.sparse) == "auto",
-            zstd=zstd,
+            compression=compression,
             filters=tuple(map(tuple, filters or ())),
-            zstd_last=bool(zstd and filters) and (dump.first or defaults.first) == "filter",
+            compress_last=bool(compression and filters) and (dump.first or defaults.first) == "filter",
             timeout=dump.timeout or defaults.timeout or 300.0,
             on_read_error=first(options.get("on_read_error"), dump.on_read_error, defaults.on_read_error),
         )
@@ -381,7 +383,7 @@ class _Planner:
 
 def _may_be(dump: PlannedDump, entry: Entry) -> bool:
     """Tell whether a file may turn out to be a dump: what went through programs can't be compared with its source."""
-    fits = dump.source.sized and (dump.zstd is not None or entry.size == dump.length)
+    fits = dump.source.sized and (dump.compression is not None or entry.size == dump.length)
     return entry.kind == "file" and not dump.filters and fits
 
 

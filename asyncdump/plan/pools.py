@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from asyncdump.codecs.detect import listed_frames
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DumpError
 from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
@@ -24,10 +25,6 @@ from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.values import SMALL_PAGE
 
 _POOLS: Final = "/sys/kernel/mm/hugepages"
-
-
-_ZERO_RATIO: Final = 4096
-"""A frame that takes less than this part of its content holds one byte again and again: it is counted as zeros."""
 
 
 class _Home(NamedTuple):
@@ -91,9 +88,9 @@ def _pages(dump: PlannedDump, store: Store, page: int, *, look: bool) -> int:
     fd = regular(store.open(dump.name), dump.source.path)
     data: Iterator[tuple[int, int]]
     try:
-        if is_compressed(dump.expected):
-            frames = listed_frames(fd, dump.source.path) or ()
-            data = ((frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length)
+        if (codec := stored_by(dump.expected.stages)) is not None:
+            frames = listed_frames(fd, dump.source.path, codec) or ()
+            data = ((frame.offset, frame.length) for frame in frames if frame.stored * codec.repeats > frame.length)
         elif look:
             data = _data(dump, store, HUGE_GRAIN)
         else:

@@ -6,10 +6,11 @@ import errno as errnos
 import os
 import stat
 
-from asyncdump.codecs.decompress import damaged
+from asyncdump.codecs.codec import FRAMES, Codec
 from asyncdump.codecs.detect import listed_frames
+from asyncdump.codecs.frames import check_installed, damaged
+from asyncdump.codecs.registry import codec_of_stage, stored_by
 from asyncdump.codecs.seekable import SeekTable
-from asyncdump.codecs.zstd import FRAMES
 from asyncdump.errors import DamagedError, DumpError
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.place import Store
@@ -49,7 +50,8 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
                 path=file.path,
                 offset=file.size,
             )
-        length = listed(fd, file.path).content if is_compressed(file) else source.size
+        codec = stored_by(file.stages)
+        length = source.size if codec is None else listed(fd, file.path, codec).content
     finally:
         os.close(fd)
     if holds_source(file) and length != file.bytes:
@@ -62,8 +64,8 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
 
 
 def is_compressed(file: FileReport) -> bool:
-    """Tell whether a dump is stored as a .zst: whether compression was the last thing that it went through."""
-    return bool(file.stages) and file.stages[-1].startswith("zstd:")
+    """Tell whether a dump is stored in the frames of a codec."""
+    return stored_by(file.stages) is not None
 
 
 def holds_source(file: FileReport) -> bool:
@@ -77,28 +79,31 @@ def has_checksums(file: FileReport, store: Store) -> bool:
     Raises:
         DumpError: that can't be told.
     """
-    if not is_compressed(file):
+    codec = stored_by(file.stages)
+    if codec is None:
         return False
     fd = regular(store.open(file.name), file.path)
     try:
-        return listed(fd, file.path).checksums
+        return listed(fd, file.path, codec).checksums
     finally:
         os.close(fd)
 
 
 def went_through(file: FileReport) -> list[str]:
     """Return the programs that a dump went through, which nothing here can undo."""
-    return [stage for stage in file.stages if not stage.startswith("zstd:")]
+    return [stage for stage in file.stages if codec_of_stage(stage) is None]
 
 
-def listed(fd: int, path: str) -> SeekTable:
+def listed(fd: int, path: str, codec: Codec) -> SeekTable:
     """Return the frames of a compressed dump.
 
     Raises:
         DamagedError: there is no table of them, or it isn't one that asyncdump has written.
+        DumpError: the codec isn't installed.
     """
+    check_installed(codec, path)
     try:
-        frames = listed_frames(fd, path)
+        frames = listed_frames(fd, path, codec)
     except DumpError as error:
         raise DamagedError(str(error), verdict="corrupt", path=path, errno=error.errno, hint=error.hint) from error
     if frames is None:

@@ -1,11 +1,11 @@
-"""What empties the output of the last program."""
+"""What drains the last program."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-from asyncdump.codecs.zstd import Compressors, Press
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
 from asyncdump.sinks.place import Sink
@@ -17,7 +17,7 @@ _BEHIND: Final = 4 << 20
 
 
 class Empty(Exception):  # noqa: N818 (no failure: it will have more)
-    """A pipe has nothing now. EAGAIN itself may be the sink's answer, which is a failure."""
+    """A pipe is empty now. Not EAGAIN itself: from the sink, that is a failure."""
 
 
 def _taken(pipe: int, view: memoryview) -> int:
@@ -33,7 +33,7 @@ def _taken(pipe: int, view: memoryview) -> int:
 
 
 class Drain:
-    """What empties the last program's output. A step that finds it empty raises `Empty`.
+    """What drains the output of the last program. A step raises `Empty` if there is nothing now.
 
     Attributes:
         hasher: what hashes all that is written, or None if nothing does.
@@ -46,18 +46,18 @@ class Drain:
         self.done = False
 
     def step(self, lane: Lane) -> bool:
-        """Take some; return whether anything was there."""
+        """Take some bytes; return False at the end of the output."""
         raise NotImplementedError
 
     def finish(self, lane: Lane) -> None:
-        """Write what is still held."""
+        """Write what is still buffered."""
 
 
 class CopiedDrain(Drain):
-    """Read into the lane's second buffer, hashed there, and written from there.
+    """Read into the second buffer of the lane, and hashed and written from there.
 
-    What is hashed is what is written, and what is written stays: programs may move pages on that others still write to
-    (splice(2)), so that two looks at what is in the pipe see two things.
+    The bytes hashed are the bytes written. A program may pass on pages that are still being changed (splice(2)), so
+    that reading a pipe twice, by tee(2), would give two results.
     """
 
     def __init__(self, sink: Sink, pipe: int, hasher: Hasher | None) -> None:
@@ -68,7 +68,7 @@ class CopiedDrain(Drain):
         self._written = 0
 
     def step(self, lane: Lane) -> bool:
-        # The lane's first buffer may hold what waits to be fed.
+        # The first buffer of the lane may hold bytes that are still to be fed.
         view = lane.spare.view
         moved = _taken(self._pipe, view[self._filled :])
         if moved == 0:
@@ -92,8 +92,9 @@ class CopiedDrain(Drain):
 
 
 class SplicedDrain(Drain):
-    """Spliced into the sink's page cache, with write-back at its heels: ``bench filter`` found O_DIRECT slower here,
-    for a pipe hands the disk single pages, and each write waits for it.
+    """Spliced into the page cache of the sink, with write-back close behind.
+
+    ``bench filter`` found O_DIRECT slower here: a pipe hands the disk single pages, and each write waits for the disk.
     """
 
     def __init__(self, sink: Sink, fd: int, pipe: int) -> None:

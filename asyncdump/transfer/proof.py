@@ -9,13 +9,14 @@ from typing import Final, cast
 
 import msgspec
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.engines import Engine
 from asyncdump.errors import DamagedError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.readback import planned
 from asyncdump.records.report import FileReport
-from asyncdump.records.standing import holds_source, is_compressed, listed, look_at, short
+from asyncdump.records.standing import holds_source, listed, look_at, short
 from asyncdump.sinks.null import NullPlace
 from asyncdump.sinks.place import Place, Store
 from asyncdump.sources.file import FileSource, as_planned, described
@@ -89,7 +90,8 @@ class Proof(Stored):
     def _prepare(self, place: Place) -> list[Engine]:
         with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        if not is_compressed(self._expected):
+        codec = stored_by(self._expected.stages)
+        if codec is None:
             self._reader.hasher = self._new_hasher()
             # Where the sink has no descriptor (it only compares, or is filled through a mapping) nothing but reading is
             # a candidate: see `candidates`.
@@ -97,10 +99,10 @@ class Proof(Stored):
             self._direct = DirectRead(self._route.fd)
             return [self._direct if engine.method == "read" else engine for engine in engines]
         self._route.sink.resize(self.length)
-        frames = listed(self._route.fd, self._route.source.path)
+        frames = listed(self._route.fd, self._route.source.path, codec)
         if frames.content != self.length:
             raise self._corrupt("its frames have changed since it was looked at", None)
-        self._unpack = Unpack(frames, self._new_hasher())
+        self._unpack = Unpack(codec, frames, self._new_hasher())
         return [self._unpack]
 
     def _new_hasher(self) -> Hasher | None:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from asyncdump.codecs.decompress import damaged, decompress, stored_frame
+from asyncdump.codecs.codec import Codec
+from asyncdump.codecs.frames import damaged, decompress, stored_frame
 from asyncdump.codecs.seekable import SeekTable
 from asyncdump.engines import Route
 from asyncdump.engines.read import Read, fill
@@ -56,11 +57,12 @@ class DirectRead(Read):
 
 
 class Unpack(Read):
-    """The frames of a .zst, decompressed one after another, each compared with its checksum."""
+    """The frames of a compressed dump, decompressed one after another, each compared with its checksum."""
 
     span: ClassVar[int] = Read.span
 
-    def __init__(self, frames: SeekTable, stored: Hasher | None) -> None:
+    def __init__(self, codec: Codec, frames: SeekTable, stored: Hasher | None) -> None:
+        self._codec = codec
         self.stored: Final = stored
         self._frames = frames
         self._next = 0
@@ -90,12 +92,12 @@ class Unpack(Read):
         """Decompress the next frame into ``target`` and return its length."""
         index, frame = self._next, self._frames[self._next]
         self._next += 1
-        stored = stored_frame(route.fd, frame, index, route.source.path, lane.spare.view)
+        stored = stored_frame(self._codec, route.fd, frame, index, route.source.path, lane.spare.view)
         if self.stored is not None:
             self.stored.update(stored)
         self._end = frame.stored_offset + frame.stored
         try:
-            decompress(frame, index, stored, route.source.path, target[: frame.length])
+            decompress(self._codec, frame, index, stored, route.source.path, target[: frame.length])
         except DamagedError:
             raise
         except DumpError as error:  # Others may have written such a frame, asyncdump has not.

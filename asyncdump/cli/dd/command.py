@@ -19,13 +19,14 @@ from asyncdump.cli.dd.operands import Operands, parse
 from asyncdump.cli.dd.summary import Ticker, summary
 from asyncdump.cli.output import check_stdout, dumping, hurry
 from asyncdump.cli.signals import exit_code, heeding
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.codec import Compression
 from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.sinks.file import FileSink
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source
 from asyncdump.text import text
-from asyncdump.transfer.copy import Copied, StreamMethod, compress_stream, copy_in_blocks, copy_in_place, copy_stream
+from asyncdump.transfer.copy import Copied, copy_in_blocks, copy_in_place
+from asyncdump.transfer.stream import StreamMethod, compress_stream, copy_stream
 from asyncdump.vocabulary.size import MAXIMUM
 from asyncdump.vocabulary.values import Source
 
@@ -105,8 +106,8 @@ def _copy(operands: Operands, tally: Copied) -> None:
 
 
 def _move(operands: Operands, tally: Copied, reading: _Input, writing: _Output) -> None:
-    if operands.zstd is not None:
-        _compressed(operands, operands.zstd, tally, reading, writing)
+    if operands.compression is not None:
+        _compressed(operands, operands.compression, tally, reading, writing)
         return
     if writing.file and reading.source is not None:
         _in_place(operands, tally, reading, reading.source, writing)
@@ -239,7 +240,7 @@ def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[Fil
         os.lseek(writing.fd, end, os.SEEK_SET)
 
 
-def _compressed(operands: Operands, zstd: ZstdOptions, tally: Copied, reading: _Input, writing: _Output) -> None:
+def _compressed(operands: Operands, compression: Compression, tally: Copied, reading: _Input, writing: _Output) -> None:
     if operands.method != "auto" or operands.direct or "sparse" in operands.conversions:
         raise DumpError("compress= goes without method=, oflag=direct and conv=sparse: what is read is written anew")
     if operands.target is not None and operands.seek and _is_file(writing.fd):
@@ -250,7 +251,7 @@ def _compressed(operands: Operands, zstd: ZstdOptions, tally: Copied, reading: _
         tally,
         path=reading.path,
         source=reading.source,
-        zstd=zstd,
+        compression=compression,
         start=reading.start,
         length=operands.count,
     )
