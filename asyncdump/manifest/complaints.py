@@ -1,4 +1,4 @@
-"""What is wrong with a value of a manifest, in words."""
+"""The messages for invalid values in a manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncdump.text import shown
 from asyncdump.vocabulary.size import KIB, parse_size
 
 SIZES = frozenset({"offset", "length", "frame"})
-"""The fields that hold a size."""
+"""The fields whose values are sizes."""
 
 
 _LONG_WORD = 64
@@ -30,12 +30,12 @@ def fields(model: type[msgspec.Struct]) -> dict[str, Any]:
 
 @cache
 def required(model: type[msgspec.Struct]) -> list[str]:
-    """Return the names of the fields of a model that have no default."""
+    """Return the names of the fields of a model without a default."""
     return [field.name for field in msgspec.structs.fields(model) if field.required]
 
 
 def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
-    """Return what is wrong with the value of a field, or an empty string."""
+    """Return the message for an invalid value of a field, or an empty string."""
     kind = fields(model)[name]
     models = _models_in(kind)
     if name in {"defaults", "dumps"}:
@@ -43,7 +43,7 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
         if any(not isinstance(each, models) for each in values):
             return f"{shown(value)} is not made of {models[0].__name__}(...)"
         return "" if values else "names no dump"
-    if isinstance(value, msgspec.Struct):  # A model complained when it was made: it only has to be the right one.
+    if isinstance(value, msgspec.Struct):  # A model has checked its own values: only its type is checked here.
         return "" if isinstance(value, models) else f"{shown(value)} is not {_expected(kind)}"
     try:
         msgspec.convert(value, kind, strict=True)
@@ -67,13 +67,13 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
 
 
 def unknown_key(model: type[msgspec.Struct], key: str) -> str:
-    """Return the complaint about a key that a model doesn't have."""
+    """Return the message for a key that a model doesn't have."""
     known = list(fields(model))
     return f"unknown key{_near(key, known) or '; known are ' + ', '.join(known)}"
 
 
 def _models_in(kind: Any) -> tuple[type[msgspec.Struct], ...]:
-    """Return the models that a type is made of."""
+    """Return the models in a type."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return (kind,)
     return tuple(model for part in get_args(kind) for model in _models_in(part))

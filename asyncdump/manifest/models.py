@@ -1,6 +1,6 @@
-"""What the user asked for: the models of a manifest and their JSON Schema.
+"""The models of a manifest.
 
-The same models serve a YAML file (read by `asyncdump.manifest.yaml`) and a program that builds them itself.
+They are the same for a YAML file (read by `asyncdump.manifest.yaml`) and for a program that builds them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 if TYPE_CHECKING:
     Path = str | os.PathLike[str]
 else:
-    Path = str  # What a path becomes when a model is made.
+    Path = str  # The constructor converts paths to str.
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
@@ -56,7 +56,7 @@ TimeoutField = Annotated[
 
 
 class Defaults(Model, frozen=True, kw_only=True):
-    """What holds for each dump that doesn't say otherwise."""
+    """The default settings of all dumps."""
 
     method: MethodField = "auto"
     checksum: ChecksumField = "xxh128"
@@ -89,7 +89,7 @@ class ProcessMemory(Model, frozen=True, kw_only=True):
 
 
 class _Sourced(Model, frozen=True):
-    """What a `Dump` takes by position."""
+    """The positional argument of a `Dump`."""
 
     source: Annotated[
         Annotated[Path, Meta(min_length=1)] | ProcessMemory,
@@ -98,7 +98,7 @@ class _Sourced(Model, frozen=True):
 
 
 class Dump(_Sourced, frozen=True, kw_only=True):
-    """One source, or all that a glob matches."""
+    """One source, or all sources that a glob matches."""
 
     name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
@@ -126,7 +126,7 @@ class Dump(_Sourced, frozen=True, kw_only=True):
 
 
 class Retries(Model, frozen=True, kw_only=True):
-    """How often a file that failed is dumped again, from its start, after the others have had their turn."""
+    """How often a failed file is dumped again, from its start, after all other files."""
 
     example: ClassVar[str] = "{times: 3}"
 
@@ -142,11 +142,11 @@ class Retries(Model, frozen=True, kw_only=True):
 
     @property
     def numbers(self) -> frozenset[int]:
-        """The errors as errno(3) has them."""
+        """The errors as numbers (errno(3))."""
         return frozenset(getattr(errno, name) for name in self.errors)
 
     def wait(self, attempt: int) -> float:
-        """Return the seconds to wait before a retry, which are counted from 1."""
+        """Return the seconds to wait before a retry; retries are counted from 1."""
         return float(min(self.delay * 2 ** min(attempt - 1, 32), max(self.delay, _LONGEST_WAIT)))
 
 
@@ -157,7 +157,7 @@ RetriesField = Annotated[
 
 
 class Manifest(Model, frozen=True, kw_only=True):
-    """A run: which files are dumped, where to, and how."""
+    """A run: which files to dump, where to, and how."""
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1
     output: Annotated[
@@ -184,19 +184,19 @@ class Manifest(Model, frozen=True, kw_only=True):
 
 
 def _freeze_path(model: Model, name: str) -> None:
-    """Make a text of a path that a program gives."""
+    """Convert a path of a program to a string."""
     if isinstance(given := getattr(model, name), os.PathLike):
         msgspec.structs.force_setattr(model, name, os.fsdecode(given))
 
 
 def _freeze(model: Model, name: str) -> None:
-    """Make a tuple of the sequence that a program gives."""
+    """Convert a sequence of a program to a tuple."""
     if _is_sequence(given := getattr(model, name)):
         msgspec.structs.force_setattr(model, name, tuple(given))
 
 
 def _freeze_filter(model: Defaults | Dump) -> None:
-    """Make tuples of the argument lists that a program gives."""
+    """Convert the argument lists of a program to tuples."""
     if _is_sequence(given := model.filter):
         frozen = tuple(tuple(command) if _is_sequence(command) else command for command in given)
         msgspec.structs.force_setattr(model, "filter", frozen)

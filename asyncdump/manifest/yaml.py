@@ -1,4 +1,4 @@
-"""Reading a manifest from YAML: all errors at once, each with its file, line and key."""
+"""Read a manifest from YAML, and report all errors up front, each with its file, line and key."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from asyncdump.text import shown, text
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
 _MOST: Final = 1_000_000
-"""Values that a manifest may hold, what an alias stands for counted again: some 200,000 dumps."""
+"""The maximum number of values in a manifest, counting each use of an alias: about 200,000 dumps."""
 
 _LONGEST_NUMBER: Final = 400
 
 _LONG: Final = 64
-"""Characters of a text that count as one value more."""
+"""The number of characters of a string that count as one more value."""
 
 _PATIENCE: Final = 100
-"""Milliseconds after which somebody who waits for a manifest to come through a pipe looks whether to go on."""
+"""Milliseconds between two checks whether waiting for a manifest from a pipe is still wanted."""
 
 _VERSION: Final = (1, 2)
 _TAG: Final = "tag:yaml.org,2002:"
@@ -42,16 +42,16 @@ _CORE: Final = {
     "int": "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
     "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
 }
-"""What a scalar without quotes is, by YAML 1.2's core schema (section 10.3.2); anything else is text."""
+"""The types of plain scalars in the core schema of YAML 1.2 (section 10.3.2); anything else is a string."""
 
 _KINDS: Final = {f"{_TAG}{name}": re.compile(f"(?:{pattern})\\Z") for name, pattern in _CORE.items()}
 _TAGS: Final = frozenset({None, f"{_TAG}str", f"{_TAG}map", f"{_TAG}seq", *_KINDS})
 
 
 def core_loader(base: Any) -> Any:
-    """Return a loader of PyYAML's that takes scalars by the core schema, where its own know YAML 1.1 alone.
+    """Return a PyYAML loader that resolves scalars by the core schema of YAML 1.2; those of PyYAML use YAML 1.1.
 
-    There ``010`` is 8, ``1:30`` is 90, ``yes`` is true, and ``0o10`` is text.
+    In YAML 1.1, ``010`` is 8, ``1:30`` is 90, ``yes`` is true, and ``0o10`` is a string.
     """
     starts = {"null": "~nN", "bool": "tTfF", "int": "-+0123456789", "float": "-+.0123456789"}
     resolvers: dict[str, list[tuple[str, Any]]] = {"": [(f"{_TAG}null", _KINDS[f"{_TAG}null"])]}
@@ -61,19 +61,19 @@ def core_loader(base: Any) -> Any:
     return type("Loader", (base,), {"yaml_implicit_resolvers": resolvers})
 
 
-# libyaml where PyYAML was built with it: an order of magnitude faster on a manifest of thousands of dumps.
+# libyaml, if PyYAML was built with it, is ten times as fast for a manifest of thousands of dumps.
 _Loader: Any = core_loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the keys of a manifest stand: ``dumps[3].source`` to a line number, counted from 1."""
+    """The lines of the keys of a manifest: maps ``dumps[3].source`` to a line number, counted from 1."""
 
     file: str = ""
     lines: dict[str, int] = msgspec.field(default_factory=dict)
     sha256: str = ""
 
     def problem(self, key: str, message: str, remedy: str = "") -> Problem:
-        """Return a problem with a key, placed at its line, or at that of what the key belongs to."""
+        """Return a problem with a key, at the line of that key or of what it belongs to."""
         place = key
         while place and place not in self.lines:
             place = place.rpartition("." if "." in place else "[")[0]
@@ -82,13 +82,13 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_manifest(path: str, check: Callable[[], None] = lambda: None) -> tuple[Manifest, Marks]:
-    """Read and validate a manifest; ``check`` is called while a pipe is waited for, and may raise to end that.
+    """Read and validate a manifest; ``check`` is called while it waits for a pipe, and may raise.
 
     Returns:
-        The manifest, and where its keys stand in the file.
+        The manifest, and the lines of its keys.
 
     Raises:
-        ManifestError: the file can't be read, isn't YAML, or isn't a manifest. It holds all that is wrong.
+        ManifestError: the file can't be read, isn't YAML, or isn't a manifest; it lists all errors.
     """
     try:
         fd = open_file(path)
@@ -105,7 +105,7 @@ def read_manifest(path: str, check: Callable[[], None] = lambda: None) -> tuple[
 
 
 def _content(fd: int, check: Callable[[], None]) -> bytes:
-    """Return what a file or a pipe holds, as far as it's wanted."""
+    """Return the content of a file or a pipe, up to the maximum size of a manifest."""
     content = bytearray()
     ready = select.poll()
     ready.register(fd, select.POLLIN)
@@ -121,10 +121,10 @@ def _content(fd: int, check: Callable[[], None]) -> bytes:
 
 
 def parse_manifest(content: bytes, path: str) -> tuple[Manifest, Marks]:
-    """Validate the content of a manifest file; ``path`` is what errors call it.
+    """Validate the content of a manifest file; ``path`` is its name in errors.
 
     Raises:
-        ManifestError: it isn't YAML, or isn't a manifest. It holds all that is wrong.
+        ManifestError: it isn't YAML, or isn't a manifest; it lists all errors.
     """
     reader = _Reader(path, sha256(content).hexdigest())
     manifest = reader.manifest(_compose(content, path))
@@ -140,7 +140,7 @@ def _compose(content: bytes, path: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not YAML: {error.problem or error.context}"
-        # libyaml counts a line more where the last one has no end.
+        # libyaml counts one more line if the last one has no line end.
         last = len((content + b".").decode(errors="replace").splitlines())
         line = min(mark.line + 1, last) if mark else 1
         raise ManifestError(Problem(file=path, line=line, message=message)) from error
@@ -154,7 +154,7 @@ def _line(place: Any) -> int:
 
 
 def _check_size(content: bytes, path: str) -> None:
-    """Refuse what would exhaust the stack, or the memory once aliases are followed, before anything looks at it."""
+    """Reject content that would exhaust the stack, or the memory when aliases are expanded, before it is parsed."""
     sizes: dict[str | None, int] = {}
     total = 0
     opened: list[tuple[str | None, int]] = []
@@ -191,7 +191,7 @@ def _refusal(event: yaml.Event, path: str, message: str) -> ManifestError:
 
 
 class _Reader:
-    """Builds the models from YAML nodes, noting lines and problems on the way."""
+    """Builds the models from YAML nodes, and collects lines and problems."""
 
     def __init__(self, path: str, digest: str) -> None:
         self.marks = Marks(file=path, sha256=digest)
@@ -306,7 +306,7 @@ class _Reader:
         return value
 
     def _filter(self, model: Any, node: yaml.Node, key: str) -> Any:
-        """Take argument lists, in which every scalar is text: ``-9`` is an argument, not a number."""
+        """Return argument lists, in which every scalar is a string: ``-9`` is an argument, not a number."""
         value: Any = None
         if isinstance(node, yaml.SequenceNode):
             value = tuple(
@@ -337,12 +337,12 @@ class _Reader:
 
 
 def _plain(node: yaml.ScalarNode, *, size: bool) -> Any:
-    """Return a scalar as Python has it.
+    """Return a scalar as a Python value.
 
-    A size with a plus stays text, for it is one nowhere else.
+    A size with a plus sign stays a string, because it isn't valid anywhere else.
 
     Raises:
-        ValueError: a tag says that it is what it isn't, or it's a number that nobody means.
+        ValueError: the value doesn't match its tag, or is a number that is ambiguous.
     """
     name = node.tag.removeprefix(_TAG)
     value = str(node.value)
