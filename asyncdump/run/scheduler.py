@@ -144,6 +144,7 @@ class Scheduler:
 
     def _round(self) -> None:
         """Serve all waiting jobs."""
+        # No more threads than could ever find work at the same time.
         wanted = min(self._lanes, self._useful_lanes())
         self._moving, self._committing = wanted, True
         if wanted:  # Without lanes, no one would close it.
@@ -155,7 +156,7 @@ class Scheduler:
                 try:
                     threads.append(self._started(self._lane, self._lane_ended))
                 except DumpError as error:
-                    if not number:
+                    if not number:  # Without any lane there is no run; with some, it only takes longer.
                         raise
                     self._lanes_ended(wanted - number)
                     logger().warning("fewer_threads", started=number, wanted=wanted, error=str(error))
@@ -166,6 +167,7 @@ class Scheduler:
             self._committer.close()  # Lanes that were not started can't close it.
             raise
         finally:
+            # No thread outlives its round, even after an error: the caller closes what the threads use.
             for thread in threads:
                 thread.join()
         if self._broken is not None:
@@ -179,6 +181,7 @@ class Scheduler:
                 self._broken = self._broken or error
                 self._stop.requested = True
             finally:
+                # Also after an error, because `_watch_over` waits for these counts; and lanes without work must see it.
                 with self._turn:
                     ended()
                     self._over.notify_all()
@@ -192,7 +195,7 @@ class Scheduler:
     def _lanes_ended(self, count: int) -> None:
         with self._turn:
             self._moving -= count
-            if self._moving == 0:
+            if self._moving == 0:  # Only lanes hand over jobs, so the committer gets no more.
                 self._committer.close()
 
     def _committed(self) -> None:
@@ -207,6 +210,7 @@ class Scheduler:
                 if time.monotonic() >= tick:
                     tick += _TICK
                     self._watch()
+                    # A job leaves `active` before its last event is emitted, so no progress can follow that event.
                     with self._queue.active() as jobs:
                         for job in jobs:
                             self._telling.progress(job)
@@ -299,8 +303,9 @@ class Scheduler:
         return passing and job.attempts < retries.times and not self._stop.requested
 
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
-        with self._turn:
+        with self._turn:  # Lanes and the committer append to `_again`.
             if self._may_pass(job, error):
+                # The dump has its final name already, even if the next attempt fails.
                 if isinstance(error, NotDurableError):
                     job.stands = job.failure(error, self._place.path, self._facts)
                 job.attempts += 1
@@ -333,11 +338,12 @@ class Scheduler:
             job.note(job.planned.error)
             return
         job.lane = lane.number
-        job.began = self._clock() if job.began is None else job.began
+        job.began = self._clock() if job.began is None else job.began  # A retry keeps the time of the first attempt.
         if self._keeper is not None:
             self._keeper.settle(job, lane)
         if job.kept is not None:
             return
+        # This moves the first span, too. Only then may other lanes join: until then, the engine may still be refused.
         job.guard(lambda: job.transfer.begin(self._place, lane))
         if job.earlier is not None and job.transfer.sink is not None:
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path

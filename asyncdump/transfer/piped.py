@@ -86,6 +86,7 @@ class Piped(Transfer):
         assert self._feed is not None
         if self._feed.done and (self._drain is None or self._drain.done):
             return False
+        # Neither step blocks: a program that waits for its output to be drained doesn't read its input.
         fed = not self._feed.done and self._fed(self._feed, lane)
         emptied = self._drain is not None and not self._drain.done and self._emptied(lane)
         if fed or emptied:
