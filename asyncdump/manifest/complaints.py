@@ -1,4 +1,4 @@
-"""The messages for invalid values in a manifest."""
+"""Describes what is wrong with a value of a manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncdump.text import shown
 from asyncdump.vocabulary.size import KIB, parse_size
 
 SIZES = frozenset({"offset", "length", "frame"})
-"""The fields whose values are sizes."""
+"""The fields that are sizes."""
 
 
 _LONG_WORD = 64
@@ -41,9 +41,9 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
     if name in {"defaults", "dumps"}:
         values = value if name == "dumps" and isinstance(value, tuple | list) else (value,)
         if any(not isinstance(each, models) for each in values):
-            return f"{shown(value)} is not made of {models[0].__name__}(...)"
-        return "" if values else "names no dump"
-    if isinstance(value, msgspec.Struct):  # A model has checked its own values: only its type is checked here.
+            return f"{shown(value)} must be made of {models[0].__name__}(...)"
+        return "" if values else "is empty: list at least one dump"
+    if isinstance(value, msgspec.Struct):  # It was checked when it was made: only its type is left to check.
         return "" if isinstance(value, models) else f"{shown(value)} is not {_expected(kind)}"
     try:
         msgspec.convert(value, kind, strict=True)
@@ -57,7 +57,7 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
         if name == "errors":
             return f"{shown(value)} is not a list of {', '.join(_choices(kind))}"
         if name == "filter":
-            return "is a list of argument lists: [[age, -r, KEY], [gzip]]"
+            return "must be a list of argument lists: [[age, -r, KEY], [gzip]]"
         if name == "timeout":
             return f"{shown(value)} is not a number of seconds, from 0 to 86400"
         return f"{shown(value)} is not {_expected(kind)}{_near(value, _choices(kind))}"
@@ -67,9 +67,9 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
 
 
 def unknown_key(model: type[msgspec.Struct], key: str) -> str:
-    """Return the message for a key that a model doesn't have."""
+    """Return the complaint about an unknown key."""
     known = list(fields(model))
-    return f"unknown key{_near(key, known) or '; known are ' + ', '.join(known)}"
+    return f"unknown key{_near(key, known) or '; known keys are ' + ', '.join(known)}"
 
 
 def _models_in(kind: Any) -> tuple[type[msgspec.Struct], ...]:

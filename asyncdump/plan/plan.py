@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from asyncdump.codecs.codec import Compression
-from asyncdump.errors import DumpError, absolute
+from asyncdump.errors import DumpError
 from asyncdump.manifest.models import Retries
 from asyncdump.records.report import FileReport
 from asyncdump.text import as_path
@@ -134,8 +134,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def into(self, output: str | os.PathLike[str]) -> Plan:
-        """Return this plan with another output directory, relative to the working directory.
+        """Return this plan with another output, a directory relative to the working directory, or ``scheme://...``.
 
-        The run checks whether it exists, is writable and has enough space.
+        Whether it is there, writable and large enough is found out by the run.
+
+        Raises:
+            ValueError: the scheme is unknown, or no directory can have this name.
         """
-        return msgspec.structs.replace(self, output=absolute(as_path(output)), free=0)
+        from asyncdump.sinks.output import resolve
+
+        return msgspec.structs.replace(self, output=resolve(as_path(output)), free=0)
