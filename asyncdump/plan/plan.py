@@ -136,7 +136,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def into(self, output: str | os.PathLike[str]) -> Plan:
         """Return this plan with another output, a directory relative to the working directory, or ``scheme://...``.
 
-        Whether it is there, writable and large enough is found out by the run.
+        The run checks whether it exists, is writable and has enough space.
 
         Raises:
             ValueError: the scheme is unknown, or no directory can have this name.
