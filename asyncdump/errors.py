@@ -126,7 +126,7 @@ class TargetExistsError(ManifestError, ReceiptError):
 
 
 class DumpError(AsyncdumpError):
-    """One file could not be dumped, read, verified or restored; or a call failed that a whole run needs."""
+    """One file could not be dumped, read, verified or restored; or a call failed that the entire run needs."""
 
 
 class BusyError(DumpError):

@@ -131,7 +131,7 @@ def _checked(answer: int) -> int:
 def close_quietly(fd: int) -> None:
     """Close a descriptor and ignore errors: nothing was written through it, or all writes are known to be good.
 
-    close(2) releases the number even if it fails, and another thread may get that number at once. Never call this
+    close(2) releases the number even if it fails, and another thread may get that number immediately. Never call this
     twice: callers forget the number first.
     """
     with suppress(OSError):

@@ -30,12 +30,12 @@ def fields(model: type[msgspec.Struct]) -> dict[str, Any]:
 
 @cache
 def required(model: type[msgspec.Struct]) -> list[str]:
-    """Return the names of the fields of a model that have no default."""
+    """Return the names of the fields of a model without a default."""
     return [field.name for field in msgspec.structs.fields(model) if field.required]
 
 
 def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
-    """Return what is wrong with the value of a field, or an empty string."""
+    """Return the message for an invalid value of a field, or an empty string."""
     kind = fields(model)[name]
     models = _models_in(kind)
     if name in {"defaults", "dumps"}:
@@ -73,7 +73,7 @@ def unknown_key(model: type[msgspec.Struct], key: str) -> str:
 
 
 def _models_in(kind: Any) -> tuple[type[msgspec.Struct], ...]:
-    """Return the models that a type is made of."""
+    """Return the models in a type."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return (kind,)
     return tuple(model for part in get_args(kind) for model in _models_in(part))

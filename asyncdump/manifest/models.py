@@ -1,6 +1,6 @@
 """What was requested: the models of a manifest.
 
-The same models serve a YAML file (read by `asyncdump.manifest.yaml`) and a program that builds them itself.
+They are the same for a YAML file (read by `asyncdump.manifest.yaml`) and for a program that builds them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 if TYPE_CHECKING:
     Path = str | os.PathLike[str]
 else:
-    Path = str  # What a path becomes when a model is made.
+    Path = str  # The constructor converts paths to str.
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
@@ -89,7 +89,7 @@ class ProcessMemory(Model, frozen=True, kw_only=True):
 
 
 class _Sourced(Model, frozen=True):
-    """What a `Dump` takes by position."""
+    """The positional argument of a `Dump`."""
 
     source: Annotated[
         Annotated[Path, Meta(min_length=1)] | ProcessMemory,
@@ -186,19 +186,19 @@ class Manifest(Model, frozen=True, kw_only=True):
 
 
 def _freeze_path(model: Model, name: str) -> None:
-    """Make a text of a path that a program gives."""
+    """Convert a path of a program to a string."""
     if isinstance(given := getattr(model, name), os.PathLike):
         msgspec.structs.force_setattr(model, name, os.fsdecode(given))
 
 
 def _freeze(model: Model, name: str) -> None:
-    """Make a tuple of the sequence that a program gives."""
+    """Convert a sequence of a program to a tuple."""
     if _is_sequence(given := getattr(model, name)):
         msgspec.structs.force_setattr(model, name, tuple(given))
 
 
 def _freeze_filter(model: Defaults | Dump) -> None:
-    """Make tuples of the argument lists that a program gives."""
+    """Convert the argument lists of a program to tuples."""
     if _is_sequence(given := model.filter):
         frozen = tuple(tuple(command) if _is_sequence(command) else command for command in given)
         msgspec.structs.force_setattr(model, "filter", frozen)

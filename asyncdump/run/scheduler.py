@@ -135,6 +135,7 @@ class Scheduler:
 
     def _round(self) -> None:
         """Serve all waiting jobs."""
+        # No more threads than could ever find work at the same time.
         wanted = min(self._lanes, self._useful_lanes())
         if wanted:  # Without lanes, no one would close it.
             self._committer.open()
@@ -270,11 +271,12 @@ class Scheduler:
             job.note(job.planned.error)
             return
         job.lane = lane.number
-        job.began = self._clock() if job.began is None else job.began
+        job.began = self._clock() if job.began is None else job.began  # A retry keeps the time of the first attempt.
         if self._keeper is not None:
             self._keeper.settle(job, lane)
         if job.kept is not None:
             return
+        # This moves the first span, too. Only then may other lanes join: until then, the engine may still be refused.
         job.guard(lambda: job.transfer.begin(self._place, lane))
         if job.earlier is not None and job.transfer.sink is not None:
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path
