@@ -28,6 +28,7 @@ import asyncdump
 from asyncdump import Dump, Event, FileFailed, FileFinished, FileStarted, Manifest, Progress, RunFinished, RunStarted
 from asyncdump.engines import ENGINES, Engine, Route
 from asyncdump.kernel.lane import Lane
+from asyncdump.sinks.draft import Draft
 from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.values import Span
 
@@ -635,7 +636,7 @@ def test_what_waits_to_be_made_durable_is_given_up(backend, make, held: Held, fo
     publish = Folder.publish
     groups: list[list[str]] = []
 
-    def publish_late(folder: Folder, sinks: Sequence[Any], **options: Any) -> list[Any]:
+    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: Any) -> list[Any]:
         groups.append([sink.name for sink in sinks])
         assert held.wait()
         return publish(folder, sinks, **options)
