@@ -12,6 +12,7 @@ go to the report and the receipt.
 - `keeper`, `stranger`: dumps that exist already, with a record or without one
 - `job`: one dump in a run, and its outcome
 - `telling`, `events`, `mailbox`, `tally`: events, their order, their queue, and a count of them
+- `mappers`: which processes have the sources mapped
 - `limits`: how many lanes a run may have
 - `threads`: our own threads, and the tasks that wait for them
 """
