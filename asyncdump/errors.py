@@ -42,7 +42,7 @@ class AsyncdumpError(Exception):
 
     @property
     def hint(self) -> str:
-        """What to do about it, or an empty string. Options are spelled as in the current interface (`spelled`)."""
+        """What to do about it, or an empty string. Options are spelled as in the current interface."""
         return spelled(self._hint)
 
     @hint.setter
@@ -76,7 +76,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hint(self) -> str:
-        """What to do about it. Options are spelled as in the current interface (`spelled`)."""
+        """What to do about it. Options are spelled as in the current interface."""
         return spelled(text(self.remedy))
 
     def __str__(self) -> str:
