@@ -1,4 +1,4 @@
-"""The command: ``asyncdump`` and ``python -m asyncdump``."""
+"""The entry point of ``asyncdump`` and ``python -m asyncdump``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from asyncdump.version import __version__
 
 
 def main() -> None:
-    """Run the command line and end the process; the version alone is told before anything is imported."""
+    """Run the command line and exit; ``--version`` alone is answered before anything else is imported."""
     try:
         code = _tell_version() if sys.argv[1:] == ["--version"] else _run()
-    except KeyboardInterrupt:  # Before anything was begun, or after all was done.
+    except KeyboardInterrupt:  # Before anything was started, or after everything was done.
         code = 130
-    # Nothing is left to be done, and taking the interpreter to pieces would take as long as dumping 40 MiB.
+    # Nothing is left to do, and an orderly shutdown of the interpreter takes as long as dumping 40 MiB.
     os._exit(code)
 
 
@@ -29,9 +29,9 @@ def _tell_version() -> int:
 
 
 def _run() -> int:
-    # Starting makes many objects and little garbage: looking for it took a tenth of the start-up (bench start).
+    # Start-up creates many objects and little garbage. Collecting it took a tenth of the start-up (bench start).
     gc.set_threshold(100_000)
-    # Where whoever started us ignores it, the kernel would keep no exit status of a filter.
+    # An ignored SIGCHLD is inherited, and then the kernel doesn't keep the exit status of a filter (wait(2)).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from asyncdump.cli.output import take_over
     from asyncdump.cli.signals import end, heeding

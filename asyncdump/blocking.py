@@ -1,4 +1,4 @@
-"""The verbs for scripts: each blocks until it is done, in an event loop of its own."""
+"""The verbs for scripts: each one blocks until it is done, in its own event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Outcome = TypeVar("_Outcome")
 
 
 def _loop_is_running() -> bool:
-    """Tell whether an event loop runs in this thread, asyncio's or trio's."""
+    """Return whether an event loop is running in this thread, of asyncio or trio."""
     for ask in (asyncio.get_running_loop, anyio.get_cancelled_exc_class):
         with suppress(RuntimeError):
             ask()
@@ -28,7 +28,7 @@ def _loop_is_running() -> bool:
 
 
 def _blocking(name: str, verb: Callable[_Parameters, Coroutine[Any, Any, _Outcome]]) -> Callable[_Parameters, _Outcome]:
-    """Return a function that does what a verb does, and blocks meanwhile."""
+    """Return a blocking version of a verb."""
 
     def function(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Outcome:
         if _loop_is_running():

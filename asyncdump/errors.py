@@ -1,4 +1,4 @@
-"""Everything asyncdump raises: one root, one subclass for each decision of a caller."""
+"""The exceptions of asyncdump: one root, and one subclass for each decision that a caller may take."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Verdict = Literal["ok", "corrupt", "short", "missing", "differs", "unknown"]
 class AsyncdumpError(Exception):
     """The root of all errors of this package.
 
-    Its text can be printed and logged, regardless of the names in it; ``path`` has the name itself. It can be copied
-    and pickled, with everything that subclasses add to it.
+    Its text is safe to print and log, regardless of the names in it; ``path`` contains the exact name. It can be copied
+    and pickled, with the attributes of all subclasses.
 
     Attributes:
         path: the file that the failing call was about, or an empty string.
         operation: the call that failed, as its man page names it, or an empty string.
-        errno: the kernel's answer, or None if no call failed.
-        exit_code: what the command line exits with when this error ends it.
+        errno: the errno of that call, or None if no call failed.
+        exit_code: the exit code of the command line if this error stops it.
     """
 
     exit_code: ClassVar[int] = 2
@@ -42,7 +42,7 @@ class AsyncdumpError(Exception):
 
     @property
     def hint(self) -> str:
-        """What to do about it, or an empty string. Options in it are spelled as the interface at hand has them."""
+        """What to do about it, or an empty string. Options are spelled as in the current interface."""
         return spelled(self._hint)
 
     @hint.setter
@@ -50,7 +50,7 @@ class AsyncdumpError(Exception):
         self._hint = text(hint)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exception would call the class with `args`, and that leaves out what takes a keyword.
+        # Exception.__reduce__ calls the class with `args` only, which lacks the keyword arguments.
         return _remake, (type(self), self.args), self.__dict__
 
 
@@ -64,8 +64,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         message: what is wrong.
         key: the key of the manifest, such as ``dumps[3].source``, or an empty string.
-        file, line: the place in the manifest, or an empty string and 0.
-        remedy: what to do about it, or an empty string; `hint` has it with its options spelled.
+        file, line: the position in the manifest, or an empty string and 0.
+        remedy: what to do about it, or an empty string; `hint` is the same with its options spelled.
     """
 
     message: str
@@ -76,7 +76,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hint(self) -> str:
-        """What to do about it. Options in it are spelled as the interface at hand has them."""
+        """What to do about it. Options are spelled as in the current interface."""
         return spelled(text(self.remedy))
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _RejectionError(AsyncdumpError):
-    """What was requested can't be done; nothing was written.
+    """The request can't be fulfilled; nothing was written.
 
     Attributes:
         problems: everything that is wrong, not only the first thing.
@@ -126,7 +126,7 @@ class TargetExistsError(ManifestError, ReceiptError):
 
 
 class DumpError(AsyncdumpError):
-    """One file could not be dumped, read, verified or restored; or a call failed that a whole run needs."""
+    """One file could not be dumped, read, verified or restored; or a call failed that the entire run needs."""
 
 
 class BusyError(DumpError):
@@ -144,26 +144,26 @@ class SourceChangedError(DumpError):
 
 
 class MethodRefusedError(DumpError):
-    """The kernel does not support the chosen method for this source and destination."""
+    """The kernel doesn't support the chosen method for this source and destination."""
 
 
 class NotDurableError(DumpError):
-    """The dump is complete and under its name, but a power cut may undo the rename."""
+    """The dump is complete and under its final name, but a power failure may undo the rename."""
 
 
 _MOST_RANGES: Final = 64
 
 
 class DamagedError(DumpError):
-    """A dump does not match its receipt.
+    """A dump doesn't match its receipt.
 
     Attributes:
         verdict: ``corrupt``, ``short``, ``missing``, ``differs`` (from its source), or ``unknown``.
-        offset: the byte of the file as stored where the first bad frame or block begins, or None.
+        offset: the offset of the first bad frame or block in the file as stored, in bytes, or None.
         frame: the number of that frame, from 0, or None.
-        ranges: where the file as stored is damaged, in whole blocks, as ``(offset, length)`` in bytes, in their order:
-            the first 64 of them; empty where nothing tells.
-        damaged: the bytes of all such ranges.
+        ranges: the damaged ranges of the file as stored, in complete blocks, as ``(offset, length)`` in bytes, sorted:
+            the first 64 of them. Empty if they aren't known.
+        damaged: the total bytes of all such ranges.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class DamagedError(DumpError):
         self.damaged = 0
 
     def note_ranges(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Take down where the file is damaged."""
+        """Set `ranges` and `damaged`."""
         found = tuple(ranges)
         self.ranges, self.damaged = found[:_MOST_RANGES], sum(length for _, length in found)
 
@@ -196,7 +196,7 @@ class FilterError(DumpError):
 
     Attributes:
         command: the name of the program.
-        status: its exit status, negative for the signal that killed it, or None if it didn't exit by itself.
+        status: its exit status; negative if a signal killed it; None if it didn't exit on its own.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class InterruptedDumpError(DumpError):
 
 
 EHWPOISON: Final = getattr(errnos, "EHWPOISON", 133)
-"""A page of broken memory, on most architectures; Python has a name for it from 3.14 on."""
+"""The errno of a broken page of memory, on most architectures. Python has a name for it since 3.14."""
 
 _NAMES: Final = {EHWPOISON: "EHWPOISON", **errnos.errorcode}
 _HINTS = {
@@ -244,7 +244,7 @@ def describe_errno(number: int) -> str:
 
 @contextmanager
 def explain(operation: str, path: str) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into a `DumpError` that says what was being done to which file."""
+    """Turn an ``OSError`` of the block into a `DumpError` with the operation and the path."""
     try:
         yield
     except OSError as error:
@@ -253,7 +253,7 @@ def explain(operation: str, path: str) -> Iterator[None]:
 
 @contextmanager
 def opening_output() -> Iterator[None]:
-    """Turn a plain `DumpError` of the block into an `OutputError`: nothing is written to the output yet."""
+    """Turn a plain `DumpError` of the block into an `OutputError`: nothing has been written to the output yet."""
     try:
         yield
     except DumpError as error:
@@ -265,7 +265,7 @@ def opening_output() -> Iterator[None]:
 
 
 def absolute(path: str) -> str:
-    """Return a path from the root on.
+    """Return an absolute path.
 
     Raises:
         DumpError: the path is relative, and the working directory has been removed (getcwd(3)).
@@ -292,9 +292,9 @@ def from_oserror(error: OSError, operation: str, path: str) -> DumpError:
 
 
 def as_failure(error: Exception, path: str) -> AsyncdumpError:
-    """Return any exception of a call on ``path`` as an error of ours: as it is, or as the cause of a `DumpError`.
+    """Return an exception as an `AsyncdumpError`: unchanged if it is one, otherwise as the cause of a `DumpError`.
 
-    Missing memory, a compressor that fails, a mistake of ours: none is more than the failure of one file.
+    Out of memory, a failing compressor, even a bug: each is only the failure of one file.
     """
     if isinstance(error, AsyncdumpError):
         return error

@@ -1,4 +1,4 @@
-"""The library's logger: a guest in whatever logging the program has set up."""
+"""The library's logger, which uses the logging that the program has set up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, Final
 from asyncdump.text import text
 
 setups: list[Callable[[], None]] = []
-"""What the command line wants done before the first record."""
+"""Functions that are called before the first log record: the command line configures structlog in one."""
 
 _setting_up = threading.Lock()
 
 
 class Guarded:
-    """A logger whose records can't harm who makes them: one that somebody's processor or handler chokes on is lost."""
+    """A logger that never raises: if a processor or handler fails on a record, that record is lost."""
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         def record(event: str, **values: Any) -> None:
@@ -32,12 +32,12 @@ _guarded: Final = Guarded()
 
 
 def logger() -> Guarded:
-    """Return a structlog logger named ``asyncdump``, with the methods that such loggers have.
+    """Return a logger named ``asyncdump`` with the methods of a structlog logger.
 
-    A program that has configured structlog gets the records its way. In one that hasn't they go to the standard
-    library's logger of that name, so that they obey its levels and are never printed to stdout. structlog is imported
-    on the first record: it takes longer to import than many a dump takes to write. What texts hold is printable by
-    then: a name with a newline in it makes no record of its own.
+    If the program has configured structlog, records go there. Otherwise they go to the logger of that name in the
+    standard library, so that its levels apply and nothing is printed to stdout. structlog is imported on the first
+    record, because importing it takes longer than writing a small dump. Values are made printable first, so that a
+    name with a newline can't fake a record.
     """
     return _guarded
 
@@ -52,7 +52,7 @@ def _logger() -> Any:
 
 
 class _Printable:
-    """Hands records on to a logger, with what can be printed in the place of each text."""
+    """Passes records on to a logger, with each string made printable (`text`)."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
@@ -77,6 +77,6 @@ def _standard() -> Any:
 
 
 def _inline(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Show the values in the message as well: the standard formatters leave ``extra`` out."""
+    """Append the values to the message, because the standard formatters don't show ``extra``."""
     values = " ".join(f"{key}={value}" for key, value in event.get("extra", {}).items())
     return {**event, "msg": f"{event['msg']} {values}".rstrip()}

@@ -1,7 +1,7 @@
-"""How options are spelled in the interface at hand: ``overwrite=True`` in Python, ``--overwrite`` on the command line.
+"""The spelling of options in the current interface: ``overwrite=True`` in Python, ``--overwrite`` on the command line.
 
-Hints have ``{overwrite}`` or ``{on_read_error=zero}`` in that place. They are spelled when they are read, so that an
-error that crosses processes speaks the language of the one that shows it.
+Hints contain placeholders: ``{overwrite}``, ``{on_read_error=zero}``. They are replaced when a hint is read, so that an
+error from another process is shown in the spelling of the process that shows it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 _PLACE: Final = re.compile(r"\{([a-z_]+)(?:=([A-Za-z]+))?\}")
 
 Spelling = Callable[[str, str], str]
-"""Makes one spelling of the name of an option, and its value: ``True`` for one that is switched on."""
+"""Spells an option, given its name and its value (``True`` for a switch that is on)."""
 
 
 def python(name: str, value: str) -> str:
@@ -24,13 +24,13 @@ def python(name: str, value: str) -> str:
 def command_line(name: str, value: str) -> str:
     """Spell an option as a flag."""
     if name == "compressed":
-        return "--zstd" if value == "True" else "--raw"
+        return "--raw" if value == "False" else f"--{value}"
     flag = name.replace("_", "-")
     return f"--{flag}" if value == "True" else f"--no-{flag}" if value == "False" else f"--{flag} {value}"
 
 
 class _Interface:
-    """What this process is used by: a program, until the command line says that it is."""
+    """The interface of this process: Python, unless the command line calls `speak`."""
 
     spelling: Spelling = staticmethod(python)
 
@@ -39,11 +39,11 @@ _interface: Final = _Interface()
 
 
 def speak(spelling: Spelling) -> None:
-    """Choose the spelling of this process."""
+    """Set the spelling of this process."""
     _interface.spelling = spelling
 
 
 def spelled(template: str, spelling: Spelling | None = None) -> str:
-    """Return a text with its options spelled, by default as this process does."""
+    """Return a text with its placeholders replaced, by default in the spelling of this process."""
     spell = spelling or _interface.spelling
     return _PLACE.sub(lambda match: spell(match[1], match[2] or "True"), template)

@@ -1,6 +1,6 @@
 """For the tests of programs that use asyncdump: dumps without a disk.
 
-Importing this module makes ``memory://NAME`` an output, wherever one is named.
+Importing this module makes ``memory://NAME`` a valid output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may be printed: names and messages in which nothing steers a terminal, splits a line, or hides."""
+"""Make names and messages printable: no control characters, no line breaks, nothing invisible."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ _INVISIBLE: Final = frozenset(
     map(
         chr,
         (
-            0x034F,  # The combining grapheme joiner.
-            *(0x115F, 0x1160, 0x3164, 0xFFA0),  # Fillers of Hangul.
-            *(0x17B4, 0x17B5),  # Vowels of Khmer that have no shape.
-            *range(0x180B, 0x1810),  # Variation selectors, of Mongolian and of all scripts.
+            0x034F,  # Combining grapheme joiner.
+            *(0x115F, 0x1160, 0x3164, 0xFFA0),  # Hangul fillers.
+            *(0x17B4, 0x17B5),  # Khmer vowels without a glyph.
+            *range(0x180B, 0x1810),  # Variation selectors: the Mongolian ones, then those of all scripts.
             *range(0xFE00, 0xFE10),
             *range(0xE0100, 0xE01F0),
         ),
     )
 )
-"""What Unicode calls default ignorable, and Python printable: two names with and without it look the same."""
+"""Default-ignorable in Unicode, but printable to Python: a name looks the same with and without them."""
 
 
 def text(name: str) -> str:
-    """Return a text that can be shown, in a terminal, a log or JSON, as one line that is what it seems to be.
+    """Return a name as one line that is safe to show in a terminal, a log or JSON, and looks like what it is.
 
-    Escaped are bytes that aren't UTF-8 (``\\xff``), and all that isn't printable (`str.isprintable`): controls
-    (``\\n``, ``\\x1b``), separators of lines, spaces that aren't ASCII, what turns the direction of writing
-    (``\\u202e``), what has no width (``\\u200b``). Backslashes stay: where the very name counts, it is kept beside.
+    Bytes that aren't UTF-8 are escaped (``\\xff``), and so is everything that isn't printable (`str.isprintable`):
+    control characters (``\\n``, ``\\x1b``), line separators, non-ASCII spaces, bidirectional controls (``\\u202e``) and
+    zero-width characters (``\\u200b``). Backslashes are not escaped, so the result is ambiguous: code that needs the
+    exact name keeps the name as well.
     """
     shown = utf8(name)
     if shown.isprintable() and (shown.isascii() or _INVISIBLE.isdisjoint(shown)):
@@ -41,7 +42,7 @@ def _escaped(character: str) -> str:
 
 
 def utf8(name: str) -> str:
-    """Return a name with what isn't UTF-8 in it escaped: ``\\xff``."""
+    """Return a name with each byte that isn't UTF-8 escaped: ``\\xff``."""
     if name.isascii():
         return name
     encoded = os.fsencode(name) if is_encodable(name) else name.encode(errors="backslashreplace")
@@ -49,7 +50,7 @@ def utf8(name: str) -> str:
 
 
 def is_encodable(name: str) -> bool:
-    """Tell whether a name can be given to the kernel: a text may hold halves of a surrogate pair."""
+    """Return whether a name can be passed to the kernel: a string with unpaired surrogates may not encode."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
@@ -61,12 +62,12 @@ _LONGEST: Final = 80
 
 
 def as_path(given: str | os.PathLike[str]) -> str:
-    """Return a path that somebody gave, wherever: in a manifest, on the command line, in a program.
+    """Return a path that a user specified in a manifest, on the command line or in a program.
 
-    A ``~`` or ``~USER`` that it begins with is the home folder; a file that is really called so is ``./~``.
+    A leading ``~`` or ``~USER`` is expanded to the home directory. A file named ``~`` is ``./~``.
 
     Raises:
-        ValueError: it is empty, or no file can be called so.
+        ValueError: the path is empty, or contains a character that no path can contain.
     """
     path = os.fsdecode(given)
     if not path:
@@ -79,11 +80,11 @@ def as_path(given: str | os.PathLike[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it, on one line and not too long: of 5,000 digits the first are enough."""
+    """Return a value for use in a message: one line, shortened if it is long."""
     if isinstance(value, str | bytes | list | tuple):
         value = value[: 2 * _LONGEST]
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than some thousand digits.
+    except ValueError:  # Python refuses to print integers of more than 4300 digits (by default).
         return "a number of thousands of digits"
     return text if len(text) <= 2 * _LONGEST else f"{text[:_LONGEST]}..."

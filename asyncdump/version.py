@@ -1,3 +1,3 @@
-"""The version of this package, and nothing else: reading it is cheap."""
+"""The version of this package. The module contains nothing else, so that importing it is cheap."""
 
 __version__ = "0.1.0"

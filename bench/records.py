@@ -1,4 +1,4 @@
-"""What do the records cost: a digest for each block beside that of the whole, and who has the sources mapped?"""
+"""What do the records cost: block digests in addition to the digest of the file, and the search for mappings?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TIMES, _TRIES = 400, 7
 @click.option("--mib", default=8, show_default=True, type=click.IntRange(1), help="MiB of each file.")
 @common(rounds=11)
 def records(files: int, mib: int, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
-    """A raw dump with all that is recorded, and without what costs: no more than 2 % of wall and 5 % of CPU."""
+    """A raw dump with all records, and without the costly ones: at most 2 % of wall-clock time and 5 % of CPU time."""
     outcome = Outcome("records", header(dest, WARM))
     with huge_files(files, mib) as sources:
         with workplace(dest, settle) as (place, scratch):
@@ -92,7 +92,7 @@ def _by_itself() -> list[list[str]]:
 
 
 def _fastest(step: Callable[[], object], times: int) -> float:
-    """Return the seconds of one of so many steps, in the try that was disturbed least."""
+    """Return the seconds for one of ``times`` calls, from the fastest trial."""
     best = float("inf")
     for _ in range(_TRIES):
         began = time.perf_counter()

@@ -2,7 +2,7 @@
 
 Names: ``buffer`` (buffer size of the method read, in bytes), ``lanes`` (worker threads), ``syncfs`` (the smallest group
 of dumps that is synced by one syncfs), ``group`` (the largest group of dumps that the committer syncs). ``blocks=0``
-takes no digests of blocks, ``mappings=0`` doesn't look who has the sources mapped, ``records=0`` does neither.
+computes no block digests, ``mappings=0`` doesn't search for mappings of the sources, ``records=0`` does neither.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from asyncdump.engines.read import Read
 from asyncdump.kernel import lane
 from asyncdump.run import scheduler
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.sinks import folder
 from asyncdump.sinks.file import ZEROS
 from asyncdump.vocabulary import digest
@@ -37,15 +37,15 @@ def tweak(name: str, value: int) -> None:
 
 
 def leave_out(*, blocks: bool, mappings: bool) -> None:
-    """Leave out what the records cost."""
+    """Switch off the costly records."""
     if blocks:
         vars(digest)["Hasher"] = Whole
     if mappings:
-        Owners.start = lambda _: None  # type: ignore[assignment]
+        Mappers.start = lambda _: None  # type: ignore[assignment]
 
 
 class Whole(Hasher):
-    """Hashes once."""
+    """Computes only the digest of the file."""
 
     def take(self, data: memoryview) -> tuple[int, memoryview]:
         self._digest.update(data)

@@ -1,4 +1,4 @@
-"""Real files of every kind, on real filesystems. What a fixture takes from the machine it gives back."""
+"""Fixtures: real files of every kind, on real filesystems. Each fixture releases what it takes from the machine."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from files import (
     write_huge,
     write_pages,
 )
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import filesystem
@@ -44,15 +45,32 @@ Maker = Callable[..., str]
 
 
 def pytest_configure() -> None:
-    """Undo what nohup and a shell's ``&`` have ignored: the commands under test would inherit it, and heed nothing."""
+    """Restore signals that nohup and ``&`` ignore: the commands under test would inherit that and ignore them, too."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run tests on two workers, and those that are named one by one here: ``-n N`` says otherwise."""
+    """Run tests on two workers, or in this process if they are selected one by one; ``-n N`` overrides that."""
     return 0 if any("::" in argument for argument in config.args) else 2
+
+
+class _ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker whole modules, and one of them all that take huge pages: the machine has one pool of those."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "huge pages" if _takes_huge_pages(self.config.rootpath / module) else module
+
+
+@cache
+def _takes_huge_pages(module: Path) -> bool:
+    return re.search("hugetlbfs|huge_memfd|gigantic", module.read_text()) is not None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
+    return _ByModule(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,19 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kernel" in item.path.relative_to(Path(__file__).parent).parts[:-1]:
             item.add_marker(pytest.mark.kernel)
-        if item.get_closest_marker("kernel") and _takes_huge_pages(item.path):
-            item.add_marker(pytest.mark.xdist_group("huge pages"))
     _leave_a_sample(items)
 
 
-@cache
-def _takes_huge_pages(module: Path) -> bool:
-    """Whether a module takes pages from the machine's only pool: all that do are run by one worker."""
-    return re.search("hugetlbfs|huge_memfd|gigantic|huge_mount", module.read_text()) is not None
-
-
 def _leave_a_sample(items: list[pytest.Item]) -> None:
-    """Mark as slow all that a test marked ``sample(N)`` is run with, but for N sets of parameters."""
+    """Mark all sets of parameters of a test with ``sample(N)`` as slow, except for N of them."""
     sampled: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sample"):
@@ -80,7 +90,7 @@ def _leave_a_sample(items: list[pytest.Item]) -> None:
     for each in sampled.values():
         mark = each[0].get_closest_marker("sample")
         assert mark is not None
-        # Steps of the golden ratio: far apart, and never in time with the product of parameters.
+        # Steps of the golden ratio: spread out, and never in phase with the product of the parameters.
         chosen = {int(len(each) * (number * 0.618034 % 1)) for number in range(mark.args[0])}
         for number, item in enumerate(each):
             if number not in chosen:
@@ -108,7 +118,7 @@ def _mounted(point: Path, *command: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _pages_reserved(pool: Path, wanted: int, *, excusable: bool = False) -> Iterator[None]:
-    """Add pages to a pool, and take as many away again: the pool is everybody's."""
+    """Add pages to a pool, and remove as many afterwards: other processes use the pool, too."""
     knob = pool / "nr_hugepages"
     if not knob.exists():
         unavailable(f"the kernel has no {knob}", excusable=excusable)
@@ -125,7 +135,7 @@ def _pages_reserved(pool: Path, wanted: int, *, excusable: bool = False) -> Iter
 
 @contextmanager
 def _huge_pages_of_a_user() -> Iterator[Path]:
-    """Find a mount that whoever runs the tests may write to, in a pool with pages to spare."""
+    """Find a hugetlbfs mount that the current user may write to, with enough free pages in its pool."""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, point, kind, options, *_ = line.split()
         if kind == "hugetlbfs" and "pagesize=2M" in options and os.access(point, os.W_OK):
@@ -142,21 +152,21 @@ def _huge_pages_of_a_user() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def hugetlbfs(tmp_path_factory: Factory) -> Iterator[Path]:
-    """A folder on hugetlbfs with 2 MiB pages, enough of them reserved."""
+    """A directory on hugetlbfs with 2 MiB pages, with enough of them reserved."""
     if not _is_root():
         with _huge_pages_of_a_user() as folder:
             yield folder
         return
     options = f"pagesize=2M,size={_HUGE_PAGES * HUGE_PAGE}"
     point = tmp_path_factory.mktemp("hugetlbfs")
-    # More than the mount may hold: huge memfds come out of the same pool.
+    # More than the limit of the mount: huge memfds come from the same pool.
     with _pages_reserved(_POOL, _HUGE_PAGES + 40), _mounted(point, "-t", "hugetlbfs", "-o", options, "none"):
         yield point
 
 
 @pytest.fixture(scope="session")
 def gigantic(tmp_path_factory: Factory) -> Iterator[Path]:
-    """A hugetlbfs with one 1 GiB page: the one thing that may be missing even where the kernel is required."""
+    """A hugetlbfs with one 1 GiB page: the only resource that may be missing even if the kernel tests are required."""
     if not _is_root():
         unavailable("1 GiB pages need root", excusable=True)
     point = tmp_path_factory.mktemp("gigantic")
@@ -213,7 +223,7 @@ def _on_loop_device(base: Path, size: int, *mkfs: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ext4(tmp_path_factory: Factory) -> Iterator[Path]:
-    """An ext4 with some GiB to spare: the one that temporary files are on, or one of our own."""
+    """An ext4 with a few GiB of free space: the one with the temporary directory, or a new one."""
     folder = tmp_path_factory.mktemp("ext4")
     if _kind_of(folder) == "ext4":
         yield folder
@@ -237,7 +247,7 @@ def btrfs(tmp_path_factory: Factory) -> Iterator[Path]:
 
 @pytest.fixture
 def read_only(tmp_path_factory: Factory) -> Iterator[Path]:
-    """An empty tmpfs that is mounted read-only."""
+    """An empty tmpfs, mounted read-only."""
     if not _is_root():
         unavailable("to mount a filesystem needs root")
     with _mounted(tmp_path_factory.mktemp("read-only"), "-t", "tmpfs", "-o", "ro", "none") as point:
@@ -246,7 +256,7 @@ def read_only(tmp_path_factory: Factory) -> Iterator[Path]:
 
 @pytest.fixture
 def tiny(tmp_path_factory: Factory) -> Iterator[Path]:
-    """An ext4 of 32 MiB with 2 MiB left."""
+    """An ext4 of 32 MiB with 2 MiB of free space."""
     with _on_loop_device(tmp_path_factory.mktemp("tiny"), 32 * MiB, "mkfs.ext4", "-q", "-m", "0") as point:
         status = os.statvfs(point)
         (point / "filler").write_bytes(noise(status.f_bavail * status.f_frsize - 2 * MiB))
@@ -274,14 +284,14 @@ def _memfds(flags: int) -> Iterator[Maker]:
 
 @pytest.fixture
 def memfd() -> Iterator[Maker]:
-    """Makes memfds: files without a name, that are open in this process alone."""
+    """Makes memfds: files without a name, open only in this process."""
     with _memfds(0) as make:
         yield make
 
 
 @pytest.fixture
 def huge_memfd(hugetlbfs: Path) -> Iterator[Maker]:
-    """Makes memfds of 2 MiB pages, out of the pool that the hugetlbfs fixture has filled."""
+    """Makes memfds of 2 MiB pages, from the pool that the hugetlbfs fixture has filled."""
     with _memfds(os.MFD_HUGETLB | _MFD_HUGE_2MB) as make:
         try:
             mmap.mmap(-1, HUGE_PAGE, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000).close()  # MAP_HUGETLB
@@ -292,7 +302,7 @@ def huge_memfd(hugetlbfs: Path) -> Iterator[Maker]:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Iterator[Maker]:
-    """Makes a file of any kind, for one test: ``make(kind, data, holes=False)`` returns its path."""
+    """Makes files of any kind for one test: ``make(kind, data, holes=False)`` returns the path."""
     made: list[Path] = []
 
     def make(kind: str, data: bytes, *, holes: bool = False) -> str:
@@ -317,13 +327,13 @@ def lane() -> Iterator[Lane]:
 
 @pytest.fixture(scope="session")
 def dump(lane: Lane) -> Dumper:
-    """Takes one file through a transfer: ``dump(folder, path, method=..., checksum=...)``."""
+    """Dumps one file with a transfer: ``dump(folder, path, method=..., checksum=...)``."""
     return partial(transfer_file, lane)
 
 
 @pytest.fixture
 def folder_on(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Folder]]:
-    """Opens fresh output folders, by the name of the fixture that they are to be on, or beneath a path."""
+    """Opens new output directories, on the filesystem of the named fixture, or under a path."""
     made: list[Folder] = []
 
     def folder(where: str | Path) -> Folder:
@@ -342,7 +352,7 @@ def folder_on(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Folder
 
 @pytest.fixture
 def shm(tmpfs: Path) -> Iterator[Path]:
-    """A folder on tmpfs for one test."""
+    """A directory on tmpfs for one test."""
     folder = Path(tempfile.mkdtemp(dir=tmpfs))
     yield folder
     shutil.rmtree(folder)
@@ -350,7 +360,7 @@ def shm(tmpfs: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def sources(shm: Path) -> list[Path]:
-    """Three files of some size on tmpfs."""
+    """Three files of moderate size on tmpfs."""
     made = []
     for number, size in enumerate((3 * MiB + 1, MiB, 5000)):
         made.append(shm / f"ring{number}")
@@ -360,7 +370,7 @@ def sources(shm: Path) -> list[Path]:
 
 @pytest.fixture
 def endless(shm: Path) -> Path:
-    """A file of nothing but a hole: it takes no memory, its dump takes no disk, and its digest takes an hour."""
+    """A file that is one hole: it needs no memory, its dump needs no disk space, but its digest takes an hour."""
     path = shm / "endless"
     with path.open("wb") as file:
         file.truncate(4096 * GiB)

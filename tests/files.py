@@ -1,4 +1,4 @@
-"""What tests do with files: content, sources of every kind, one transfer driven by hand, what the kernel says after."""
+"""Files for tests: content, sources of every kind, a transfer without a scheduler, and the kernel's view of a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import blake3
+import psutil
 import pytest
 import xxhash
 
@@ -22,6 +24,7 @@ import asyncdump
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
+from asyncdump.sinks.draft import Draft
 from asyncdump.sinks.folder import Folder
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source
@@ -44,11 +47,11 @@ _RANDOM = random.Random(7).randbytes(MiB + 13)  # An odd length: a block written
 Dumper = Callable[..., Transfer]
 
 
-def unavailable(reason: str, *, excusable: bool = False) -> None:
-    """Skip the test, or fail it where ASYNCDUMP_REQUIRE_KERNEL=1 says that this machine has everything.
+def unavailable(reason: str, *, excusable: bool = False) -> NoReturn:
+    """Skip the test, or fail it if ASYNCDUMP_REQUIRE_KERNEL=1 says that this machine has everything.
 
-    ``excusable`` is for what no machine can be told to have: 1 GiB pages need that much memory in one piece, which
-    a kernel that has run for a while may not find.
+    ``excusable`` is for resources that no machine can guarantee: a 1 GiB page needs that much contiguous memory, which
+    a kernel may not find after some uptime.
     """
     if os.environ.get("ASYNCDUMP_REQUIRE_KERNEL") == "1" and not excusable:
         pytest.fail(f"ASYNCDUMP_REQUIRE_KERNEL=1, but {reason}")
@@ -56,14 +59,14 @@ def unavailable(reason: str, *, excusable: bool = False) -> None:
 
 
 def noise(length: int, start: int = 0) -> bytes:
-    """Return bytes that hold no run of zeros; those of different ``start`` differ."""
+    """Return bytes without runs of zeros; a different ``start`` gives different bytes."""
     start %= len(_RANDOM)
     whole = _RANDOM[start:] + _RANDOM * (length // len(_RANDOM) + 1)
     return whole[:length]
 
 
 def content(length: int) -> bytes:
-    """Return noise with runs of zeros in it: a few bytes, whole pages, half a MiB, a whole huge page."""
+    """Return noise with runs of zeros: a few bytes, complete pages, half a MiB, a complete huge page."""
     data = bytearray(noise(length, length))
     for start, stop in ((100, 200), (5 * PAGE, 9 * PAGE), (MiB, MiB + 512 * KiB + 3), (4 * MiB, 6 * MiB)):
         data[start:stop] = bytes(len(data[start:stop]))
@@ -71,7 +74,7 @@ def content(length: int) -> bytes:
 
 
 def digest_of(data: bytes, checksum: str) -> str | None:
-    """Return the digest of ``data`` by a library's own one-shot function."""
+    """Return the digest of ``data``, computed by the one-shot function of a library."""
     match checksum:
         case "xxh128":
             return xxhash.xxh3_128_hexdigest(data)
@@ -83,7 +86,7 @@ def digest_of(data: bytes, checksum: str) -> str | None:
 
 
 def write_pages(path: str | Path, data: bytes, *, holes: bool = False) -> None:
-    """Write an ordinary file; with ``holes``, pages of zeros are left out."""
+    """Write a regular file; with ``holes``, pages of zeros become holes."""
     with open(path, "wb", buffering=0) as file:
         file.truncate(len(data))
         for start in range(0, len(data), PAGE if holes else MiB):
@@ -93,7 +96,7 @@ def write_pages(path: str | Path, data: bytes, *, holes: bool = False) -> None:
 
 
 def write_huge(path: str | Path, data: bytes, *, page: int = HUGE_PAGE, holes: bool = False) -> None:
-    """Write a file of huge pages, through a mapping; with ``holes``, pages of zeros are left out."""
+    """Write a file of huge pages through a mapping; with ``holes``, pages of zeros become holes."""
     size = -(-len(data) // page) * page
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -109,13 +112,13 @@ def write_huge(path: str | Path, data: bytes, *, page: int = HUGE_PAGE, holes: b
 
 
 def read(path: str | Path) -> bytes:
-    """Return what a file holds."""
+    """Return the content of a file."""
     with open(path, "rb") as file:
         return file.read()
 
 
 def look_at(path: str | Path) -> Source:
-    """Return the source as planning sees it."""
+    """Return the source as the planner sees it."""
     fd = open_source(os.fspath(path))
     try:
         return describe(fd, os.fspath(path))
@@ -124,7 +127,7 @@ def look_at(path: str | Path) -> Source:
 
 
 def planned_dump(source: Source, name: str = "dump", **options: Any) -> PlannedDump:
-    """Return the plan to dump a source, all of it unless ``options`` say otherwise."""
+    """Return the planned dump of a source, from start to end unless ``options`` say otherwise."""
     offset = options.pop("offset", 0)
     given: dict[str, Any] = {"length": source.size - offset, "method": "auto", "checksum": "none", "sparse": True}
     return PlannedDump(source=source, name=name, offset=offset, durable=False, **{**given, **options})
@@ -135,14 +138,14 @@ def new_transfer(source: Source, name: str = "dump", *, stop: Stop | None = None
 
 
 def finish(transfer: Transfer, folder: Folder, lane: Lane, *, durable: bool = False) -> None:
-    """Take a transfer that has begun to its final name, as the scheduler does."""
+    """Finish a transfer that has begun, and publish its dump, as the scheduler does."""
     try:
         transfer.work(lane)
         transfer.seal(lane)
     except BaseException:
         transfer.abort()
         raise
-    assert transfer.sink is not None
+    assert isinstance(transfer.sink, Draft)
     for error in folder.publish([transfer.sink], durable=durable, overwrite=True):
         if error is not None:
             raise error
@@ -163,36 +166,42 @@ def transfer_file(
 
 
 def allocated(path: str | Path) -> int:
-    """Return the bytes of memory or disk that a file holds."""
+    """Return the bytes of memory or disk that a file occupies."""
     return os.stat(path).st_blocks * 512
 
 
 def free_pages(mount: Path) -> int:
-    """Return the huge pages that a mount with a limit of its own has left: unlike the pool, nobody else's business."""
+    """Return the free huge pages of a mount with its own limit, which no other process uses, unlike the pool."""
     return os.statvfs(mount).f_bfree
 
 
 def resident(path: str | Path) -> int:
-    """Return the bytes of a file that the page cache holds (mincore(2))."""
+    """Return how many bytes of a file are in the page cache (mincore(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     size = os.path.getsize(path)
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), size) as mapping:
         start = ctypes.c_char.from_buffer(mapping)
         states = (ctypes.c_ubyte * (-(-size // PAGE)))()
         failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), states)
-        del start  # Else the mapping can't be closed.
+        del start  # Otherwise the mapping can't be closed.
         assert failed == 0, os.strerror(ctypes.get_errno())
     return sum(state & 1 for state in states) * PAGE
 
 
 def busy(error: BaseException) -> bool:
-    """Whether an error is that another run holds the folder, for `pytest.raises`."""
+    """Return whether an error says that another run uses the directory; for `pytest.raises`."""
     return isinstance(error, DumpError) and error.operation == "flock"
 
 
 def mentions(message: object, *parts: object) -> bool:
-    """Whether a message holds what it is about: paths, keys, numbers, errno codes, flags; its words may be mended."""
+    """Return whether a message contains the facts: paths, keys, numbers, errnos, flags. Its wording may change."""
     return all(str(part) in str(message) for part in parts)
+
+
+def children() -> list[psutil.Process]:
+    """Return the processes that come from this one, but for the one that multiprocessing keeps once it was used."""
+    kept = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return [process for process in psutil.Process().children(recursive=True) if process.pid != kept]
 
 
 def busy_threads() -> int:
@@ -203,5 +212,5 @@ def busy_threads() -> int:
 
 
 def leftovers(folder: str | Path) -> list[str]:
-    """Return the temporary files of asyncdump in a folder; the journal of a run without a receipt is none."""
+    """Return the temporary files of asyncdump in a directory, without the journal of a run that has no receipt."""
     return [name for name in os.listdir(folder) if name.startswith(".asyncdump-") and name != JOURNAL]

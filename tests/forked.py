@@ -1,7 +1,7 @@
-"""The command without its start: a process that has imported all of it forks, once a command.
+"""Run the command without its start-up time: a process that has imported everything forks for each command.
 
-What a command does is the same, in a process of its own with the limits, the mask and the environment of whoever asks;
-it just takes a tenth of the time. Tests of what depends on how Python itself starts have `subprocess` start it.
+A command does the same as usual, in a separate process with the limits, the umask and the environment of the caller,
+in a tenth of the time. Tests that depend on the start-up of Python use `subprocess` instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DESCRIPTORS = 4
 
 
 class Ended(NamedTuple):
-    """How a command ended, and what it wrote."""
+    """The exit status and the output of a command."""
 
     returncode: int
     stdout: bytes
@@ -40,7 +40,7 @@ def _server() -> socket.socket:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST)
     with theirs:
         theirs.set_inheritable(True)
-        # It ends when this process does: nobody else holds the other end. It is no child: tests count those.
+        # It exits when this process does, which has the only other end. It isn't a child, because tests count children.
         os.waitpid(os.posix_spawn(sys.executable, [sys.executable, __file__, str(theirs.fileno())], os.environ), 0)
     return ours
 
@@ -48,10 +48,10 @@ def _server() -> socket.socket:
 def run(
     *arguments: str | Path | bytes, cwd: Path | str, env: Mapping[str, str], data: bytes | None = None, timeout: float
 ) -> Ended:
-    """Run ``asyncdump ARGUMENT ...`` to its end; its standard input is a pipe that gives ``data``, or /dev/null.
+    """Run ``asyncdump ARGUMENT ...`` to its end; its standard input is a pipe with ``data``, or /dev/null.
 
     Raises:
-        subprocess.TimeoutExpired: it didn't end soon, and was killed.
+        subprocess.TimeoutExpired: it didn't exit in time, and was killed.
     """
     request = {
         "arguments": [os.fsdecode(each) for each in arguments],
@@ -127,7 +127,7 @@ def _import_all() -> None:
 
 
 def _serve(requests: socket.socket) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for those that wait.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # No one waits for the processes that wait for a command.
     while True:
         message, fds, _, _ = socket.recv_fds(requests, _MOST, _DESCRIPTORS)
         if not message:
@@ -171,7 +171,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
 if __name__ == "__main__":
     if os.fork():
         os._exit(0)
-    del sys.path[0]  # The tests' own modules aren't the command's.
+    del sys.path[0]  # The command must not import modules of the tests.
     os.chdir("/")
     _import_all()
     _serve(socket.socket(fileno=int(sys.argv[1])))

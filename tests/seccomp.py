@@ -1,9 +1,9 @@
-"""Run a program or a function that may not make some system calls (seccomp(2)).
+"""Run a program or a function with some system calls denied (seccomp(2)).
 
 As a program: ``seccomp.py CALL=ERRNO ... -- PROGRAM ARGUMENT ...``.
 
-``CALL:N&MASK=ERRNO`` denies it only where its argument N, from 0, has a bit of the mask; ``CALL:N==VALUE=ERRNO`` where
-it is that value.
+``CALL:N&MASK=ERRNO`` denies the call only if its argument N (from 0) has a bit of the mask; ``CALL:N==VALUE=ERRNO``
+only if it has that value.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NUMBERS = {
         "sync_file_range": 277, "vmsplice": 278, "openat": 257, "renameat2": 316, "copy_file_range": 326,
         "preadv2": 327, "pwritev2": 328, "fadvise64": 221, "madvise": 28, "memfd_create": 319, "pidfd_open": 434,
         "sched_setscheduler": 144, "sched_getscheduler": 145, "sched_getaffinity": 204, "clone": 56, "clone3": 435,
-        "syncfs": 306, "ioctl": 16, "fsync": 74, "fdatasync": 75, "unlinkat": 263,
+        "syncfs": 306, "ioctl": 16, "process_vm_readv": 310, "fsync": 74, "fdatasync": 75, "unlinkat": 263,
     },
     "aarch64": {
         "fcntl": 25, "flock": 32, "sendfile": 71, "statfs": 43, "fstatfs": 44, "splice": 76, "tee": 77,
         "sync_file_range": 84, "vmsplice": 75, "openat": 56, "renameat2": 276, "copy_file_range": 285,
         "preadv2": 286, "pwritev2": 287, "fadvise64": 223, "madvise": 233, "memfd_create": 279, "pidfd_open": 434,
         "sched_setscheduler": 119, "sched_getscheduler": 120, "sched_getaffinity": 123, "clone": 220, "clone3": 435,
-        "syncfs": 267, "ioctl": 29, "fsync": 82, "fdatasync": 83, "unlinkat": 35,
+        "syncfs": 267, "ioctl": 29, "process_vm_readv": 270, "fsync": 82, "fdatasync": 83, "unlinkat": 35,
     },
 }.get(platform.machine(), {})  # fmt: skip
 
@@ -49,7 +49,7 @@ def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
 
 
 def denial(rule: str) -> list[bytes]:
-    """Return the steps that deny what a rule says, and go on with the next one otherwise."""
+    """Return the BPF instructions that deny what a rule says, and otherwise continue with the next rule."""
     parts = _RULE.fullmatch(rule)
     assert parts is not None, rule
     answer = step(_RETURN, _ERRNO | getattr(errno, parts["errno"]))
@@ -67,7 +67,7 @@ def denial(rule: str) -> list[bytes]:
 
 
 def deny(rules: list[str]) -> None:
-    """Deny what the rules say to this process and all that it starts."""
+    """Apply rules to this process and everything that it starts."""
     steps = [each for rule in rules for each in denial(rule)] + [step(_RETURN, _ALLOW)]
     program = ctypes.create_string_buffer(b"".join(steps))
     header = ctypes.create_string_buffer(struct.pack("=H6xQ", len(steps), ctypes.addressof(program)))
@@ -78,7 +78,7 @@ def deny(rules: list[str]) -> None:
 
 
 def require() -> None:
-    """Skip the test where the numbers of system calls are not known."""
+    """Skip the test if the numbers of the system calls aren't known."""
     from files import unavailable
 
     if not NUMBERS:
@@ -86,7 +86,7 @@ def require() -> None:
 
 
 def without(rules: list[str], function: Callable[[], Result]) -> Result:
-    """Call a function in a thread of its own to which the rules apply, as they do to the threads that it starts."""
+    """Call a function in a separate thread, with rules that apply to it and to the threads that it starts."""
     require()
     with ThreadPoolExecutor(1, initializer=deny, initargs=(rules,)) as thread:
         return thread.submit(function).result()

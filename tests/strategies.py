@@ -1,4 +1,4 @@
-"""What hypothesis draws: names, sizes, manifests as YAML text, and YAML that is none."""
+"""Strategies for hypothesis: names, sizes, manifests as YAML text, and invalid YAML."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from asyncdump.manifest.yaml import core_loader
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 FUZZ = int(os.environ.get("ASYNCDUMP_FUZZ", "1"))
-"""How many times as many examples as usual are drawn: ASYNCDUMP_FUZZ=100 makes a long run of every property."""
+"""The factor for the number of examples: with ASYNCDUMP_FUZZ=100, every property gets a long run."""
 
-# A machine that is busy with something else is no reason to fail.
+# No deadline: a test must not fail because the machine is busy with something else.
 settings.register_profile("asyncdump", deadline=None, derandomize="CI" in os.environ, max_examples=100 * FUZZ)
 settings.load_profile("asyncdump")
 
 UNITS = {"": 1, "c": 1, "B": 1, "w": 2, "b": 512, "k": 1 << 10, "K": 1 << 10, "kiB": 1 << 10, "KiB": 1 << 10}
 UNITS |= {"kB": 10**3, "KB": 10**3, "M": 1 << 20, "MiB": 1 << 20, "MB": 10**6, "G": 1 << 30, "GiB": 1 << 30}
 UNITS |= {"GB": 10**9, "T": 1 << 40, "TiB": 1 << 40, "TB": 10**12, "P": 1 << 50, "PiB": 1 << 50, "PB": 10**15}
-"""Every unit that the reference names, in bytes."""
+"""Every unit of the reference manual, in bytes."""
 
 KEYS = sorted({*Manifest.__struct_fields__, *Defaults.__struct_fields__, *Dump.__struct_fields__})
 
@@ -33,17 +33,17 @@ _Dumper: Any = type(
     (getattr(yaml, "CSafeDumper", yaml.SafeDumper),),
     {"yaml_implicit_resolvers": LOADER.yaml_implicit_resolvers},
 )
-"""What needs quotes by the same rules as it is read by."""
+"""Quotes the same values that the loader needs quoted."""
 
 # --- names and sizes --------------------------------------------------------------------------------------------------
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-"""Any text that UTF-8 can hold, with control characters, line ends and all."""
+"""Any text that can be encoded in UTF-8, including control characters and line ends."""
 
 nonempty = text.filter(bool)
 
 file_names = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/{}"), min_size=1, max_size=20)
-"""Names that a file system takes, without a field of a template in them; some are '.', and '..' is one."""
+"""Names that a filesystem accepts, without template fields; they include '.' and '..'."""
 
 pieces_of_names = st.lists(
     st.sampled_from(["{name}", "{stem}", "{suffix}", "{parent}", "{index}", "{index:04}", "/", ".", "..", "{{", "}}"])
@@ -52,16 +52,17 @@ pieces_of_names = st.lists(
     max_size=4,
 )
 templates = pieces_of_names.map("".join)
-"""Templates of names, good and bad."""
+"""Templates of names, valid and invalid."""
 
 
 @st.composite
 def sizes(draw: st.DrawFn) -> int | str:
-    """Draw a size as a manifest may hold it; all are smaller than the largest file."""
+    """Draw a size in one of the forms of a manifest, below the largest file size."""
     number = draw(st.integers(0, 2**12))
     unit = draw(st.sampled_from(["", *UNITS]))
     factor = draw(st.sampled_from(["", "2x", "00x", "3x512x"])) if UNITS[unit] < 1 << 40 else ""
-    return draw(st.sampled_from([number, f"{factor}{number}{unit}"]))
+    choices: list[int | str] = [number, f"{factor}{number}{unit}"]
+    return draw(st.sampled_from(choices))
 
 
 # --- manifests --------------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ documents = st.fixed_dictionaries(
         "defaults": st.fixed_dictionaries({}, optional=_settings),
     },
 )
-"""Manifests that are right, as plain dictionaries."""
+"""Valid manifests, as plain dictionaries."""
 
 
 @st.composite
@@ -115,7 +116,7 @@ def as_yaml(document: Any, **style: Any) -> bytes:
     return written
 
 
-# --- what is no manifest ----------------------------------------------------------------------------------------------
+# --- invalid manifests ------------------------------------------------------------------------------------------------
 
 scalars = (
     st.none()
@@ -132,7 +133,7 @@ values = st.recursive(
     max_leaves=12,
 )
 strange_documents = st.dictionaries(st.sampled_from(KEYS) | scalars, values, max_size=5) | values
-"""Whatever YAML can hold, often with the right keys in the wrong places."""
+"""Any value that YAML can represent, often with the right keys in the wrong places."""
 
 _TOKENS = [
     *("version: 1\n", "output: o\n", "dumps:\n", "- source: s\n", "  offset: ", "defaults: ", "concurrency: "),
@@ -155,4 +156,4 @@ _TOKENS = [
     ),
 ]
 broken_yaml = st.lists(st.sampled_from(_TOKENS), max_size=20).map(lambda tokens: "".join(tokens).encode())
-"""Text that is made of the pieces of YAML, and seldom is any."""
+"""Text made of pieces of YAML syntax, which is rarely valid."""

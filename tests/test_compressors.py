@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from files import KiB, MiB
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncdump.codecs.codec import BUDGET
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.codecs.seekable import Table, read_seek_table
-from asyncdump.codecs.zstd import BUDGET, Compressors, ZstdOptions
+from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.kernel.lane import Buffers
 from asyncdump.sinks.folder import Folder
@@ -59,7 +62,8 @@ def test_what_is_lent_and_what_is_kept_stay_within_the_budget(steps) -> None:
 def test_whoever_waits_for_the_budget_or_a_core_looks_whether_the_run_goes_on() -> None:
     stop = Stop()
     compressors = Compressors(stop.check)
-    waits = [
+    press: Press
+    waits: list[Callable[[], object]] = [
         lambda: compressors.press(KINDS[-1]).__enter__(),
         lambda: compressors.compress(press, memoryview(b"x")),
     ]

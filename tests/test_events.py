@@ -85,8 +85,8 @@ async def test_a_listener_that_stops_may_go_on_later() -> None:
     events: list[Event] = [RUN_STARTED, started("a"), finished("a")]
     for event in events:
         mailbox.put(event)
-    async for event in mailbox:
-        assert event == RUN_STARTED
+    async for heard in mailbox:
+        assert heard == RUN_STARTED
         break
     mailbox.close()
     assert await drain(mailbox) == [started("a"), finished("a")]

@@ -26,7 +26,7 @@ import anyio
 import psutil
 import pytest
 import uvloop
-from files import KiB, MiB, digest_of, leftovers, noise, read
+from files import KiB, MiB, children, digest_of, leftovers, noise, read
 
 import asyncdump
 from asyncdump import Dump, FilterError, Zstd
@@ -295,17 +295,17 @@ async def test_input_that_nobody_took_is_an_error_however_little(script, output:
 
 
 async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output: Path, monkeypatch) -> None:
-    monkeypatch.setattr("asyncdump.codecs.zstd.BUDGET", 1)
-    stuck = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
+    monkeypatch.setattr("asyncdump.codecs.compressors.BUDGET", 1)
+    stuck: dict[str, Any] = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
     dumps = [Dump(source=source, name=str(number), **stuck) for number in range(8)]
     async with asyncdump.open_run(dumps, output=output, allow_filters=True) as run:
-        while not psutil.Process().children():
+        while not children():
             await anyio.sleep(0.001)
         began = time.monotonic()
         run.cancel()
     assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
     assert run.report.interrupted == "cancelled"
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 async def test_a_filter_that_waits_takes_no_cpu(source, output: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_socket_holds_a_copy(tmpfs: Path) -> None:
         with ours:
             with theirs:
                 command = [*COMMAND, *COPIES["dd"](tmpfs, str(source))]
-                subprocess.run(command, stdout=theirs, timeout=30, check=True)
+                subprocess.run(command, stdout=theirs.fileno(), timeout=30, check=True)
             with source.open("r+b") as file:
                 file.write(bytes(len(data)))
             with ours.makefile("rb") as stream:
@@ -440,13 +440,13 @@ async def test_what_a_filter_leaves_in_the_background_ends_with_it(script, ok, s
 async def test_a_run_that_is_cancelled_under_a_flood_of_stderr(source, output: Path) -> None:
     flood = Dump(source=source, filter=[["sh", "-c", "yes >&2"]])
     async with asyncdump.open_run([flood], output=output, allow_filters=True) as run:
-        while not psutil.Process().children():
+        while not children():
             await anyio.sleep(0.001)
         await anyio.sleep(0.1)
         began = time.monotonic()
         run.cancel()
     assert time.monotonic() - began < 5  # Some 100 ms, where the machine has nothing else to do.
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 # --- what can't be started ------------------------------------------------------------------------------------------------
@@ -468,7 +468,7 @@ async def test_a_filter_that_cannot_be_started(arguments, number, source, output
     assert good.ok
     assert isinstance(bad.error, FilterError)
     assert bad.error.errno == number
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 def open_files() -> dict[int, int]:
@@ -497,7 +497,7 @@ def test_too_few_open_files() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert open_files() == before
-        assert psutil.Process().children() == []
+        assert children() == []
     assert set(outcomes) == {0, errno.EMFILE}
 
 

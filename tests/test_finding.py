@@ -12,6 +12,7 @@ from files import METHODS, PAGE, KiB, MiB, noise, read
 
 import asyncdump
 from asyncdump.sinks.folder import Folder
+from asyncdump.vocabulary.values import Checksum
 
 FolderOn = Callable[[str], Folder]
 
@@ -55,7 +56,8 @@ async def test_it_tells_what_a_run_would_choose(kind, destination, make, folder_
     found = await probe(source, folder_on(destination).path)
     chosen = {"always": [True, False], "with a checksum": [True], "without a checksum": [False], "never": []}
     picks = {hashing: method for method, one in found.items() for hashing in chosen[one.chosen]}
-    for hashing, checksum in ((True, "xxh128"), (False, "none")):
+    checksums: list[tuple[bool, Checksum]] = [(True, "xxh128"), (False, "none")]
+    for hashing, checksum in checksums:
         folder = folder_on(destination).path
         report = await asyncdump.dump_all([asyncdump.Dump(source=source)], output=folder, checksum=checksum)
         assert report.files[0].method == picks[hashing]

@@ -297,6 +297,7 @@ def anchored(draw: st.DrawFn) -> str:
 def test_what_aliases_stand_for_is_counted_as_it_is_when_it_is_written_out(loader: Any, text: str, more: int) -> None:
     content = f"{text}\n".encode()
     node = yaml.compose(content, Loader=loader)
+    assert node is not None
     recursive = _recursive(node, ())
     count = 50 if recursive else _count(node)
     message = ""
@@ -443,9 +444,9 @@ def test_frames_are_of_one_size_and_take_each_byte_once(
 ) -> None:
     for laid in lay_out(where, layout, tail):
         offset, end = range_of(data, laid)
-        zstd = ZstdOptions(frame=frame)
-        spans = list(begun(Packed, laid, offset, end, FEEDS["read"], zstd=zstd)._spans())
-        piped = begun(Piped, laid, offset, end, FEEDS["read"], zstd=zstd)
+        compression = ZstdOptions(frame=frame)
+        spans = list(begun(Packed, laid, offset, end, FEEDS["read"], compression=compression)._spans())
+        piped = begun(Piped, laid, offset, end, FEEDS["read"], compression=compression)
         for found in (spans, list(piped.next_spans())):
             check_cover(found, offset, end, laid.content)
             assert [span.offset for span in found] == list(range(offset, end, frame))
@@ -485,7 +486,7 @@ def test_the_engines_own_steps_take_each_byte_once(
             span=ENGINES[method].span, sees_bytes=ENGINES[method].sees_bytes, refuses=lambda _: None
         )
         moving = begun(Transfer, laid, offset, end, engine, sparse=sparse)
-        packed = begun(Packed, laid, offset, end, FEEDS["read"], sparse=sparse, zstd=ZstdOptions())
+        packed = begun(Packed, laid, offset, end, FEEDS["read"], sparse=sparse, compression=ZstdOptions())
         for spans in (list(moving._spans()), list(packed._spans())):
             check_cover(spans, offset, end, b"")
             assert not any(span.hole and span.offset <= place < span.end for place in written for span in spans)
@@ -540,7 +541,7 @@ LARGE = noise(3 * BLOCK + 5)
     place=st.integers(0, len(LARGE) - 1) | st.sampled_from([0, BLOCK - 1, BLOCK, 3 * BLOCK - 1, 3 * BLOCK]),
     data=st.data(),
 )
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 def test_a_wrong_byte_is_placed_in_its_block_of_2_mib(place: int, data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(LARGE)), max_size=3))
     wrong = marks_of(flipped(LARGE, place, data.draw(st.integers(1, 255))), "xxh128", cuts)

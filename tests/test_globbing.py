@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -226,7 +228,11 @@ async def test_a_link_to_the_very_match_is_no_match(when, tmp_path: Path, monkey
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         (tmp_path / "in" / name).write_text(name)
-    module, step = {"found": ("asyncdump.plan.planner", find), "planned": ("asyncdump.dumping", make_plan)}[when]
+    steps: dict[str, tuple[str, Callable[..., Any]]] = {
+        "found": ("asyncdump.plan.planner", find),
+        "planned": ("asyncdump.dumping", make_plan),
+    }
+    module, step = steps[when]
 
     def exchange(*given):
         answer = step(*given)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -16,7 +16,8 @@ import yaml
 import asyncdump
 from asyncdump.errors import AsyncdumpError, ManifestError, ReceiptError
 from asyncdump.manifest import yaml as yamlfile
-from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import Zstd
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries
 from asyncdump.manifest.yaml import parse_manifest, read_manifest
 from asyncdump.vocabulary.size import parse_size
 
@@ -96,7 +97,7 @@ def test_a_size_is_the_same_in_yaml_and_in_a_program(written, expected, loader) 
 )
 def test_and_on_the_command_line(written, tmp_path: Path) -> None:
     (tmp_path / "dump").write_bytes(bytes(range(256)) * 32)
-    run = [sys.executable, "-m", "asyncdump", "cat", f"--offset={written}", tmp_path / "dump"]
+    run = [sys.executable, "-m", "asyncdump", "cat", f"--offset={written}", str(tmp_path / "dump")]
     done = subprocess.run(run, capture_output=True, check=False)
     expected = size_of(written)
     assert b"Traceback" not in done.stderr
@@ -209,7 +210,7 @@ def test_version_1_2_may_be_said(loader) -> None:
 
 # --- numbers of thousands of digits -----------------------------------------------------------------------------------
 
-HUGE = 10**5000
+HUGE: Any = 10**5000
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ HUGE = 10**5000
         lambda: Dump(source="s", timeout=HUGE),
         lambda: Dump(source="s", filter=[[HUGE]]),
         lambda: Dump(source="s", compress=HUGE),
-        lambda: Dump(source="s", method=str(HUGE // 10**1000)),
+        lambda: Dump(source="s", method=cast(Any, str(HUGE // 10**1000))),
         lambda: Zstd(level=HUGE),
         lambda: Zstd(frame=HUGE),
         lambda: Retries(times=HUGE),
@@ -303,11 +304,12 @@ async def test_home_is_the_same_everywhere(home: Path, tmp_path: Path, monkeypat
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     (home / "m.yaml").write_text("version: 1\noutput: ~/a\ndumps: [{source: ~/source}]")
-    for what, options in (
+    several: list[tuple[Any, dict[str, Any]]] = [
         ("~/m.yaml", {}),
         ("~/m.yaml", {"output": "~/b"}),
         ([Dump(source="~/sourc?")], {"output": "~/c"}),
-    ):
+    ]
+    for what, options in several:
         (await asyncdump.dump_all(what, **options)).raise_for_failures()
     for name in ("a", "b", "c"):
         assert (home / name / "source").read_text() == "content"
@@ -419,7 +421,7 @@ def test_a_signal_ends_the_planning(name, tmp_path: Path) -> None:
     import signal
 
     os.mkfifo(tmp_path / "fifo")
-    run = [sys.executable, "-m", "asyncdump", tmp_path / "fifo", "--output", tmp_path / "out"]
+    run = [sys.executable, "-m", "asyncdump", str(tmp_path / "fifo"), "--output", str(tmp_path / "out")]
     process = subprocess.Popen(run, stderr=subprocess.PIPE)
     while f"{tmp_path}/fifo" not in [
         os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir() if entry.is_symlink()

@@ -19,7 +19,7 @@ from asyncdump.plan import planner as plan
 from asyncdump.records import journal, receipt, record
 from asyncdump.records.record import Record, brief, file_of, file_record, room
 from asyncdump.records.report import FileReport
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.transfer.salvage import MOST_BAD, BadRanges
 from asyncdump.vocabulary import marks
 from asyncdump.vocabulary.blocks import BLOCK, Blocks
@@ -131,7 +131,7 @@ async def test_whatever_the_limit_what_is_accepted_can_be_read_back(sources, lim
 
 
 async def test_a_receipt_that_would_be_too_large_is_brief(sources, limit, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Owners, "of", lambda *_: ((MAPPING,) * 64, 1))
+    monkeypatch.setattr(Mappers, "of", lambda *_: ((MAPPING,) * 64, 1))
     limit(250_000)
     report = await asyncdump.dump_all([Dump(source=sources / "*")], output=tmp_path / "out", durable=False)
     report.raise_for_failures()
@@ -141,7 +141,7 @@ async def test_a_receipt_that_would_be_too_large_is_brief(sources, limit, tmp_pa
 
 
 async def test_a_journal_is_read_back_too(sources, limit, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Owners, "of", lambda *_: ((MAPPING,) * 64, 1))
+    monkeypatch.setattr(Mappers, "of", lambda *_: ((MAPPING,) * 64, 1))
     limit(250_000)
 
     def lost(*_: object) -> None:

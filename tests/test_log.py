@@ -100,7 +100,12 @@ def test_a_program_may_configure_it_late(caplog) -> None:
 def test_what_is_to_be_set_up_is_so_once_before_the_first_record() -> None:
     records: list[Any] = []
     calls: list[str] = []
-    log.setups.append(lambda: (calls.append("set up"), configure(records)))
+
+    def set_up() -> None:
+        calls.append("set up")
+        configure(records)
+
+    log.setups.append(set_up)
     log.logger().warning("first")
     log.logger().warning("second")
     assert calls == ["set up"]

@@ -79,7 +79,7 @@ def test_no_call_encodes_more_than_a_record(many, monkeypatch) -> None:
     sizes: list[int] = []
     formatted = receipts._formatted
 
-    def watch(content: object) -> bytes:
+    def watch(content: Any) -> bytes:
         made = formatted(content)
         sizes.append(len(made))
         return made

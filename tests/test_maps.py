@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 from files import MiB
 
@@ -21,8 +21,8 @@ import asyncdump
 from asyncdump import Dump
 from asyncdump.kernel import processes
 from asyncdump.kernel.processes import boot_id, find_mappings
-from asyncdump.run import owners
-from asyncdump.run.owners import MOST, Owners
+from asyncdump.run import mappers
+from asyncdump.run.mappers import MOST, Mappers
 from asyncdump.sources.describe import describe
 from asyncdump.vocabulary.values import ProcessMapping, Source
 
@@ -186,8 +186,8 @@ def test_the_end_of_a_run_does_not_wait_for_the_look(described: Source, monkeypa
             go_on.wait(0.01)
         yield from ()
 
-    monkeypatch.setattr(owners, "find_mappings", slow)
-    made = Owners([described])
+    monkeypatch.setattr(mappers, "find_mappings", slow)
+    made = Mappers([described])
     made.start()
     assert begun.wait(10)
     made.end()
@@ -199,8 +199,8 @@ def test_what_cannot_be_started_is_not_waited_for(described: Source, monkeypatch
     def refuse(_: object) -> None:
         raise asyncdump.DumpError("no thread")
 
-    monkeypatch.setattr(owners, "start", refuse)
-    made = Owners([described])
+    monkeypatch.setattr(mappers, "start", refuse)
+    made = Mappers([described])
     made.start()
     assert made.of(described) == ((), 0)
     made.end()
@@ -210,10 +210,10 @@ def test_a_look_that_fails_is_the_end_of_the_look(described: Source, monkeypatch
     def fail(*_: object) -> Iterator[object]:
         raise MemoryError
 
-    monkeypatch.setattr(owners, "find_mappings", fail)
-    made = Owners([described])
+    monkeypatch.setattr(mappers, "find_mappings", fail)
+    made = Mappers([described])
     made.start()
     began = time.monotonic()
     assert made.of(described) == ((), 0)
-    assert time.monotonic() - began < owners.SECONDS + 5
+    assert time.monotonic() - began < mappers.SECONDS + 5
     made.end()

@@ -70,12 +70,13 @@ def test_the_example_finds_what_has_changed(dumped: Path) -> None:
     assert names["changed"](dumped / "new", dumped / "new", record["name"]) == []
 
 
-def test_the_public_names_say_the_same(dumped: Path) -> None:
+def test_the_public_names_say_the_same(dumped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(dumped)
     dump = Dump(source=dumped / "source")
-    first = asyncio.run(asyncdump.dump_all([dump], output=dumped / "first"))
+    asyncio.run(asyncdump.dump_all([dump], output=dumped / "first"))
     (dumped / "source").write_bytes(b"\1" + (dumped / "source").read_bytes()[1:])
-    second = asyncio.run(asyncdump.dump_all([dump], output=dumped / "second"))
+    asyncio.run(asyncdump.dump_all([dump], output=dumped / "second"))
     code = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)[0]
     told: list[Any] = []
-    exec(code, {"first": first, "second": second, "print": lambda *what: told.append(what)})
+    exec(code, {"asyncdump": asyncdump, "print": lambda *what: told.append(what)})
     assert told == [("source", [(0, 2 * MiB)])]

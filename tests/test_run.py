@@ -636,7 +636,7 @@ def test_what_waits_to_be_made_durable_is_given_up(backend, make, held: Held, fo
     publish = Folder.publish
     groups: list[list[str]] = []
 
-    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: bool) -> list[Any]:
+    def publish_late(folder: Folder, sinks: Sequence[Draft], **options: Any) -> list[Any]:
         groups.append([sink.name for sink in sinks])
         assert held.wait()
         return publish(folder, sinks, **options)

@@ -24,10 +24,14 @@ import asyncdump
 import asyncdump.dumping
 from asyncdump import Dump, DumpError, ManifestError, ReceiptError, SourceChangedError
 from asyncdump.plan.plan import Plan
-from asyncdump.records.journal import Journal, line
+from asyncdump.plan.planner import make_plan
+from asyncdump.records.journal import Journal
+from asyncdump.records.journal import line as written
 from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
 pytestmark = pytest.mark.timeout(30)
+
+forged: Callable[[Any], bytes] = written
 
 SOON = 10
 """Seconds in which everything here ends, where something that hangs never would."""
@@ -108,7 +112,7 @@ def forge(folder: Path, *records: dict[str, Any], journal: bool = False) -> Path
     output = folder / "out"
     output.mkdir(exist_ok=True)
     if journal:
-        (output / JOURNAL).write_bytes(line({"journal": 1, "files": len(records)}) + b"".join(map(line, records)))
+        (output / JOURNAL).write_bytes(forged({"journal": 1, "files": len(records)}) + b"".join(map(forged, records)))
     else:
         (output / RECEIPT).write_text(json.dumps({"receipt": 1, "files": records}))
     return output
@@ -284,7 +288,6 @@ SWAPS: dict[str, tuple[Callable[[Path, Path], object], set[int | None]]] = {
 @contextmanager
 def swapped(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> Iterator[None]:
     """Have something happen between the plan and the run."""
-    make_plan = asyncdump.dumping.make_plan
 
     def plan_and_swap(*arguments: Any) -> Plan:
         plan = make_plan(*arguments)

@@ -308,6 +308,7 @@ def test_writes_of_any_kind_in_any_order(place: Path, lane: Lane, writes: list[t
                 case "zeros":
                     draft.write_zeros(start, length)
             model[start : start + length] = data
+        assert draft.fd is not None
         assert os.pread(draft.fd, SIZE + 1, 0) == model
         assert draft.stored == sum(abs(one - other) for _, one, other, _ in writes)
         assert folder.publish([draft], durable=False, overwrite=True) == [None]

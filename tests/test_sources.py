@@ -22,7 +22,7 @@ from asyncdump import Dump, ProcessMemory
 from asyncdump.engines import ENGINES, Refused, Route
 from asyncdump.engines.base import NO_DESCRIPTOR
 from asyncdump.errors import DumpError, SourceChangedError
-from asyncdump.sinks.file import Sink
+from asyncdump.sinks.file import FileSink
 from asyncdump.sources import file
 from asyncdump.sources.opening import look_at_recorded, open_planned
 from asyncdump.sources.process import look_at_process, parse_range
@@ -332,7 +332,7 @@ def test_a_record_leads_back_to_it(kind: Kind) -> None:
 
 def test_engines_that_want_a_descriptor_are_refused_where_there_is_none(kind: Kind, opened, lane, tmp_path) -> None:
     source = opened(kind.make(noise(PAGE)))
-    sink = Sink(os.open(tmp_path / "sink", os.O_RDWR | os.O_CREAT), "sink")
+    sink = FileSink(os.open(tmp_path / "sink", os.O_RDWR | os.O_CREAT), "sink")
     route = Route(origin=source, sink=sink)
     if source.fd is not None:
         assert route.fd == source.fd

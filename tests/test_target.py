@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from files import noise, unavailable, write_pages
@@ -107,7 +108,7 @@ async def test_a_digest_list_of_somebody_else_is_not_replaced(checksum, name, tm
         await asyncdump.dump_all(dumps, output=tmp_path / "dumps", checksum=checksum)
     assert name in str(caught.value)
     assert (tmp_path / "dumps" / name).read_text() == "mine"
-    other = "sha256" if checksum == "xxh128" else "xxh128"
+    other: Any = "sha256" if checksum == "xxh128" else "xxh128"
     (await asyncdump.dump_all(dumps, output=tmp_path / "dumps", checksum=other)).raise_for_failures()
     assert (tmp_path / "dumps" / name).read_text() == "mine"
 

@@ -1,8 +1,9 @@
-"""The commands and their options. What they do is imported when they are called."""
+"""The commands and their options. The code behind a command is imported when the command is called."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from asyncdump.version import __version__
 
 
 class _Commands(click.Group):
-    """A group in which what is no command is the manifest of the command ``run``."""
+    """A group that treats anything that isn't a command as the manifest of the command ``run``."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -25,7 +26,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Options of the run may stand before its manifest; those of the group itself are few and known.
+        # Options of the run may come before its manifest. The group itself has only these three.
         if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
             args = ["run", *args]
         return super().parse_args(ctx, args)
@@ -35,7 +36,7 @@ class _Commands(click.Group):
         formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the options of a run on the first page: they are what people look for."""
+        """Show the options of a run on the first help page, where people look for them."""
         options = [option for option in run_manifest.get_params(ctx) if isinstance(option, click.Option)]
         records = [record for option in options if (record := option.get_help_record(ctx))]
         with formatter.section("Options"):
@@ -47,7 +48,7 @@ class _Commands(click.Group):
 
 
 class _Run(click.Command):
-    """The command without a name: its manifest stands where other commands have theirs."""
+    """The command without a name: its first argument is the manifest."""
 
     def format_usage(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage("asyncdump", "MANIFEST [OPTIONS]")
@@ -203,7 +204,7 @@ def dd(operands: tuple[str, ...]) -> None:
               conv=fsync,fdatasync,notrunc,sparse
               iflag=count_bytes,skip_bytes  oflag=direct,seek_bytes
               method=auto|reflink|direct|sendfile|splice|mmap|read
-              compress=zstd|zstd:LEVEL|none
+              compress=zstd|zstd:LEVEL|lz4|lz4:LEVEL|none
     Without if= it reads standard input, without of= it writes standard output.
     """
     from asyncdump.cli.dd.command import main
@@ -222,12 +223,16 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
         raise click.BadParameter(str(error)) from error
 
 
-_compressed = click.option(
-    "--zstd/--raw",
-    "compressed",
-    default=None,
-    help="Read it as a .zst, or as it is. Default: what the receipt beside it says, else its name.",
-)
+def _kind(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
+    return False if value == "raw" else value
+
+
+def _compressed(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a dump is stored."""
+    for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst"), ("lz4", "as a .lz4")):
+        text = f"Read it {meaning}, whatever the receipt next to it or its name says."
+        command = click.option(f"--{kind}", "compressed", flag_value=kind, callback=_kind, help=text)(command)
+    return command
 
 
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
@@ -235,7 +240,7 @@ _compressed = click.option(
 @click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
 @click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
 @_compressed
-def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) -> None:
+def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
     """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
     from asyncdump.cli.reading import cat
 
@@ -246,7 +251,7 @@ def cat(dump: str, *, offset: int, length: int | None, compressed: bool | None) 
 @click.argument("dumps", metavar="DUMP...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_compressed
-def info(dumps: tuple[str, ...], *, as_json: bool, compressed: bool | None) -> None:
+def info(dumps: tuple[str, ...], *, as_json: bool, compressed: Any) -> None:
     """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
     from asyncdump.cli.reading import info
 
@@ -264,13 +269,13 @@ def run() -> int:
     except AsyncdumpError as error:
         return _fail(f"{error}{f' ({error.hint})' if error.hint else ''}", code=error.exit_code)
     except (OSError, MemoryError, RuntimeError, ExceptionGroup) as error:
-        # The host's state, not a fault of ours: no memory, no thread, no descriptor. What is done stays recorded.
+        # The state of the host, not a bug: no memory, no thread, no descriptor. Finished dumps stay recorded.
         return _fail(*map(_described, _told_apart(error)), code=1)
     return 0
 
 
 def _told_apart(error: Exception) -> list[Exception]:
-    """Return the errors that a group holds; one that tells of a fault of ours is raised."""
+    """Return the errors in a group; if one of them points to a bug, raise the group."""
     found = [each for one in error.exceptions for each in _told_apart(one)] if isinstance(error, ExceptionGroup) else []
     for each in found:
         if not isinstance(each, AsyncdumpError | OSError | MemoryError | RuntimeError):

@@ -1,4 +1,4 @@
-"""The progress bar: one total, and the files in flight below it."""
+"""The progress bar: a line for the total, and below it a line for each file in flight."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NARROW = 60
 
 
 class Bar(Tally, Listener):
-    """Draws on stderr, four times a second; what is logged meanwhile appears above it."""
+    """Draws on stderr four times a second; log records appear above it."""
 
     def __init__(self, words: Words = DUMPING) -> None:
         super().__init__()

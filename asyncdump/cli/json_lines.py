@@ -1,4 +1,4 @@
-"""Each event as a line of JSON."""
+"""The listener that prints each event as a line of JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from asyncdump.run.events import (
 from asyncdump.text import text
 
 _LOOK: Final = 0.05
-"""Seconds after which it is looked whether a slow reader takes more."""
+"""The longest pause between two checks whether a slow reader has caught up, in seconds."""
 
 
 class Json(Listener):
-    """Each event as a line of JSON on stdout; meanwhile the mailbox keeps the latest progress of each file alone."""
+    """Prints each event as a line of JSON on stdout.
+
+    While the reader is behind, no event is fetched, and the mailbox keeps only the latest progress of each file.
+    """
 
     def tell(self, event: Event) -> None:
         sys.stdout.write(f"{msgspec.json.encode(event_record(event)).decode()}\n")
@@ -37,7 +40,7 @@ class Json(Listener):
 
 
 def event_record(event: Event) -> dict[str, Any]:
-    """Return an event as JSON can hold it: ``{"event": "file_finished", "at": 0.42, ...}``."""
+    """Return an event as a JSON object: ``{"event": "file_finished", "at": 0.42, ...}``."""
     kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
     values = msgspec.structs.asdict(event)
     return {"event": kind, **{name: _plain(value) for name, value in values.items()}}

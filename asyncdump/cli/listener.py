@@ -1,4 +1,4 @@
-"""A listener that says nothing, which the others derive from, and the words for what is being done."""
+"""The base class of the listeners, which prints nothing, and the words for each verb."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from asyncdump.run.events import (
 
 
 class Words(msgspec.Struct, frozen=True):
-    """What is being done, and what has become of what is done."""
+    """The words for one verb: "dumping 3 files to ...", "2 of 3 files durable"."""
 
     doing: str
     where: str
@@ -30,7 +30,7 @@ RESTORING: Final = Words("restoring", "to", "restored")
 
 
 class Listener:
-    """Hears each event of a run; this one says nothing."""
+    """Receives each event of a run; this one prints nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +39,7 @@ class Listener:
         pass
 
     def tell(self, event: Event) -> None:
-        """Take note of an event."""
+        """Handle an event."""
 
     async def ready(self) -> None:
-        """Wait until there is a use in the next one."""
+        """Wait until the next event can be handled."""

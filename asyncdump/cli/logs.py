@@ -1,4 +1,4 @@
-"""Where the library's records go on the command line: to stderr, for people or for programs."""
+"""Log records on the command line: they go to stderr, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from asyncdump import log
 
 
 def configure_later(form: str, *, summary: bool) -> None:
-    """Have structlog configured (``console`` or ``json``) when the first record comes: most runs have none.
+    """Configure structlog (``console`` or ``json``) when the first record is logged: most runs don't log any.
 
-    Where a ``summary`` for people will list the failures, the console doesn't: 200 files that fail for one reason would
-    be 200 lines.
+    If a ``summary`` will list the failures, the console doesn't: 200 files that fail for one reason would be 200 lines.
     """
     log.setups.append(lambda: _configure(form, summary=summary))
 
@@ -43,7 +42,7 @@ def _configure(form: str, *, summary: bool) -> None:
 
 
 class _Stderr:
-    """stderr as it is at the moment: the progress bar puts itself in its place to keep records above it."""
+    """The current ``sys.stderr``: the progress bar replaces it to keep records above the bar."""
 
     def write(self, line: str) -> None:
         sys.stderr.write(line)

@@ -1,4 +1,4 @@
-"""The options of a run on the command line, made from their definition."""
+"""The command-line options of a run, generated from their definition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Parsed = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
-    """Read a number of files in flight, or auto."""
+    """Parse a number of files in flight, or auto."""
     if value is None or value == "auto":
         return value  # type: ignore[return-value] # "auto" is just that literal
     if not re.fullmatch("[0-9]{1,9}", value) or not 1 <= int(value) <= 256:  # noqa: PLR2004
@@ -25,17 +25,14 @@ def concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    if value is None or value in {"none", "zstd"}:
-        return value
-    from asyncdump.manifest.models import Zstd
+    if value is None:
+        return None
+    from asyncdump.manifest.compression import compress_of
 
-    name, _, level = value.partition(":")
     try:
-        if name != "zstd" or not re.fullmatch("-?[0-9]{1,3}", level):
-            raise ValueError(value)
-        return Zstd(level=int(level))
-    except (ValueError, ManifestError) as error:
-        raise click.BadParameter(f"{value!r} is not zstd, zstd:LEVEL (-100 to 22) or none") from error
+        return compress_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from error
 
 
 def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
@@ -60,11 +57,11 @@ def _off(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool | No
 
 
 _PARSERS: Final[dict[str, Parsed]] = {"concurrency": concurrency, "compress": _compress, "retries": _retries}
-"""How the text of an option becomes its value, where that isn't one of a list."""
+"""The parsers of the options whose value isn't one of a list."""
 
 
 def run_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every option of a run, in the order of their definition."""
+    """Add every option of a run to a command, in the order of their definition."""
     for known in reversed(OPTIONS):
         function = _decorator(known)(function)
     return function

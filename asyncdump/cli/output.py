@@ -1,8 +1,8 @@
-"""Standard output and standard error, whatever has become of them and whoever reads them.
+"""Standard output and standard error, even if they are closed or full, or their reader stalls.
 
-Nothing that is printed ends a dump, and nothing that is printed while one is under way waits for its reader: what isn't
-taken at once is kept, and where that is too much, whole pieces are left out. Before and after, a reader is waited for
-as long as it likes, and a signal ends that (`hurry`, `asyncdump.cli.signals.end`).
+Printing never fails a dump, and while files are dumped it never waits for a reader: output that the reader doesn't
+accept immediately is buffered, and if the buffer is full, whole pieces are dropped. Before and after that, printing
+waits for the reader without a limit, until a signal arrives (`hurry`, `asyncdump.cli.signals.end`).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _MOST: Final = 256 << 10
-"""Bytes that wait for a reader who isn't waited for; the pipe itself holds 64 KiB more."""
+"""Bytes that are buffered for a reader that isn't waited for, in addition to the 64 KiB in the pipe itself."""
 
 _PIECE: Final = 64 << 10
 _GRACE: Final = 0.5
-"""Seconds that are left to a reader to take the rest, once a signal has come."""
+"""Seconds that a reader has to read the rest after a signal has arrived."""
 
 
 class _Patience:
-    """Whether readers are waited for.
+    """Whether printing waits for readers.
 
     Attributes:
-        dumping: whether bytes are being moved that no reader may hold up.
-        signal: the one that came, or None: from then on nobody is waited for.
-        since: when it came.
+        dumping: whether files are being dumped, which no reader may hold up.
+        signal: the first signal, or None. After a signal, printing doesn't wait.
+        since: when the signal arrived, on the monotonic clock.
     """
 
     dumping: bool = False
@@ -50,7 +50,7 @@ class _Patience:
 
     @property
     def lasts(self) -> bool:
-        alone = threading.current_thread() is threading.main_thread()  # Signals end the waiting of no other thread.
+        alone = threading.current_thread() is threading.main_thread()  # A signal can't interrupt any other thread.
         return alone and not self.dumping and self.signal is None
 
 
@@ -58,14 +58,16 @@ _patience: Final = _Patience()
 
 
 class Way(io.RawIOBase):
-    """The way of what is printed to one open file: in order, no line torn.
+    """The path of printed text to one open file: in order, and without torn lines.
+
+    `_turn` is reentrant, because a signal handler may print while its thread is inside a method of this class.
 
     Attributes:
-        error: why a write failed, or None; from then on all that is printed goes nowhere.
+        error: why a write failed, or None. After a failure, everything that is printed is discarded.
     """
 
     def __init__(self, fd: int, *, remarks: bool) -> None:
-        """Make the way to ``fd``; with ``remarks``, a line tells how many were left out."""
+        """Write to ``fd``; with ``remarks``, a line reports how many lines were dropped."""
         super().__init__()
         self.name: Final = fd
         self.error: OSError | None = None
@@ -87,7 +89,7 @@ class Way(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of ``data``, keep it, or leave it out; never a part of it."""
+        """Write all of ``data``, buffer it, or drop it; never only a part of it."""
         piece = bytes(data)
         with self._turn:
             if self.error is not None:
@@ -107,11 +109,11 @@ class Way(io.RawIOBase):
         return len(piece)
 
     def push(self) -> bool:
-        """Write what the reader takes at once; return whether anything is left."""
+        """Write what the reader accepts immediately; return whether anything is left."""
         with self._turn:
             try:
                 while self._kept:
-                    # Taken out before: a signal's handler may print, too, or raise.
+                    # Removed before the write: a signal handler may print too, or raise.
                     piece = bytes(self._kept[:_PIECE])
                     del self._kept[:_PIECE]
                     try:
@@ -127,7 +129,7 @@ class Way(io.RawIOBase):
         return False
 
     def _open(self) -> int:
-        """Return the descriptor that is written to, opened when it is needed first."""
+        """Return the descriptor to write to; it is opened on the first call."""
         if self._own is None:
             self._own = not_waiting(self._fd)
             if self._own is None:
@@ -135,19 +137,19 @@ class Way(io.RawIOBase):
 
                 try:
                     self._relay = Relay(self._fd)
-                except DumpError as error:  # Nothing that is printed ends a dump.
+                except DumpError as error:  # An OSError only sets `error`: printing never fails a dump.
                     raise OSError(error.errno or errno.EAGAIN, str(error)) from error
                 self._own = self._relay.fd
         return self._own
 
     def _wait_while_patient(self, most: int) -> None:
-        """Wait until no more than ``most`` bytes are kept, or nobody is waited for any more."""
+        """Wait until at most ``most`` bytes are buffered, as long as waiting is allowed (`_Patience.lasts`)."""
         while len(self._kept) > max(most, 0) and _patience.lasts:
             wait_for_room(self._open())
             self.push()
 
     def finish(self) -> bool:
-        """Write what is left, and wait until the reader has it, as long as one is waited for; return whether it has."""
+        """Write what is left and wait for the reader, briefly after a signal; return whether it got everything."""
         deadline = max(_patience.since + _GRACE, time.monotonic() + PATIENCE)
         with self._turn:
             while self.push() and (_patience.signal is None or time.monotonic() < deadline):
@@ -167,7 +169,7 @@ class Way(io.RawIOBase):
             return not self._kept
 
     def last_words(self, line: str) -> None:
-        """Write a line from a signal's handler, if that can be done at once: in the middle of another it can't."""
+        """Write a line from a signal handler, unless another thread is writing, or buffered output would come first."""
         if self._turn.acquire(blocking=False):
             if not self._kept and self.error is None:
                 self._kept += line.encode()
@@ -178,11 +180,11 @@ class Way(io.RawIOBase):
 
 
 class Output(io.TextIOWrapper):
-    """A standard stream. Once a write has failed, that and all that is printed later goes nowhere.
+    """A standard stream that never raises: after a failed write, all later output is discarded.
 
     Attributes:
-        way: where what is printed goes.
-        reader_may_go: whether the command did its work even if nobody has read what it says.
+        way: where the output goes.
+        reader_may_go: whether the command succeeds even if the reader of its output has gone (EPIPE).
     """
 
     reader_may_go: bool = False
@@ -192,7 +194,7 @@ class Output(io.TextIOWrapper):
         self.way: Final = way
 
     def verdict(self, code: int) -> int:
-        """Write what is left, say if that failed, and return the exit code: not 0 for output that nobody got."""
+        """Write what is left, report a failure, and return the exit code: not 0 if output was lost."""
         self.flush()
         taken = self.way.finish()
         error = self.way.error
@@ -209,16 +211,16 @@ class Output(io.TextIOWrapper):
 
 
 def take_over() -> Output:
-    """Put streams that can't fail in the place of ``sys.stdout`` and ``sys.stderr``; return the former."""
+    """Replace ``sys.stdout`` and ``sys.stderr`` by streams that can't fail; return the new stdout."""
     for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDWR)):
         try:
             os.fstat(fd)
         except OSError:
-            # A dump that got the free number would have messages printed into it. To read from 0 and to write to 1
-            # fails as it does on what is closed, for these are open for the opposite.
+            # A dump that got the free number would have messages printed into it. The descriptors are opened for the
+            # opposite direction, so that reading from 0 and writing to 1 still fails with EBADF as if they were closed.
             os.set_inheritable(os.open(os.devnull, flags), True)  # noqa: FBT003 (it takes no keywords)
     way = Way(_STDERR, remarks=True)
-    # Two ways to one pipe would tear each other's lines.
+    # Two buffers for one pipe would tear each other's lines.
     other = way if _is_same_pipe(_STDOUT, _STDERR) else Way(_STDOUT, remarks=False)
     stdout = Output(other, getattr(sys.stdout, "encoding", None), prompt=os.isatty(_STDOUT))
     sys.stdout, sys.stderr = stdout, Output(way, getattr(sys.stderr, "encoding", None), prompt=True)
@@ -233,7 +235,7 @@ def _is_same_pipe(fd: int, other: int) -> bool:
 
 @contextmanager
 def dumping() -> Iterator[None]:
-    """Wait for no reader in the block: what is printed there is told beside work that must not stand still."""
+    """Don't wait for readers within the block, where files are dumped: that work must not stall."""
     _patience.dumping = True
     try:
         yield
@@ -242,29 +244,32 @@ def dumping() -> Iterator[None]:
 
 
 def hurry(number: Signals) -> None:
-    """Wait for no reader any more: a signal has come."""
+    """Stop waiting for readers, because a signal has arrived."""
     if _patience.signal is None:
         _patience.signal, _patience.since = number, time.monotonic()
 
 
 def hurried() -> float | None:
-    """Return the time since the first signal, in seconds, or None if none has come."""
+    """Return the seconds since the first signal, or None if there was none."""
     return None if _patience.signal is None else time.monotonic() - _patience.since
 
 
 def behind(stream: Any) -> bool:
-    """Tell whether something printed to a stream waits for its reader, and that is waited for."""
+    """Return whether output to a stream is still buffered for its reader; always False after a signal."""
     return isinstance(stream, Output) and _patience.signal is None and stream.way.push()
 
 
 def last_words(line: str) -> None:
-    """Print a line to standard error from a signal's handler, or not, without waiting."""
+    """Print a line on standard error from a signal handler if that is possible without waiting."""
     if isinstance(sys.stderr, Output):
         sys.stderr.way.last_words(line)
 
 
 def check_stdout() -> None:
-    """Raise `DumpError` if standard output can't be written to: to open it anew would be to write to nobody."""
+    """Raise `DumpError` if standard output isn't open for writing.
+
+    A descriptor that is opened again for the dump would accept writes that no one reads.
+    """
     if fcntl.fcntl(_STDOUT, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         from asyncdump.errors import from_oserror
 
@@ -272,6 +277,6 @@ def check_stdout() -> None:
 
 
 def excuse_reader() -> None:
-    """Let the reader of standard output go away without that being a failure."""
+    """Don't treat it as a failure if the reader of standard output goes away."""
     if isinstance(sys.stdout, Output):
         sys.stdout.reader_may_go = True

@@ -1,4 +1,4 @@
-"""Plain lines on stderr, for logs."""
+"""The listener that prints plain lines on stderr, for logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVERY = 2.0
 
 
 class Plain(Tally, Listener):
-    """A line on stderr every two seconds, for logs: the total only, whatever the number of files."""
+    """Prints the total on stderr every two seconds, regardless of the number of files."""
 
     def __init__(self, words: Words = DUMPING) -> None:
         super().__init__()
@@ -52,4 +52,4 @@ class Plain(Tally, Listener):
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")  # In one piece: what threads log is written there too.
+    sys.stderr.write(f"{line}\n")  # One write for the whole line: threads log to stderr, too.

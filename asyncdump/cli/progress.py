@@ -1,4 +1,4 @@
-"""How a run is told while it lasts: a bar, plain lines, JSON, or not at all."""
+"""The choice of how progress is shown: a bar, plain lines, JSON, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asyncdump.cli.plain import Plain
 
 
 def new_listener(progress: str, words: Words = DUMPING) -> Listener:
-    """Return the listener of that name; ``auto`` is a bar on a terminal and plain lines elsewhere."""
+    """Return the listener of that name; ``auto`` is a bar on a terminal and plain lines otherwise."""
     if progress == "auto":
         progress = "bar" if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else "plain"
     match progress:

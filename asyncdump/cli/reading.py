@@ -1,4 +1,4 @@
-"""Dumps read back on the command line: their content, and what they are."""
+"""The commands ``cat`` and ``info``: the content of a dump, and what a dump is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from asyncdump.cli.tables import width
+from asyncdump.codecs.codec import Codec
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.relay import write_all
-from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
+from asyncdump.reading import Codecs, Compressed, DumpInfo, describe_as, open_as
 from asyncdump.sources.file import open_now, open_source, path_of
 from asyncdump.text import text
-from asyncdump.transfer.copy import Copied, copy_stream
+from asyncdump.transfer.copy import Copied
+from asyncdump.transfer.stream import copy_stream
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.tables import table
 
@@ -22,16 +24,17 @@ _STDOUT = 1
 _STEP = 1 << 20
 
 
-def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) -> int:
-    """Write a part of a dump's content to standard output, and return the exit code."""
+def cat(path: str, offset: int, length: int | None, *, compressed: Compressed) -> int:
+    """Write the content of a dump, or a part of it, to standard output; return the exit code."""
     path = path_of(path)
     try:
-        os.close(open_source(path))  # What can't be opened is reported as such, before its name is looked at.
-        if Kinds().compressed(path) if compressed is None else compressed:
-            _cat_compressed(path, offset, length)
+        os.close(open_source(path))  # A file that can't be opened is reported first, before its name is examined.
+        codec = Codecs().find(path, compressed)
+        if codec is not None:
+            _cat_compressed(path, codec, offset, length)
         else:
             _cat_plain(path, offset, length)
-    except BrokenPipeError:  # Whoever reads it has seen enough, as with cat(1).
+    except BrokenPipeError:  # The reader has seen enough, as with cat(1).
         return 1
     except DumpError as error:
         if isinstance(error.__cause__, BrokenPipeError):
@@ -50,16 +53,16 @@ def _cat_plain(path: str, offset: int, length: int | None) -> None:
         origin.close()
 
 
-def _cat_compressed(path: str, offset: int, length: int | None) -> None:
-    with open_dump(path, compressed=True) as dump:
-        _check_offset(path, offset, describe_dump(path, compressed=True).content)
+def _cat_compressed(path: str, codec: Codec, offset: int, length: int | None) -> None:
+    with open_as(path, codec) as dump:
+        _check_offset(path, offset, describe_as(path, codec).content)
         dump.seek(offset)
         left = length
         while left is None or left > 0:
-            # Not read(): that would keep what is good before a damage.
+            # Not read(): at a damaged frame, it would discard the good content before the damage.
             piece = memoryview(dump.read1(_STEP if left is None else min(left, _STEP)))
             if not piece:
-                if dump.tell() == offset:  # Its size is known now, without a seek table too.
+                if dump.tell() == offset:  # Nothing was read, and the size is known now even without a seek table.
                     _check_offset(path, offset, dump.seek(0, os.SEEK_END))
                 return
             left = None if left is None else left - len(piece)
@@ -72,12 +75,10 @@ def _check_offset(path: str, offset: int, size: int | None) -> None:
         raise DumpError(f"{offset} is behind the end of {path}, which holds {size} bytes", path=path, operation="seek")
 
 
-def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
-    """Print what dumps are."""
-    kinds, paths = Kinds(), [path_of(path) for path in paths]
-    found = [
-        describe_dump(path, compressed=kinds.compressed(path) if compressed is None else compressed) for path in paths
-    ]
+def info(paths: Sequence[str], *, as_json: bool, compressed: Compressed) -> None:
+    """Print the properties of dumps, as a table or as JSON."""
+    codecs, paths = Codecs(), [path_of(path) for path in paths]
+    found = [describe_as(path, codecs.find(path, compressed)) for path in paths]
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_record(dump) for dump in found]), indent=1).decode())
         return
@@ -89,7 +90,7 @@ def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> Non
 
 
 def _row(dump: DumpInfo) -> tuple[str, ...]:
-    compressed = dump.kind == "zstd"
+    compressed = dump.kind != "raw"
     return (
         dump.path,
         dump.kind,

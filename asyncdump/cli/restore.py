@@ -1,4 +1,4 @@
-"""A restore on the command line."""
+"""The command ``restore``: its signals, its output, its exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncdump.restoring import open_restore
 
 
 def main(what: str, to: str, progress: str, *, quiet: bool, **options: Any) -> int:
-    """Restore, and return the exit code."""
+    """Restore the dumps of a run and return the exit code."""
 
     async def restore() -> Report:
         async with open_restore(what, to, **options) as restorer:

@@ -1,4 +1,4 @@
-"""A run on the command line: signals, the listener, the exit code."""
+"""The command without a name, which runs a manifest: its signals, its listener, its exit code."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from asyncdump.run.run import Run
 from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 _DESCRIPTORS: Final = 16
-"""What an event loop and the threads beside it open."""
+"""The number of descriptors that an event loop and the threads next to it open."""
 
 Outcome = TypeVar("Outcome")
 
 
 def wet(manifest: str, options: Overrides, progress: str, *, quiet: bool) -> int:
-    """Dump, and return the exit code."""
+    """Dump the files of a manifest and return the exit code."""
 
     async def dump() -> Report:
         async with open_run(manifest, **options) as run:
@@ -45,7 +45,7 @@ def wet(manifest: str, options: Overrides, progress: str, *, quiet: bool) -> int
     excuse_reader()
     report = conduct(dump)
     if progress == "json":
-        if report.receipt_error is not None:  # No event tells of it.
+        if report.receipt_error is not None:  # No event contains it.
             complain(f"the receipt could not be written: {report.receipt_error}")
         return _exit_code(report)
     with _beside(report.output):
@@ -54,12 +54,12 @@ def wet(manifest: str, options: Overrides, progress: str, *, quiet: bool) -> int
 
 
 def _beside(output: str) -> AbstractContextManager[object]:
-    """Have what is printed go to stderr where the dump itself goes to stdout."""
+    """Print on stderr within the block if the dump itself goes to stdout."""
     return redirect_stdout(sys.stderr) if output == STANDARD_OUTPUT else nullcontext()
 
 
 def dry(manifest: str, options: Overrides) -> int:
-    """Print the plan, and return the exit code."""
+    """Print the plan of a manifest and return the exit code."""
     from asyncdump.plan.summary import summary_of
     from asyncdump.probing import expected_methods
 
@@ -73,10 +73,11 @@ def dry(manifest: str, options: Overrides) -> int:
 
 
 def conduct(function: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
-    """Run an async function to its end and return what it returns.
+    """Run an async function to its end and return its result.
 
     Raises:
-        DumpError: too few files may be open: an event loop that finds so when it begins leaves more than a message.
+        DumpError: too few descriptors are left. This is tried first, because an event loop that runs out of them while
+            it starts prints a traceback.
     """
     taken: list[int] = []
     try:
@@ -93,13 +94,13 @@ def _exit_code(report: Report) -> int:
 
 
 def interruption(reason: str | None) -> int:
-    """Return the exit code of a run that a signal ended, or 0."""
+    """Return the exit code of a run that was interrupted by a signal, or 0."""
     number = Signals.__members__.get(reason or "")
     return exit_code(number) if number else 0
 
 
 async def listen(run: Run, listener: Listener) -> None:
-    """Tell a listener of each event, the next when it is ready for it; whoever reads it holds up nothing else."""
+    """Pass each event to a listener when it is ready for one; a slow reader of its output holds up nothing else."""
     with dumping(), listener:
         async for event in run:
             listener.tell(event)

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: each command ends in its own way, and with the exit code that shells expect."""
+"""SIGINT, SIGTERM and SIGHUP: each command stops in its own way, with the exit code that shells expect."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from asyncdump.cli.output import hurried, hurry, last_words
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TWICE: Final = 0.2
-"""Seconds within which a second signal is the first one again: sudo, timeout and the like pass on what a terminal has
-sent to all of us."""
+"""Seconds within which a second signal counts as the first one: a terminal signals the entire foreground process group,
+and sudo, timeout and similar programs forward the signal once more."""
 
 
 @contextmanager
 def heeding(action: Callable[[Signals], None]) -> Iterator[None]:
-    """Call ``action`` when one of them comes. One that is ignored, as nohup and a script's ``&`` have it, stays so."""
+    """Call ``action`` on one of the signals. Signals that are ignored (by nohup, or ``&`` in a script) stay ignored."""
 
     def heed(number: int, _frame: Any) -> None:
         action(Signals(number))
@@ -34,18 +34,18 @@ def heeding(action: Callable[[Signals], None]) -> Iterator[None]:
 
 
 def exit_code(number: Signals) -> int:
-    """Return what a shell takes for the end by that signal."""
+    """Return the exit code by which a shell reports that signal."""
     return 128 + number
 
 
 def end(number: Signals) -> None:
-    """End the process at once: where this is called there is nothing to put in order, or a second signal says so."""
+    """Exit immediately: there is nothing to clean up, or the user insists with a second signal."""
     last_words(f"asyncdump: ended by {number.name}\n")
     os._exit(exit_code(number))
 
 
 def ending(cancel: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Have the first signal call ``cancel`` with its name, and a second one end the process at once."""
+    """Call ``cancel`` with the name of the first signal; exit immediately on a second one."""
 
     def act(number: Signals) -> None:
         since = hurried()

@@ -1,4 +1,4 @@
-"""What is printed before and after a run: summaries, the findings of a probe."""
+"""The output of the commands: summaries, and the findings of a probe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NARROW = 60
 
 
 def print_summary(summary: Summary, *, quiet: bool = False) -> None:
-    """Print a summary on stdout, and its complaints on stderr; with ``quiet`` the latter alone."""
+    """Print a summary on stdout, and its complaints on stderr; with ``quiet``, only the complaints."""
     if not quiet:
         print_lines(*summary.lines(width()))
     for line in summary.complaints:
@@ -27,7 +27,7 @@ def print_summary(summary: Summary, *, quiet: bool = False) -> None:
 
 
 def print_findings(findings: list[Finding], *, as_json: bool) -> None:
-    """Print what came of a probe."""
+    """Print the findings of a probe, as a table or as JSON."""
     if as_json:
         import json
 
@@ -62,12 +62,12 @@ def _finding_record(finding: Finding) -> dict[str, object]:
 
 
 def width() -> int:
-    """Return the columns of the terminal; a pipe has no width to keep to, some terminals don't know theirs."""
+    """Return the width of the terminal; 80 if it doesn't know its width, and practically unlimited for a pipe."""
     if not sys.stdout.isatty():
         return WIDE
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or _COLUMNS
-    except OSError:  # It has gone.
+    except OSError:  # The terminal was closed.
         return _COLUMNS
 
 

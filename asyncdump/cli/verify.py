@@ -1,4 +1,4 @@
-"""A verification on the command line: its signals, what it prints, its exit code."""
+"""The command ``verify``: its signals, its output, its exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asyncdump.verifying import open_verify
 
 
 def main(what: str, progress: str, *, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Verify, and return the exit code."""
+    """Verify the dumps of a run and return the exit code."""
 
     async def verify() -> Verification:
         async with open_verify(what, **options) as verifier:

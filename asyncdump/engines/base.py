@@ -1,4 +1,4 @@
-"""What an engine is: a way of moving one span of one source into one sink, in a worker thread."""
+"""The protocol of an engine: a way to move one span from a source into a sink, in a worker thread."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from asyncdump.vocabulary.values import Method, Source, Span
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """From one open source into one sink.
+    """An open source and the sink that it is moved into.
 
     Attributes:
         origin: the open source.
-        start: the byte of the source that becomes byte 0 of the sink.
-        sparse: leave zeros out of the sink where the engine sees them.
+        start: the offset in the source that becomes byte 0 of the sink.
+        sparse: whether zeros that the engine sees become holes of the sink.
     """
 
     origin: OpenSource
@@ -32,7 +32,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def source(self) -> Source:
-        """What the source was when it was opened."""
+        """The source, as it was when it was opened."""
         return self.origin.described
 
     @property
@@ -40,19 +40,19 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         """The descriptor of the source.
 
         Raises:
-            Refused: it has none: its bytes can only be read.
+            Refused: the source has none, and can only be read.
         """
         if (fd := self.origin.fd) is None:
             raise Refused(NO_DESCRIPTOR)
         return fd
 
     def target(self, span: Span) -> int:
-        """Return the offset in the sink, in bytes, of a span of the source."""
+        """Return the offset of a span in the sink, in bytes."""
         return span.offset - self.start
 
     @property
     def sink_fd(self) -> int:
-        """The descriptor of the sink, for engines that refuse a route whose sink has none."""
+        """The descriptor of the sink, for engines that refuse sinks without one."""
         assert self.sink.fd is not None
         return self.sink.fd
 
@@ -61,7 +61,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """Why an engine can't serve a route. No bytes were moved.
 
     Attributes:
-        errno: the kernel's answer, or None where the engine itself declines.
+        errno: the errno of the call, or None if the engine itself refuses.
     """
 
     reason: str
@@ -80,12 +80,13 @@ class Refused(Exception):  # noqa: N818 (a message between engine and transfer, 
 
 
 class Engine(Protocol):
-    """A way of moving bytes. Engines have no state: whatever a thread needs is in its lane.
+    """A way to move bytes. Engines have no state: everything that a thread needs is in its lane.
 
     Attributes:
         method: its name in manifests and reports.
-        span: the most bytes of one step. A run can be cancelled between two steps: on a slow disk they are fewer.
-        sees_bytes: whether bytes pass through user space: there a digest can be taken, zeros found, a short hole read.
+        span: the maximum length of a span, in bytes. A run can be stopped between two spans; on a slow disk, they are
+            shorter.
+        sees_bytes: whether the bytes pass through user space, where they can be hashed and searched for zeros.
     """
 
     method: ClassVar[Method]
@@ -93,20 +94,20 @@ class Engine(Protocol):
     sees_bytes: ClassVar[bool]
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Say why this can't work, as far as that's known without a call; the truth comes from the first one."""
+        """Return why this can't work, as far as that is known without a call; the first call decides."""
 
     def load(self, route: Route, span: Span, lane: Lane) -> memoryview | None:
-        """Bring the span into the lane's buffer and return it, or None where bytes don't pass through user space.
+        """Read the span into the lane's buffer and return it; return None if bytes don't pass through user space.
 
-        Spans of a file are loaded one after another, in their order: a digest can be taken here.
+        The spans of a file are loaded one after another and in order, so that they can be hashed.
         """
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Write the span to the sink. Different spans of a file may be stored at once.
+        """Write the span to the sink. Several threads may store different spans of a file at the same time.
 
         Raises:
-            OSError: with an errno of `REFUSALS` in the first call, if the kernel doesn't do this here.
-            Refused: nothing of this span was moved, another engine may.
+            OSError: with an errno of `REFUSALS` in the first call, if the kernel doesn't support this here.
+            Refused: nothing of this span was moved, and another engine may try.
             DumpError: the source ended early.
         """
 
@@ -115,16 +116,16 @@ NO_WAY_IN: Final = Refusal(reason="the destination has no descriptor for the ker
 
 
 class Unseen:
-    """What engines have in common that leave the bytes to the kernel."""
+    """The base class of engines that leave the bytes to the kernel."""
 
     sees_bytes: ClassVar[bool] = False
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Refuse a sink without a descriptor: it could only look at a mapping of the source, and die of it (SIGBUS)."""
+        """Refuse a sink without a descriptor: it would dereference a mapping of the source, which may be a SIGBUS."""
         return NO_WAY_IN if route.sink.fd is None else None
 
     def load(self, route: Route, span: Span, lane: Lane) -> None:
-        """Nothing: only the kernel sees the bytes."""
+        """Do nothing: only the kernel sees the bytes."""
 
 
 HOLES: Final = Refusal(reason="the source has holes: mapping them would take huge pages from the host's pool")
@@ -132,9 +133,9 @@ HOLES: Final = Refusal(reason="the source has holes: mapping them would take hug
 
 @contextmanager
 def mapped(route: Route, span: Span) -> Iterator[memoryview]:
-    """Map a span of the source, for the kernel alone to read (mmap(2)).
+    """Map a span of the source (mmap(2)). Only the kernel may dereference the mapping.
 
-    A mapping must start and end on a page of the source, which on hugetlbfs is a huge one.
+    A mapping starts and ends at a page boundary of the source, which on hugetlbfs is that of a huge page.
 
     Raises:
         Refused: the source can't be mapped, or has got holes since it was opened.
@@ -144,25 +145,25 @@ def mapped(route: Route, span: Span) -> Iterator[memoryview]:
     if source.in_huge_pages:
         if has_holes(fd):
             raise Refused(HOLES)
-    elif source.in_memory:  # What is lost is allocated anew, as zeros, where it is mapped: nothing shows it at the end.
+    elif source.in_memory:  # Reading the mapping would allocate lost pages again as zeros, and hide the loss.
         route.origin.check_still_valid(span.end)
     start = span.offset - span.offset % page
     length = min(-(-span.end // page) * page, max(source.size, span.end)) - start
     try:
         mapping = mmap.mmap(fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=start)
-    except ValueError as error:  # Python compares with the file's size before the kernel does.
+    except ValueError as error:  # Python itself compares the range with the size of the file.
         raise route.origin.ended(os.fstat(fd).st_size, span.end) from error
     view = memoryview(mapping)[span.offset - start : span.end - start]
     try:
         yield view
     finally:
         view.release()
-        # After an error its traceback still holds slices of the view: the mapping goes when the traceback does.
+        # After an error, its traceback still refers to slices of the view: the mapping is freed with the traceback.
         with suppress(BufferError):
             mapping.close()
 
 
 def has_holes(fd: int) -> bool:
-    """Tell whether a file holds less memory than its size says (stat(2))."""
+    """Return whether less memory is allocated for a file than its size (stat(2))."""
     status = os.fstat(fd)
     return status.st_blocks * 512 < status.st_size

@@ -1,4 +1,4 @@
-"""direct: a mapping of the source, written with O_DIRECT. The disk reads the huge pages; nothing is copied."""
+"""direct: a mapping of the source is written with O_DIRECT. The disk reads the pages, and nothing is copied."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from asyncdump.vocabulary.values import Method, Span
 
 
 class Direct(Unseen):
-    """mmap(2) + pwrite(2) to an O_DIRECT descriptor: zero-copy off huge pages."""
+    """mmap(2), and pwrite(2) to an O_DIRECT descriptor: zero-copy from huge pages."""
 
     method: ClassVar[Method] = "direct"
     span: ClassVar[int] = 8 << 20
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Say that the destination takes no O_DIRECT, that the start isn't aligned, or that there are holes."""
+        """Refuse a destination without O_DIRECT, a start that isn't aligned, and huge pages with holes."""
         if route.sink.direct is None:
             return Refusal(reason="the destination takes no O_DIRECT", errno=errno.EINVAL)
         if route.start % ALIGNMENT:
@@ -28,9 +28,10 @@ class Direct(Unseen):
         return super().refuses(route)
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Write the mapping. Only the first step may be refused; a later one goes through the page cache instead."""
+        """Write the mapping. Only the first span may be refused; later ones go through the page cache instead."""
         with mapped(route, span) as view:
             target = route.target(span)
+            # Called directly while nothing is stored, so that an unsupported O_DIRECT raises and is a refusal.
             done = route.sink.write_direct(view, target) if route.sink.stored == 0 else 0
             with view[done:] as rest:
                 route.sink.write(rest, target + done)

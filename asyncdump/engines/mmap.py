@@ -1,4 +1,4 @@
-"""mmap: a mapping of the source, written through the page cache."""
+"""mmap: a mapping of the source is written through the page cache."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from asyncdump.vocabulary.values import Method, Span
 
 
 class Mmap(Unseen):
-    """mmap(2) + pwrite(2): one copy, for destinations that take no O_DIRECT."""
+    """mmap(2) and pwrite(2): one copy, for destinations without O_DIRECT."""
 
     method: ClassVar[Method] = "mmap"
     span: ClassVar[int] = 8 << 20
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Say that there are holes in huge pages, or no descriptor."""
+        """Refuse huge pages with holes, and a sink without a descriptor."""
         if route.source.in_huge_pages and route.source.has_holes:
             return HOLES
         return super().refuses(route)
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Write the mapping; write-back starts behind it."""
+        """Write the mapping, and start write-back."""
         target = route.target(span)
         with mapped(route, span) as view:
             route.sink.write_cached(view, target)

@@ -1,4 +1,4 @@
-"""read: each block is read once into a buffer of ours, looked at there, and written from there."""
+"""read: each block is read once into a buffer, hashed and searched for zeros there, and written from there."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ _MOST_PIECES: Final = 8
 
 
 class Read:
-    """The source's own read, pread(2) of a file, into an aligned buffer; O_DIRECT out. It hashes what it writes."""
+    """Reads with the source's own read (pread(2) for a file) into an aligned buffer, and writes with O_DIRECT.
+
+    The hashed bytes are the written bytes.
+    """
 
     method: ClassVar[Method] = "read"
     span: ClassVar[int] = BUFFER
     sees_bytes: ClassVar[bool] = True
 
     def refuses(self, route: Route) -> Refusal | None:
-        """Never: what can be opened can be read."""
+        """Never refuse: any source that can be opened can be read."""
         return None
 
     def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
-        """Read the span; a hole in it reads as zeros and gains no page (unlike one that is mapped)."""
+        """Read the span. A hole in it reads as zeros, and no page is allocated, as it would be through a mapping."""
         return fill(route, span, lane)
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Write what isn't zero; in many small pieces the page cache takes it sooner than the disk would."""
+        """Write the data that isn't zero. Many small pieces go through the page cache, which takes them faster."""
         assert data is not None
         target = route.target(span)
         if not route.sparse:
@@ -48,7 +51,7 @@ class Read:
 
 
 def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
-    """Read what of a span is not ``done``, in bytes, into the lane's buffer, and return all of it."""
+    """Read a span into the lane's buffer, except for the first ``done`` bytes, which are there; return all of it."""
     view = lane.buffer.view[: span.length]
     while done < span.length:
         got = route.origin.read(view[done:], span.offset + done)
@@ -59,14 +62,14 @@ def fill(route: Route, span: Span, lane: Lane, done: int = 0) -> memoryview:
 
 
 def data_runs(buffer: Buffer, length: int, grain: int) -> Iterator[tuple[int, int]]:
-    """Yield the ``(start, stop)`` of what isn't zero in the first ``length`` bytes, in whole grains.
+    """Yield the ``(start, stop)`` of non-zero data in the first ``length`` bytes, in multiples of ``grain``.
 
-    Bytes after the last whole word count as data, unless everything before them is zero and they are too.
+    The last grain may be shorter.
     """
     view = buffer.view
     begin = 0
     if grain == SMALL_PAGE and 0 not in bytes(view[:length:grain]):
-        # One byte of each page, looked at in one go, spares random data 512 calls a buffer.
+        # Comparing one byte of each page in a single operation saves 512 calls per buffer for random data.
         yield 0, length
         return
     for start in range(0, length, grain):

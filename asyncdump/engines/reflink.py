@@ -1,4 +1,4 @@
-"""reflink: the sink shares the source's blocks, where both are on one filesystem that can."""
+"""reflink: the sink shares the blocks of the source, if both are on the same filesystem and it can clone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asyncdump.vocabulary.values import Method, Span
 
 
 class Reflink(Unseen):
-    """copy_file_range(2): a clone on XFS, Btrfs and their like, a copy by the server on NFS, by the kernel on ext4."""
+    """copy_file_range(2): a clone on XFS, Btrfs and similar; a copy by the server on NFS, by the kernel on ext4."""
 
     method: ClassVar[Method] = "reflink"
     span: ClassVar[int] = 64 << 20

@@ -11,13 +11,13 @@ from asyncdump.vocabulary.values import Method, Span
 
 
 class Sendfile(Unseen):
-    """sendfile(2). Refused on hugetlbfs since Linux 5.10 (commit 36e2c7421f02 left it without ``splice_read``)."""
+    """sendfile(2). Refused on hugetlbfs since Linux 5.10 (since commit 36e2c7421f02, it needs a ``splice_read``)."""
 
     method: ClassVar[Method] = "sendfile"
     span: ClassVar[int] = 16 << 20
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Send the span through a descriptor of its own: sendfile writes at the descriptor's file offset."""
+        """Send the span through a separate descriptor, because sendfile(2) writes at the file offset of its target."""
         target = route.target(span)
         try:
             out = route.sink.open_again()

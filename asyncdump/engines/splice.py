@@ -1,4 +1,4 @@
-"""splice: pages of the source through a pipe into the sink."""
+"""splice: pages of the source go through a pipe into the sink."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from asyncdump.vocabulary.values import Method, Span
 
 
 class Splice(Unseen):
-    """splice(2) through the lane's pipe, grown to its limit. Refused on hugetlbfs like sendfile."""
+    """splice(2) through the lane's pipe of the maximum size. Refused on hugetlbfs, like sendfile."""
 
     method: ClassVar[Method] = "splice"
     span: ClassVar[int] = 16 << 20
 
     def store(self, route: Route, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Fill the pipe, empty it into the sink, and again."""
+        """Alternate between filling the pipe and emptying it into the sink."""
         target = route.target(span)
         try:
             self._move(route, span, lane, target)
         except BaseException:
-            lane.drop_pipe()  # Whatever is left in it belongs to no other file.
+            lane.drop_pipe()  # Bytes that are left in it must not go into the next file.
             raise
         route.sink.note_copied(span.length)
         route.sink.flush_behind(target, span.length)

@@ -1,1 +1,12 @@
-"""System calls that `os` lacks, what a worker thread keeps, and how fast a device is."""
+"""The bottom of the package: what is called of the kernel, and what is kept to call it well.
+
+Engines, sources and sinks call `linux` with the buffer and pipe of a `lane`; how much they move in one call is decided
+by the `pace` of the device.
+
+- `linux`: system calls that `os` lacks, and which errnos mean "continue without it"
+- `host`: what this process may use: cores, turns at the interpreter, open files
+- `lane`: the buffer and the pipe that a worker thread keeps from file to file
+- `pace`: the I/O size for each device, learned from how long the calls take
+- `relay`: writing to a shared descriptor without waiting for its reader
+- `memory`, `processes`: the memory of other processes, and which of them have a file mapped
+"""

@@ -1,4 +1,4 @@
-"""What a worker thread keeps from file to file: its buffer and its pipe."""
+"""The resources that a worker thread keeps from file to file: a buffer and a pipe."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from typing import Final
 from asyncdump.kernel.linux import close_quietly
 
 BUFFER: Final = 2 << 20
-"""Bytes of a lane's buffer: the larger ones of ``bench chunk`` were no faster, the smaller ones cost CPU."""
+"""Size of a lane's buffer in bytes. In ``bench chunk``, larger ones were not faster and smaller ones cost CPU time."""
 
 _HUGE: Final = 2 << 20
-_PIPE: Final = 64 << 10  # What a new one holds.
+_PIPE: Final = 64 << 10  # The capacity of a new pipe (pipe(7)).
 
 
 class Buffer:
-    """Aligned memory of our own that is filled again and again, so that its page faults are paid once.
+    """Aligned private memory that is reused, so that its page faults happen only once.
 
-    It is private and aligned to 2 MiB, and asks for a transparent huge page: O_DIRECT then hands the disk one piece
-    instead of 512 (a fifth of the time of a dump with digests). A shared anonymous mapping would never get one.
+    It is aligned to 2 MiB and requests a transparent huge page: O_DIRECT then passes the disk one segment instead of
+    512, which saves a fifth of the time of a dump with digests. A shared anonymous mapping would never get a huge page.
     """
 
     def __init__(self, size: int = BUFFER) -> None:
         self._memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         skip = -start % _HUGE
-        with suppress(OSError):  # A kernel without transparent huge pages: slower, nothing else.
+        with suppress(OSError):  # A kernel without transparent huge pages is only slower.
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.view: Final = memoryview(self._memory)[skip : skip + size]
         self.address: Final = start + skip
 
 
 class Buffers:
-    """Buffers of `BUFFER` bytes that threads hand to one another; there are never more than were in use at once."""
+    """A pool of buffers of `BUFFER` bytes for all threads. It never has more buffers than were in use at one time."""
 
     def __init__(self) -> None:
         self._free: list[Buffer] = []
@@ -68,12 +68,12 @@ class Lane:
 
     @cached_property
     def spare(self) -> Buffer:
-        """A second one, for what is read before it is decompressed."""
+        """A second buffer, for data that is read before it is decompressed."""
         return Buffer()
 
     @contextmanager
     def borrowing(self, buffer: Buffer) -> Iterator[None]:
-        """Have another, larger buffer for the time of a block."""
+        """Use another, larger buffer within the block."""
         own = self.__dict__.pop("buffer", None)
         self.buffer = buffer
         try:
@@ -85,14 +85,14 @@ class Lane:
 
     @property
     def pipe(self) -> tuple[int, int]:
-        """The reading and the writing end of an empty pipe, grown to the largest size allowed (pipe(7))."""
+        """The read end and the write end of an empty pipe of the maximum size (pipe(7))."""
         if self._pipe is None:
             self._pipe = os.pipe2(os.O_CLOEXEC)
             self.pipe_size = grow_pipe(self._pipe[1])
         return self._pipe
 
     def drop_pipe(self) -> None:
-        """Close the pipe, and with it whatever a failed call left inside."""
+        """Close the pipe, and discard the bytes that a failed call left in it."""
         pipe, self._pipe = self._pipe, None
         for end in pipe or ():
             close_quietly(end)
@@ -102,8 +102,8 @@ class Lane:
 
 
 def grow_pipe(fd: int) -> int:
-    """Grow a pipe to what ``/proc/sys/fs/pipe-max-size`` allows and return its size in bytes (F_SETPIPE_SZ)."""
-    with suppress(OSError):  # The user's share of pipe pages is used up: the pipe still works at the size it has.
+    """Grow a pipe to ``/proc/sys/fs/pipe-max-size`` and return its size in bytes (F_SETPIPE_SZ, fcntl(2))."""
+    with suppress(OSError):  # EPERM: the user's pipe pages are exhausted. The pipe works at its current size.
         return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _largest_pipe())
     with suppress(OSError):
         return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
@@ -115,4 +115,4 @@ def _largest_pipe() -> int:
         with open("/proc/sys/fs/pipe-max-size", encoding="ascii") as limit:
             return int(limit.read())
     except (OSError, ValueError):
-        return 1 << 20  # Which it is unless somebody has changed it.
+        return 1 << 20  # The kernel's default.

@@ -1,4 +1,4 @@
-"""The memory of another process: which of its pages there are, and their bytes, without adding a page to it."""
+"""The memory of another process: which pages it has, and their content, without adding a page to it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from asyncdump.kernel.linux import address_of
 PAGE: Final = mmap.PAGESIZE
 
 Part = tuple[int, memoryview]
-"""An address, and where what is there goes."""
+"""An address in the process, and the buffer for its content."""
 
 _MOST_PARTS: Final = 512
-"""Of one process_vm_readv(2); the kernel takes UIO_MAXIOV, which is 1024."""
+"""The maximum for one process_vm_readv(2); the kernel allows UIO_MAXIOV, which is 1024."""
 
 # PAGEMAP_SCAN of Linux 6.7; see PAGEMAP_SCAN(2const).
 _SCAN: Final = 0xC0606610
@@ -31,7 +31,7 @@ _PRESENT: Final = 1 << 3
 _SWAPPED: Final = 1 << 4
 _ZERO: Final = 1 << 5
 _GUARD: Final = 1 << 8
-"""A page of madvise(2) MADV_GUARD_INSTALL; told since Linux 6.15."""
+"""A guard page (madvise(2), MADV_GUARD_INSTALL); reported since Linux 6.15."""
 
 # An entry of /proc/PID/pagemap; see proc_pid_pagemap(5).
 _ENTRY: Final = 8
@@ -40,7 +40,7 @@ _ENTRY_DATA: Final = 3 << 62
 _ENTRY_GUARD: Final = 1 << 58
 
 _unknown: Final[set[str]] = set()
-"""What this kernel doesn't know, so that it isn't asked for again and again."""
+"""The features that this kernel lacks, so that they aren't tried before each read."""
 
 
 class _Iovec(ctypes.Structure):
@@ -59,12 +59,13 @@ _readv: Final = _process_vm_readv()
 
 
 def read_process(pid: int, parts: Sequence[Part]) -> int:
-    """Read pages of a process that are there, and return how many bytes: fewer where one of them can't be read.
+    """Read existing pages of a process and return how many bytes were read; fewer if a page is unreadable.
 
-    The call brings in, and may take from a pool, what isn't there: ask `pages_in` before (process_vm_readv(2)).
+    Read only pages that `pages_in` yields: for a missing page, process_vm_readv(2) makes the kernel allocate one, and a
+    huge page comes from the pool of the host.
 
     Raises:
-        OSError: EFAULT for the first byte, ESRCH without such a process, EPERM, ENOSYS.
+        OSError: EFAULT if the first byte is unreadable, ESRCH if there is no such process, EPERM, ENOSYS.
     """
     parts = parts[:_MOST_PARTS]
     local, remote = ((_Iovec * len(parts))() for _ in range(2))
@@ -84,17 +85,17 @@ def clear(view: memoryview) -> None:
 
 
 def pages_in(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of addresses within ``[start, end)`` whose pages hold something: in memory, or in swap.
+    """Yield the ranges of addresses within ``[start, end)`` for which the process has pages, in memory or in swap.
 
-    What is left out holds nothing of the process's own: it was never written to, it is the page of zeros that all
-    processes share, or a guard page; of a mapped file it holds what the file does. Looking changes nothing.
+    The other addresses have no content of the process itself: they were never written to, share the page of zeros with
+    all processes, or are guard pages. In a mapped file, they have the content of the file. Looking changes nothing.
 
     Args:
         pagemap: ``/proc/PID/pagemap``, open for reading.
         start, end: any addresses.
 
     Raises:
-        ProcessLookupError: the process has ended since that was opened, or called execve(2).
+        ProcessLookupError: the process has exited or called execve(2) since ``pagemap`` was opened.
     """
     low, high = start - start % PAGE, end + -end % PAGE
     for first, last in _scanned(pagemap, low, high) if "scan" not in _unknown else _listed(pagemap, low, high):
@@ -128,7 +129,7 @@ def _scanned(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _listed(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Do as `_scanned`, by an entry for each page: it doesn't tell the page of zeros, which is read then."""
+    """Do the same as `_scanned` with pagemap entries. They don't show the shared page of zeros, which is then read."""
     for low in range(start, end, _ENTRIES * PAGE):
         high = min(end, low + _ENTRIES * PAGE)
         entries = array("Q", os.pread(pagemap, (high - low) // PAGE * _ENTRY, low // PAGE * _ENTRY))

@@ -1,4 +1,4 @@
-"""How much of a file is moved in one step: nothing ends a system call on a disk, so that a slow one gets short ones."""
+"""The I/O size for each device: a system call to a disk can't be interrupted, so slow disks get short calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 FIRST: Final = 64 << 10
-"""Bytes of the first step to a device that nothing is known of: eight threads begin with one each."""
+"""I/O size for a device of unknown speed, in bytes: eight threads start with one such call each."""
 
 _LEAST: Final = 16 << 10
 _MOST: Final = 1 << 30
@@ -22,35 +22,36 @@ _TRIALS: Final = 8
 
 
 class Pace:
-    """What one device has taken in some 50 ms, as far as that is known.
+    """How many bytes one device moves in about 50 ms, as far as is known.
 
-    Steps grow while they are short. One that was long makes the next ones shorter, unless that makes none of them so:
-    where each call waits for a distant server, smaller ones would only be more of them.
+    The I/O size grows while calls are short. After a long call it shrinks, unless shorter calls turn out to take just
+    as long: if each call waits for a remote server, smaller calls would only be more calls.
     """
 
     def __init__(self, first: int = FIRST) -> None:
         self._most = first
         self._least = _LEAST
         self._turn = threading.Lock()
-        self._before = (0, 0.0)  # The length of the first step that was too long, and its seconds.
+        self._before = (0, 0.0)  # The length and the seconds of the first call that took too long.
         self._trials = 0
         self._best = 0.0
 
     def step(self, wanted: int) -> int:
-        """Return how many bytes to move at once, of those that are ``wanted``: a power of two, or all of them."""
+        """Return how many of the ``wanted`` bytes to move in one call: a power of two, or all of them."""
         return min(wanted, self._most)
 
     @contextmanager
     def timing(self, length: int) -> Iterator[None]:
-        """Learn from a step of ``length`` bytes in the block."""
+        """Measure the block, which moves ``length`` bytes in one call."""
         began = time.perf_counter()
         yield
         self.took(length, time.perf_counter() - began)
 
     def took(self, length: int, seconds: float) -> None:
-        """Learn from a step that took so many seconds."""
+        """Note that a call which moved ``length`` bytes took ``seconds``."""
+        # The usual case, decided without the lock: a stale `_most` only delays a change by one call.
         if seconds < _SHORT and length < self._most:
-            return  # The usual case: it says nothing of longer ones.
+            return  # A short call below the limit says nothing about longer ones.
         with self._turn:
             if self._trials:
                 self._try(length, seconds)
@@ -58,16 +59,16 @@ class Pace:
                 self._most = min(4 * self._most, _MOST)
             elif seconds > _LONG and self._least < length <= self._most:
                 if not self._trials:
-                    # A tail may have any length, but a step stays a power of two: O_DIRECT takes no other.
+                    # A tail may have any length, but the I/O size must stay a power of two for O_DIRECT.
                     whole = max(self._least, 1 << length.bit_length() - 1)
                     self._before, self._trials, self._best = (whole, seconds), _TRIALS, seconds
                 wanted = max(int(length * _WANTED / seconds), 1)
                 self._most = max(self._least, min(length, 1 << wanted.bit_length() - 1))
 
     def _try(self, length: int, seconds: float) -> None:
-        """See whether shorter steps are over sooner: the best of some, for others may be at work beside them."""
+        """Check whether shorter calls take less time: the best of some trials, because other threads use the device."""
         if length > self._most:
-            return  # Begun before.
+            return  # It was started before the size was reduced.
         self._trials -= 1
         self._best = min(self._best, seconds)
         before, long = self._before
@@ -76,15 +77,15 @@ class Pace:
 
 
 UNLIMITED: Final = Pace(_MOST)
-"""The pace of what has no device: steps are as long as they are wanted."""
+"""The pace of everything that isn't on a device: the I/O size isn't limited."""
 
 _paces: Final[dict[int, Pace]] = {}
 
 
 def pace_of(fd: int) -> Pace:
-    """Return the pace of the device that a file is on (stat(2)), which all share that move bytes to or from it.
+    """Return the pace of the device that a file is on (stat(2)), shared by all threads that use the device.
 
-    What is neither a file nor a block device has none: steps there are as long as they are wanted.
+    For anything but a regular file or a block device, the I/O size isn't limited.
     """
     try:
         status = os.fstat(fd)

@@ -1,4 +1,4 @@
-"""What /proc says of other processes: who has a file mapped, and which start of the system this is."""
+"""What /proc says about other processes: which of them have a file mapped; and which boot of the system this is."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Final, NamedTuple
 _PIECE: Final = 64 << 10
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _STARTED: Final = 19
-"""The place of ``starttime`` behind the name of the program, in proc_pid_stat(5)."""
+"""The index of ``starttime`` among the fields after the program name, in proc_pid_stat(5)."""
 
 
 FileKey = tuple[int, int]
-"""A file as stat(2) numbers it: its device and its inode."""
+"""A file, identified by its device and inode (stat(2))."""
 
 
 class Mapped(NamedTuple):
-    """One line of proc_pid_maps(5), and whose it is.
+    """One line of proc_pid_maps(5), with its process.
 
     Attributes:
         pid, comm: the process and its name, as bytes.
-        started: when it began, in seconds since the system was started.
-        address, offset, length: where the range begins in its memory and in the file, and its bytes.
-        shared: whether it is a MAP_SHARED one.
+        started: when the process started, in seconds since boot.
+        address, offset, length: the start of the range in memory and in the file, and its length in bytes.
+        shared: whether it is a MAP_SHARED mapping.
     """
 
     pid: int
@@ -38,7 +38,7 @@ class Mapped(NamedTuple):
 
 
 def boot_id() -> str:
-    """Return what names this start of the system, or an empty string where nothing does (random(4))."""
+    """Return the ID of this boot (random(4)), or an empty string if it isn't available."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
     return ""
@@ -47,16 +47,17 @@ def boot_id() -> str:
 def find_mappings(
     files: Iterable[FileKey], seconds: float, ended: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[FileKey, Mapped]]:
-    """Yield who has which of some files mapped, this process left out.
+    """Yield the mappings of some files in other processes.
 
-    What can't be looked into is left out too: processes of other users take CAP_SYS_PTRACE, and some end meanwhile.
+    Processes that can't be examined are skipped: those of other users without CAP_SYS_PTRACE, and those that exit
+    meanwhile.
 
     Args:
-        files: the files that are looked for.
-        seconds: how long to look at most; ``ended`` may end it sooner.
+        files: the files to search for.
+        seconds: the time limit; ``ended`` may stop the search earlier.
 
     Raises:
-        TimeoutError: there were processes still to be looked at.
+        TimeoutError: the time limit was reached before all processes were examined.
     """
     wanted = {_column(file): file for file in files}
     devices = {column.partition(b" ")[0] for column in wanted}
@@ -81,7 +82,7 @@ def _processes() -> list[str]:
 
 
 def _column(file: FileKey) -> bytes:
-    """Return a file as a line of maps shows it."""
+    """Return a file in the notation of a line of maps."""
     device, inode = file
     return b"%02x:%02x %d" % (os.major(device), os.minor(device), inode)
 
@@ -113,9 +114,9 @@ def _mappings_of(
 
 
 def _lines(pid: int, words: Collection[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a process's maps that may hold one of some words: hardly any do, and none else is looked at.
+    """Yield the lines of pieces of a process's maps that contain one of some words; other pieces aren't even split.
 
-    The kernel gives a page of them a call: other threads go on between two.
+    Each read returns at most a page of lines, and other threads run between two reads.
     """
     with open(f"/proc/{pid}/maps", "rb", buffering=0) as maps:
         rest = b""
@@ -126,8 +127,8 @@ def _lines(pid: int, words: Collection[bytes]) -> Iterator[bytes]:
 
 
 def _owner(pid: int) -> tuple[bytes, float]:
-    """Return the name of a process and when it began, in seconds since the system was started."""
+    """Return the name of a process and when it started, in seconds since boot."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         content = file.read()
-    begin, end = content.index(b"("), content.rindex(b")")  # A name may hold brackets.
+    begin, end = content.index(b"("), content.rindex(b")")  # A name may contain parentheses.
     return content[begin + 1 : end], int(content[end + 1 :].split()[_STARTED]) / _TICKS

@@ -1,6 +1,7 @@
-"""A descriptor that others share, written to without waiting for its reader, and without making it so for them.
+"""Write to a descriptor that other processes share, without waiting for its reader and without side effects on them.
 
-O_NONBLOCK belongs to the open file, and that to the shell and all that it has started: it is never set here.
+O_NONBLOCK is a flag of the open file description (open(2)), which the shell and its other children share. It is never
+set here.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.linux import some
 
 PATIENCE: Final = 0.05
-"""Seconds after which whoever waits for a reader looks whether that is still wanted."""
+"""Seconds between two checks whether waiting for a reader is still wanted."""
 
 _PIECE: Final = 1 << 16
 
 
 def has_offset(fd: int) -> bool:
-    """Tell whether a descriptor has a file offset (lseek(2)), which a second opening of its file would not share."""
+    """Return whether a descriptor has a file offset (lseek(2)), which a second open of the file would not share."""
     try:
         os.lseek(fd, 0, os.SEEK_CUR)
     except OSError:
@@ -31,10 +32,11 @@ def has_offset(fd: int) -> bool:
 
 
 def not_waiting(fd: int) -> int | None:
-    """Return a new descriptor for what ``fd`` writes to, on which no write waits for a reader; None if there is none.
+    """Return a new descriptor for the same file as ``fd``, on which no write blocks; None if that is impossible.
 
-    A file is duplicated: its offset goes on with what is written, as the next command of a shell expects, and it has
-    no reader to wait for. A pipe or a terminal is opened a second time. A socket can't be, nor another user's terminal.
+    A regular file is duplicated: it has no reader to wait for, and the shared offset advances, as the next command of a
+    shell script expects. A pipe or a terminal is opened a second time. A socket can't be opened, and neither can
+    another user's terminal.
     """
     if has_offset(fd) or not os.get_blocking(fd):
         return os.dup(fd)
@@ -44,21 +46,21 @@ def not_waiting(fd: int) -> int | None:
 
 
 def wait_for_room(fd: int, seconds: float = PATIENCE) -> None:
-    """Wait until a descriptor takes more (poll(2)), for so many seconds at the most."""
+    """Wait until a descriptor is writable (poll(2)), for at most ``seconds``."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll(seconds * 1000)
 
 
 def wait_for_bytes(fd: int, seconds: float = PATIENCE) -> None:
-    """Wait until a descriptor gives something, or its end (poll(2)), for so many seconds at the most."""
+    """Wait until a descriptor is readable or at its end (poll(2)), for at most ``seconds``."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     poll.poll(seconds * 1000)
 
 
 def write_all(fd: int, data: memoryview) -> None:
-    """Write all of ``data``, waiting for the reader as long as that takes, also where others have set O_NONBLOCK."""
+    """Write all of ``data``; wait for the reader as long as necessary, even if another process has set O_NONBLOCK."""
     while data:
         try:
             data = data[some(os.write(fd, data)) :]
@@ -67,20 +69,21 @@ def write_all(fd: int, data: memoryview) -> None:
 
 
 class Relay:
-    """A pipe of our own, and a thread that carries what is in it to ``fd``, and waits there in our place.
+    """A pipe, and a thread that copies its content to ``fd`` and waits for the reader there.
 
-    The thread is a daemon, and alone uses what it reads from and writes to: whoever gives up leaves it behind.
+    The thread is a daemon and is the only user of the two descriptors that it reads from and writes to, so that it can
+    be abandoned while it blocks.
 
     Attributes:
-        fd: the end to write to, which doesn't block; it fails with EPIPE once the thread could not write.
-        error: why it could not, or None.
+        fd: the write end, non-blocking; writes fail with EPIPE after the thread has failed to write.
+        error: why the thread failed, or None.
     """
 
     def __init__(self, fd: int) -> None:
         """Start the thread.
 
         Raises:
-            DumpError: there are too many descriptors, or threads.
+            DumpError: there are too many open descriptors or too many threads.
         """
         self.error: OSError | None = None
         self._given_up = False
@@ -112,16 +115,16 @@ class Relay:
             self._ended.set()
 
     def close(self) -> None:
-        """Say that this was all: the thread ends when it has carried that."""
+        """Close the write end: the thread ends after it has copied what is in the pipe."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 
     def finish(self, check: Callable[[], None]) -> None:
-        """Close it, and wait until all has been carried; ``check`` is called meanwhile, and may raise to end that.
+        """Close the write end and wait until everything is copied; ``check`` is called meanwhile, and may raise.
 
         Raises:
-            OSError: it could not be.
+            OSError: the thread could not write.
         """
         self.close()
         while not self._ended.wait(PATIENCE):
@@ -130,6 +133,6 @@ class Relay:
             raise self.error
 
     def abandon(self) -> None:
-        """Close it, and carry no more than what is on its way."""
+        """Close the write end; the thread copies at most the piece that it has already read."""
         self._given_up = True
         self.close()

@@ -1,4 +1,4 @@
-"""The options of a run as keyword arguments: checked, and spelled out where ``help()`` looks."""
+"""The options of a run as keyword arguments: checked, and visible to ``help()``."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest.complaints import complaint, fields
-from asyncdump.manifest.models import Defaults, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import Compress
+from asyncdump.manifest.models import Defaults, Manifest, Retries
 from asyncdump.manifest.options import OPTIONS, Overrides
 from asyncdump.spelling import python, spelled
 
 _PLACE: Final = "**options"
-"""What the docstring of a function has in the place of the options."""
+"""The placeholder for the options in the docstring of a function."""
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def checked(overrides: Overrides) -> Overrides:
-    """Return options whose values a manifest could have.
+    """Return the options, after checking their values as if they were in a manifest.
 
     Raises:
         TypeError: there is no option of that name.
-        ManifestError: values are wrong. It holds all of them.
+        ManifestError: values are invalid; it lists all of them.
     """
     known = {option.name for option in OPTIONS}
     if unknown := [name for name in overrides if name not in known]:
@@ -40,20 +41,20 @@ def checked(overrides: Overrides) -> Overrides:
 
 
 def given(overrides: Overrides) -> list[str]:
-    """Return the names of the options that override anything."""
+    """Return the names of the options that override something."""
     defaults = {option.name: option.default for option in OPTIONS}
     return [name for name, value in overrides.items() if value is not None and value is not defaults[name]]
 
 
 @cache
 def _model(name: str) -> Any:
-    """Return the part of a manifest that an option overrides, or None: it belongs to the run, or is a path."""
+    """Return the part of a manifest that an option overrides; None if it isn't in a manifest, or is a path."""
     return next((model for model in (Manifest, Defaults) if name in fields(model) and name != "output"), None)
 
 
 def spell_out(function: _Function) -> _Function:
-    """Show the options that a function takes as ``**options`` in its signature and its docstring."""
-    hints = get_type_hints(Overrides, localns={"Zstd": Zstd, "Retries": Retries})
+    """Replace ``**options`` in the signature and the docstring of a function by the individual options."""
+    hints = get_type_hints(Overrides, localns={"Compress": Compress, "Retries": Retries})
     keywords = [
         inspect.Parameter(
             option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=hints[option.name]

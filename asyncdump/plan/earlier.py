@@ -1,4 +1,4 @@
-"""What an earlier run into the same folder has made."""
+"""The dumps of earlier runs in the same store, and which of them still fit the plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncdump.vocabulary.names import RECEIPT
 
 
 def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
-    """Return what earlier runs have made in a store, by name, as far as this run has to know it.
+    """Return the dumps of earlier runs in a store, by name, as far as they concern this run.
 
     Raises:
         DumpError: the records can't be read.
@@ -37,7 +37,7 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
         )
     if not plan.overwrite:
         return {}
-    # What is about to be replaced is ours, which a later --resume must know, but is never again to be kept.
+    # Dumps that are about to be replaced: a later --resume must know that they are ours, but must not keep them.
     names = {dump.name for dump in plan.dumps}
     with suppress(DumpError):
         found = read_receipt(store)
@@ -46,13 +46,13 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
 
 
 def _outdated(file: FileReport) -> FileReport:
-    """Return the record of a dump that is to be replaced."""
+    """Return a record of a dump that is to be replaced, which is never kept."""
     error = file.error or DumpError("an older dump was to be replaced, and the run ended before", path=file.path)
     return msgspec.structs.replace(file, error=error)
 
 
 def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
-    """Tell whether a dump made earlier is what is asked for now, as far as that's seen without reading it."""
+    """Return whether an earlier dump is what the plan wants, as far as its record shows."""
     checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
     asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
     if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
@@ -61,7 +61,7 @@ def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
         return False
     if plan.trust_receipt:
         return True
-    # The arguments of programs are recorded nowhere, for they may be secrets: the same manifest has the same.
+    # The arguments of programs may be secrets and aren't recorded. The same manifest has the same arguments.
     if planned.filters and earlier.manifest_sha256 != plan.manifest_sha256:
         return False
     return earlier.identity is not None and earlier.identity == planned.source.identity

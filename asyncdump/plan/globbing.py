@@ -1,9 +1,10 @@
-"""The files that a glob matches: found without following links, within bounds, and each of them once.
+"""The files that a glob matches: each one once, within limits, and without following symbolic links.
 
-The patterns are those of Python's ``glob`` with ``recursive=True``: ``*``, ``?``, ``[...]``, ``**`` for any folders;
-what begins with a dot is matched by a pattern that does. What stands before the first wildcard is the user's word, and
-may lead through symbolic links. Behind it none is followed, for anybody who can write there could have made it: neither
-on the way nor as a match. Those of ``/proc/PID/fd`` and ``map_files`` aren't made by anybody.
+The patterns are those of Python's ``glob`` with ``recursive=True``: ``*``, ``?``, ``[...]``, and ``**`` for any number
+of directories. A name that begins with a dot is only matched by a pattern that begins with one. The part before the
+first wildcard is written by the user, and may contain symbolic links. After it, links are neither followed nor matched,
+because anyone who can write there could have created them. The links in ``/proc/PID/fd`` and ``map_files`` are the
+exception: only the kernel creates them.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from asyncdump.errors import DumpError, from_oserror
 from asyncdump.kernel.linux import filesystem
 
 MOST_ENTRIES: Final = 2_000_000
-"""Names that are looked at for one glob."""
+"""The maximum number of names that are examined for one glob."""
 
 _MAGIC: Final = re.compile(r"[*?[]")
 _OFTEN: Final = 1024
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A regular file; ``device`` and ``inode`` say which (stat(2)), whatever has its name later.
+    """A regular file, identified by ``device`` and ``inode`` (stat(2)) even if its path refers to another file later.
 
-    ``open`` says that some process has it open, and ``path`` is a link of the kernel's own to it.
+    If ``open`` is set, a process has the file open, and ``path`` is the kernel's link to it.
     """
 
     path: str
@@ -41,30 +42,29 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a glob matches, in natural order, and the folders that could not be looked into."""
+    """The matches of a glob in natural order, and the errors of directories that could not be read."""
 
     files: tuple[Found, ...]
     failures: tuple[DumpError, ...]
 
 
 def is_glob(path: str) -> bool:
-    """Tell whether a path holds wildcards."""
+    """Return whether a path contains wildcards."""
     return _MAGIC.search(path) is not None
 
 
 def find(folder: str, pattern: str, check: Callable[[], None]) -> Finds:
-    """Return the regular files that ``pattern`` matches, relative to ``folder``; each once, by the first of its names.
+    """Return the regular files that ``pattern`` matches, relative to ``folder``; each once, under its first name.
 
-    One that is called as the pattern is written is among them, whatever its wildcards mean.
-
-    ``check`` is called now and then, and may raise to end it.
+    A file whose path is literally the pattern is included, even if the wildcards don't match it. ``check`` is called
+    now and then, and may raise to stop the search.
 
     Raises:
-        DumpError: there is more to be looked at than `MOST_ENTRIES`.
+        DumpError: there are more than `MOST_ENTRIES` names to examine.
     """
     walk = _Walk(folder, pattern, check)
     walk.run()
-    with suppress(OSError):  # Nothing is called as the pattern is written.
+    with suppress(OSError):  # No file has the pattern as its path.
         status = os.lstat(path := os.path.join(folder, pattern))
         if stat.S_ISREG(status.st_mode):
             walk.files[path] = _found(path, status)
@@ -76,12 +76,12 @@ def find(folder: str, pattern: str, check: Callable[[], None]) -> Finds:
 
 
 def _natural(path: str) -> list[tuple[str, int]]:
-    """Sort ``rtemap_2`` before ``rtemap_10``."""
+    """Return a key that sorts ``rtemap_2`` before ``rtemap_10``."""
     return [(text, int(digits or 0)) for text, digits in re.findall("([^0-9]*)([0-9]{0,18})", path)]
 
 
 class _Folder(msgspec.Struct, frozen=True):
-    """A folder to look into: the positions in the pattern that it has come to, and which folder it is."""
+    """A directory to search: the positions that it has reached in the pattern, and its device and inode."""
 
     path: str
     positions: frozenset[int]
@@ -89,9 +89,10 @@ class _Folder(msgspec.Struct, frozen=True):
 
 
 class _Walk:
-    """One walk. A folder is looked into once, for all the ways in which a pattern may have come to it.
+    """One walk. A directory is read once, for all positions of the pattern that it has reached.
 
-    A folder is opened by its path, which somebody may have exchanged since it was seen: it must be the one that was.
+    A directory is opened by its path, and another directory may have been moved there since it was seen. Its device and
+    inode must therefore be the same.
     """
 
     def __init__(self, folder: str, pattern: str, check: Callable[[], None]) -> None:
@@ -99,7 +100,7 @@ class _Walk:
         self.failures: Final[list[DumpError]] = []
         parts = [part for part in pattern.split("/") if part]
         if pattern.endswith("/"):
-            parts.append("")  # It asks for folders, which are no files.
+            parts.append("")  # A trailing slash asks for directories, which are never matches here.
         plain = next(number for number, part in enumerate(parts) if is_glob(part))
         root = "/" if pattern.startswith("/") else folder
         self._parts: Final = parts[plain:]
@@ -110,7 +111,7 @@ class _Walk:
         self._waiting = [_Folder(os.path.join(root, *parts[:plain]), self._reached({0}), None)]
 
     def _reached(self, positions: set[int]) -> frozenset[int]:
-        """Return positions with those behind a ``**``, which may stand for no folder at all."""
+        """Return positions together with those after each ``**``, because ``**`` also matches zero directories."""
         reached = set(positions)
         for position in sorted(positions):
             while position < len(self._parts) and self._parts[position] == "**":
@@ -141,10 +142,10 @@ class _Walk:
         if folder.identity is not None:
             flags |= os.O_NOFOLLOW
         if not self._lists(folder.positions):
-            flags |= os.O_PATH  # One that may be passed, but not listed.
+            flags |= os.O_PATH  # It isn't listed, so search permission is enough.
         try:
             fd = os.open(folder.path, flags)
-        except (FileNotFoundError, NotADirectoryError):  # Gone, or something else by now: it matches nothing.
+        except (FileNotFoundError, NotADirectoryError):  # It was removed or replaced: it matches nothing.
             return None
         status = os.fstat(fd)
         if folder.identity not in {None, (status.st_dev, status.st_ino)}:
@@ -156,7 +157,7 @@ class _Walk:
         return any(position < len(self._parts) and is_glob(self._parts[position]) for position in positions)
 
     def _names(self, fd: int, positions: frozenset[int]) -> Iterator[tuple[str, set[int]]]:
-        """Yield what in a folder takes the pattern further, with the positions that it comes to."""
+        """Yield the names in a directory that match a part of the pattern, with the positions that they reach."""
         reached: dict[str, set[int]] = {}
         for position in positions:
             if position < len(self._parts) and not is_glob(part := self._parts[position]) and part:
@@ -175,7 +176,7 @@ class _Walk:
             part = self._parts[position] if position < len(self._parts) else ""
             if part == "**":
                 if not name.startswith("."):
-                    found.add(position)  # A folder more for it, or a file if nothing else is to come.
+                    found.add(position)  # One more directory for ``**``, or a file if only ``**`` follows.
                     if all(rest == "**" for rest in self._parts[position:]):
                         found.add(len(self._parts))
             elif is_glob(part) and (not name.startswith(".") or part.startswith(".")):
@@ -197,7 +198,7 @@ class _Walk:
                 self.files[place] = _found(place, status)
             elif _is_open_file(fd, path, status) and stat.S_ISREG((target := os.stat(name, dir_fd=fd)).st_mode):
                 self.files[place] = _found(place, target, opened=True)
-        except (FileNotFoundError, NotADirectoryError):  # Gone by now.
+        except (FileNotFoundError, NotADirectoryError):  # It was removed meanwhile.
             return
         except OSError as error:
             self.failures.append(from_oserror(error, "stat", place))
@@ -220,9 +221,10 @@ def _found(path: str, status: os.stat_result, *, opened: bool = False) -> Found:
 
 
 def _is_open_file(parent: int, path: str, status: os.stat_result) -> bool:
-    """Tell whether a link stands for a file that a process has open (proc_pid_fd(5)), and itself may read.
+    """Return whether a link refers to a file that a process has open for reading (proc_pid_fd(5)).
 
-    The mode of such a link says the latter. A descriptor of O_PATH needs no permission: it could be one of any file.
+    The mode of the link shows the access mode. Opening with O_PATH needs no permission, so such a descriptor could
+    refer to any file, and doesn't count.
     """
     return (
         os.path.basename(path) in {"fd", "map_files"}
@@ -233,7 +235,7 @@ def _is_open_file(parent: int, path: str, status: os.stat_result) -> bool:
 
 
 def _identity_of_folder(parent: int, name: str) -> tuple[int, int]:
-    """Return which folder is under a name, now that it's needed: what is mounted on demand is mounted by this."""
+    """Return the device and inode of a directory that is about to be searched: this mounts an automount point."""
     fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         status = os.fstat(fd)

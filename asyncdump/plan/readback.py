@@ -1,4 +1,4 @@
-"""The plan to read dumps back: to verify them, to compare them with their sources, to restore them."""
+"""Plans to read dumps back: to verify them, to compare them with their sources, or to restore them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asyncdump.vocabulary.values import Source
 
 
 def plain(file: FileReport, store: Store) -> PlannedDump:
-    """Return the reading of a dump that is to be compared with its record."""
+    """Return the plan to compare a dump with its record."""
     _check_dumped(file)
     source, length = look_at(file, store)
     if file.digest is None and not has_checksums(file, store):
@@ -37,7 +37,7 @@ def planned(file: FileReport, *, source: Source, length: int, **options: Any) ->
 
 
 def from_source(file: FileReport, store: Store) -> PlannedDump:
-    """Return the reading of a source that is to be compared with its dump."""
+    """Return the plan to read a source and compare it with its dump."""
     _check_dumped(file)
     _, length = look_at(file, store)
     if programs := went_through(file):
@@ -82,11 +82,11 @@ def _unknown(file: FileReport, why: str, hint: str) -> DamagedError:
 
 
 def to_restore(file: FileReport, store: Store, *, durable: bool) -> PlannedDump:
-    """Return the reading of a dump that is to be restored.
+    """Return the plan to restore a dump.
 
     Raises:
         DumpError: it was not dumped, or went through programs, which can't be undone here.
-        DamagedError: it isn't there, or has another size.
+        DamagedError: it is missing, or has a different size.
     """
     if file.error is not None:
         raise DumpError(f"{file.path} was not dumped: {file.error}", path=file.path, hint=file.error.hint)

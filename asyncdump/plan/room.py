@@ -1,4 +1,4 @@
-"""What of a source a dump would hold on its disk: zeros are left out, and only who looks knows where they are."""
+"""How much disk space dumps need: zeros are stored as holes, and only reading the sources finds them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
 MOST: Final = 4 << 30
-"""Bytes of sources that are looked at before a run, where that decides whether it fits: a second or few."""
+"""The most bytes of sources that are read before a run to decide whether it fits, which takes a few seconds."""
 
 
 def data_of(source: Source, start: int, end: int, grain: int) -> Iterator[tuple[int, int]]:
-    """Yield the offset and the length of what isn't zero in a range of a source, in whole grains, as it is now.
+    """Yield the offset and the length of each non-zero range within a range of a source, in multiples of ``grain``.
 
     Raises:
-        DumpError: it can't be read.
+        DumpError: the source can't be read.
     """
     yield from data_in(open_planned(source), start, end, grain)
 
 
 def data_in(origin: OpenSource, start: int, end: int, grain: int) -> Iterator[tuple[int, int]]:
-    """Do as `data_of` does, with an open source, which is closed."""
+    """Do the same as `data_of` for an open source, and close it."""
     buffer = Buffer()
     try:
         for span in origin.spans(start, end):
@@ -46,21 +46,21 @@ def data_in(origin: OpenSource, start: int, end: int, grain: int) -> Iterator[tu
 
 
 def exceed(amounts: Iterable[int], limit: int) -> bool:
-    """Tell whether amounts come to more than a limit, looking at no more of them than that takes."""
+    """Return whether amounts add up to more than a limit, without consuming more of them than necessary."""
     return any(total > limit for total in accumulate(amounts))
 
 
 def needed(dump: PlannedDump, place: str) -> int:
-    """Return the bytes that a dump may take in a folder on the filesystem of ``place``."""
+    """Return the bytes that a dump may need on the filesystem of the directory ``place``."""
     if dump.stages:
-        return 0  # Nobody knows before: a disk that fills up is told when it does.
+        return 0  # Unknown before it is processed: a full disk is an error of the run.
     if traits(dump.source.filesystem).clones_are_free and os.stat(place).st_dev == dump.source.device:
         return 0  # A clone shares the source's blocks.
     return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
 
 
 def need_more(dumps: list[PlannedDump], place: str, free: int) -> bool:
-    """Tell whether dumps certainly don't fit: zeros that are left out take no room, and are looked for here."""
+    """Return whether dumps certainly don't fit, after searching the sources for zeros that become holes."""
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if traits(filesystem(fd)[0]).compresses:
@@ -72,12 +72,13 @@ def need_more(dumps: list[PlannedDump], place: str, free: int) -> bool:
 
 def _amounts(dumps: list[PlannedDump], place: str) -> Iterator[int]:
     looked = 0
+    # Dumps of certain size come first: they may decide without reading any source.
     for dump in sorted(dumps, key=_leaves_zeros_out):
         amount = needed(dump, place)
         if not amount or not _leaves_zeros_out(dump):
             yield amount
         elif (looked := looked + amount) <= MOST:
-            with suppress(DumpError):  # What can't be read now may be by then.
+            with suppress(DumpError):  # A source that is unreadable now may be readable in the run.
                 for _, length in data_of(dump.source, dump.offset, dump.offset + dump.length, SMALL_PAGE):
                     yield length
 

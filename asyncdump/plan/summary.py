@@ -1,4 +1,4 @@
-"""What a plan says in words, and as JSON."""
+"""The summary of a plan, and a plan as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 
 def summary_of(plan: Plan, methods: Sequence[str] | None = None) -> Summary:
-    """Return the summary of a plan; ``methods`` are those that its dumps would use, where they are known."""
+    """Return the summary of a plan; ``methods`` are the methods that its dumps would use, if they are known."""
     rows = [("name", "source", "kind", "size", "method", "checksum")]
     rows += [
         (dump.name, dump.source.path, dump.source.kind, format_size(dump.length), method, dump.checksum)
@@ -32,14 +32,14 @@ def summary_of(plan: Plan, methods: Sequence[str] | None = None) -> Summary:
 
 
 def total_of(plan: Plan) -> str:
-    """Return what a plan comes to, in one sentence."""
+    """Return the totals of a plan in one sentence."""
     place = "standard output" if plan.output == STANDARD_OUTPUT else text(plan.output)
     free = f" ({format_size(plan.free)} free there)" if plan.free else ""
     return f"{count(len(plan.dumps), 'file')}, {format_size(plan.bytes)} to {place}{free}"
 
 
 def record_of(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON can hold it."""
+    """Return a plan as a JSON object."""
     return {
         "output": text(plan.output),
         "files": len(plan.dumps),
@@ -57,7 +57,7 @@ def record_of(plan: Plan) -> dict[str, Any]:
 
 
 def _dump_record(dump: PlannedDump) -> dict[str, Any]:
-    # Arguments of filters may be secrets: the names of the programs are enough.
+    # The arguments of filters may be secrets, so only the names of the programs are listed.
     return {
         "name": text(dump.name),
         "source": text(dump.source.path),

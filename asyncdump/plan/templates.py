@@ -1,4 +1,4 @@
-"""The names of dumps, made from templates."""
+"""Templates for the names of dumps."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _SPEC: Final = re.compile(r"0?\d{0,2}")
 
 
 def render_name(template: str, path: str, index: int, *, pid: int | None = None) -> str:
-    """Return the name that a template makes for a source.
+    """Return the name that a template yields for a source.
 
-    Fields: ``{name}`` is the source's base name, ``{stem}`` and ``{suffix}`` its parts before and from the last dot,
-    ``{parent}`` the base name of its folder, ``{index}`` its place among the matches of its glob, from 0; a width may
-    follow a number: ``{index:04}``. Of memory of a process, ``{name}`` is ``pid-4242-0x7f0000000000``, and ``{pid}``
-    its ``pid``.
+    The fields are: ``{name}``, the base name of the source; ``{stem}`` and ``{suffix}``, its parts before and from the
+    last dot; ``{parent}``, the base name of its directory; ``{index}``, its position among the matches of its glob,
+    from 0. For the memory of a process, ``{name}`` is ``pid-4242-0x7f0000000000``, and ``{pid}`` its ``pid``. A number
+    may have a width: ``{index:04}``.
 
     Raises:
-        ValueError: the template has another field, or isn't one.
+        ValueError: the template contains an unknown field, or is malformed.
     """
     base = os.path.basename(path.rstrip("/")) or path
     stem, suffix = os.path.splitext(base)

@@ -1,7 +1,8 @@
-"""The append-only account of a run under way: one record a dump, there before the dump has its name.
+"""The append-only journal of a run in progress: one record for each dump, written before the dump is published.
 
-A line is the CRC-32 of its JSON in hexadecimal, a space, and the JSON. The first is the head, each other one tells of a
-dump. A line that was cut, by a crash or a full disk, has another checksum: reading ends there.
+A line consists of the CRC-32 of its JSON in hexadecimal, a space, and the JSON. The first line is the head, each other
+line is the record of a dump. If a line was truncated by a crash or a full disk, its checksum doesn't match, and reading
+stops there.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ _CRC: Final = 8
 
 
 class Head(msgspec.Struct, kw_only=True):
-    """What a journal begins with.
+    """The first line of a journal.
 
     Attributes:
-        files: how many dumps the run was to make.
-        started: UTC, ISO 8601.
+        files: the number of dumps in the plan.
+        started: when the run began, in UTC (ISO 8601).
     """
 
     journal: int = VERSION
@@ -49,14 +50,14 @@ class Head(msgspec.Struct, kw_only=True):
 
 
 class Journal:
-    """Written by several threads; `close` it in the end, or `remove` it when the receipt stands.
+    """The journal of a run, written by several threads. `close` it in the end; `remove` it once there is a receipt.
 
-    Once a call has failed that was to make it durable, nothing tells what of it is on the disk, whatever later calls
-    say: it is written anew, all of it, into another file that takes its name. Until that succeeds nothing is added.
+    After a failed sync, its content on disk is unknown, even if later syncs succeed. It is then written again from the
+    start, into a new file that replaces it. Nothing is appended until that has succeeded.
     """
 
     def __init__(self, store: Store, head: Head, earlier: Iterable[FileReport] = ()) -> None:
-        """Begin a journal, with what an earlier run has done; one that stood there is replaced at once or not at all.
+        """Begin a journal with the records of earlier runs; an existing journal is replaced atomically.
 
         Raises:
             DumpError: it can't be written.
@@ -68,7 +69,8 @@ class Journal:
         self._files: Final[list[FileReport]] = []
         self._turn = threading.Lock()
         self._end = 0
-        # With what an earlier run has done it is durable before it counts: cut short, it would know less than before.
+        # With records of earlier runs, it is made durable before it is used: truncated by a crash, it would have fewer
+        # records than the journal that it replaces.
         if store.exists(JOURNAL):
             content = self._content()
             self._log: Log = store.renew_log(JOURNAL, content)
@@ -85,12 +87,12 @@ class Journal:
             raise
 
     def append(self, files: Iterable[FileReport]) -> None:
-        """Add dumps that are about to get their names.
+        """Append dumps that are about to be published.
 
         Raises:
-            DumpError: it can't be written; what was written of them is taken back.
+            DumpError: it can't be written; partly written lines are removed again.
         """
-        told = tuple(files)
+        told = tuple(files)  # Outside of the turn, because making records may take time.
         with self._turn:
             if self._log.lost is not None:
                 self._renew()
@@ -103,7 +105,7 @@ class Journal:
         return head + earlier + self._lines(self._files, len(head) + len(earlier))
 
     def _lines(self, files: Sequence[FileReport], end: int, *, earlier: bool = False) -> bytes:
-        """Return the lines of dumps, to stand from byte ``end`` on: brief past half of what is read of a journal."""
+        """Return the lines of dumps, which start at byte ``end``; past half of the maximum size, records are brief."""
         lines = b"".join(line(file_record(file, earlier=earlier)) for file in files)
         if end + len(lines) > LARGEST:
             lines = b"".join(line(file_record(brief(file), earlier=earlier)) for file in files)
@@ -116,10 +118,10 @@ class Journal:
         self._end += len(lines)
 
     def _renew(self) -> None:
-        """Write it anew; what stood there stands there still if that fails.
+        """Write it again from the start; if that fails, the old file is unchanged.
 
         Raises:
-            DumpError: it can't be written, or not be made durable.
+            DumpError: it can't be written or synced.
         """
         content = self._content()
         replaced, self._log = self._log, self._store.renew_log(JOURNAL, content)
@@ -127,7 +129,7 @@ class Journal:
         self._end = len(content)
 
     def sync(self) -> DumpError | None:
-        """Make durable what was added (fdatasync(2)), if need be by writing it anew; return the error, if any."""
+        """Make it durable (fdatasync(2)), if necessary by writing it again; return the error, if any."""
         with self._turn:
             if self._log.sync() is None:
                 return None
@@ -138,7 +140,7 @@ class Journal:
             return None
 
     def remove(self) -> None:
-        """Take the journal away: the receipt says all that it said."""
+        """Remove the journal: the receipt has all its records."""
         self._store.remove(JOURNAL)
 
     def close(self) -> None:
@@ -152,7 +154,7 @@ def line(content: Head | Record) -> bytes:
 
 
 class JournalContent(NamedTuple):
-    """What a journal tells: of each dump the last record; ``earlier`` of those that this run has not come to."""
+    """The content of a journal: the last record of each dump; ``earlier`` are those that this run has not reached."""
 
     head: Head
     files: tuple[FileReport, ...]
@@ -169,10 +171,10 @@ _LINE: Final = msgspec.json.Decoder(Record)
 
 
 def read_journal(content: bytes, folder: str) -> JournalContent | None:
-    """Return what a journal in ``folder`` tells; None if not even its head is whole.
+    """Return the content of a journal in the directory ``folder``; None if its head is truncated.
 
     Raises:
-        DumpError: it is of a version that isn't read here.
+        DumpError: its version isn't supported.
     """
     lines = _whole_lines(content)
     try:
@@ -181,14 +183,14 @@ def read_journal(content: bytes, folder: str) -> JournalContent | None:
         if version not in READABLE:
             raise unreadable(os.path.join(folder, JOURNAL), version)
         head = _HEAD.decode(first)
-    except (StopIteration, ValueError, RecursionError):  # msgspec's errors are ValueErrors.
+    except (StopIteration, ValueError, RecursionError):  # The errors of msgspec are ValueErrors.
         return None
     files: dict[str, FileReport] = {}
     earlier: dict[str, FileReport] = {}
     room = SLACK
     for each in lines:
         room += len(each) - SHORTEST
-        if room < 0:
+        if room < 0:  # Many lines shorter than any record would need far more memory than the file has bytes.
             break
         try:
             read = _LINE.decode(each)
@@ -201,10 +203,10 @@ def read_journal(content: bytes, folder: str) -> JournalContent | None:
 
 
 def is_cut(content: bytes) -> bool:
-    """Tell whether a journal ends within its head: its run has ended before it made anything.
+    """Return whether a journal ends within its head, so that its run has ended before it published anything.
 
-    The head is written first, in one line, and a dump gets its name after its own line. A whole line that can't be read
-    is another matter: it may be that of a newer version, or damage.
+    The head is the first line, and a dump is published after its own line was written. A complete line that can't be
+    read is different: it may be of a newer version, or damaged.
     """
     return b"\n" not in content
 
@@ -212,7 +214,7 @@ def is_cut(content: bytes) -> bool:
 def _whole_lines(content: bytes) -> Iterator[memoryview]:
     view = memoryview(content)
     begin = 0
-    while (end := content.find(b"\n", begin)) >= 0:  # What stands behind the last end of a line was cut.
+    while (end := content.find(b"\n", begin)) >= 0:  # A last line without its end is truncated.
         crc, encoded = view[begin : begin + _CRC], view[begin + _CRC + 1 : end]
         if end - begin <= _CRC or crc != b"%08x" % zlib.crc32(encoded):
             return

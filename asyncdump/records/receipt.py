@@ -1,4 +1,4 @@
-"""What stands beside the dumps and says what they are: the receipt, the digest lists; after a crash the journal."""
+"""The files next to the dumps that describe them: the receipt and the digest lists; after a crash, the journal."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from asyncdump.text import as_path, text, utf8
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
 
 _UNENDED: Final = "the run never ended"
-"""What a journal tells of how its run was interrupted."""
+"""Why the run of a journal was interrupted."""
 
 _REPLACEMENT: Final = "\ufffd"
-"""What decoders put in the place of bytes that aren't UTF-8."""
+"""What decoders substitute for bytes that aren't UTF-8."""
 
 
 def receipt(report: Report, version: str) -> bytes:
-    """Return the receipt of a run as JSON; records are brief where it would be larger than what is read."""
+    """Return the receipt of a run as JSON; records are brief if it would exceed the maximum size of a receipt."""
     content = _encoded(report, version)
     if len(content) > LARGEST:
         files, earlier = (tuple(map(brief, files)) for files in (report.files, report.earlier))
@@ -56,7 +56,7 @@ class _Versions(msgspec.Struct):
 
 
 class _Head(msgspec.Struct, kw_only=True):
-    """What a receipt says of the run as a whole, before its records."""
+    """The part of a receipt before its records, about the run itself."""
 
     receipt: int = VERSION
     ok: bool
@@ -74,7 +74,7 @@ class _Head(msgspec.Struct, kw_only=True):
 
 
 def _encoded(report: Report, version: str) -> bytes:
-    # Record by record: an encoder that was given all would keep every other thread waiting meanwhile.
+    # Record by record: an encoder holds the GIL, and would block all other threads for the entire receipt.
     head = _Head(
         ok=report.ok,
         interrupted=report.interrupted,
@@ -93,7 +93,7 @@ def _encoded(report: Report, version: str) -> bytes:
     for key, files in (("files", report.files), ("earlier", report.earlier)):
         pieces.append(b',\n "%b": [' % key.encode())
         for number, file in enumerate(files):
-            # In the place that it will have, for its lines to be moved in as far as that.
+            # Formatted within its list, so that its lines are indented correctly.
             record = _formatted({key: [file_record(file)]}).partition(b"[")[2].removesuffix(b"\n ]\n}")
             pieces.append(b"," + record if number else record)
         pieces.append(b"\n ]" if files else b"]")
@@ -106,28 +106,28 @@ def _formatted(content: _Head | dict[str, list[Record]]) -> bytes:
 
 
 def digest_lists(report: Report) -> dict[str, bytes]:
-    """Return the content of each digest list by its name, as ``xxhsum -c``, ``sha256sum -c``, ``b3sum -c`` take it."""
+    """Return the content of each digest list, by its name, in the format of ``xxhsum -c``, ``sha256sum -c`` etc."""
     lists: dict[str, list[bytes]] = defaultdict(list)
     for file in sorted(report.files, key=lambda file: file.name):
         if file.ok and file.digest is not None:
             checksum, _, digest = file.digest.partition(":")
             if checksum == "blake3" and (utf8(file.name) != file.name or _REPLACEMENT in file.name):
-                continue  # b3sum takes no list with a name that isn't UTF-8, or may be; the receipt has the digest.
+                continue  # b3sum rejects a list with a name that isn't UTF-8 or looks so; the receipt has the digest.
             lists[LISTS[checksum]].append(os.fsencode(f"{digest}  {file.name}\n"))
     return {name: b"".join(lines) for name, lines in lists.items()}
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """What was read of a receipt, or of the journal of a run that never ended.
+    """The content of a receipt, or of the journal of a run that never ended.
 
     Attributes:
         path: the file that was read.
         files: the outcome of each dump.
-        earlier: what runs before it have made, and it hasn't made anew.
-        missing: how many dumps the run was to make and hadn't recorded when it was killed.
-        started, ended: as they are written, or an empty string; seconds: the time between.
-        interrupted: what ended the run early, or None.
-        manifest_sha256: of its manifest.
+        earlier: dumps of earlier runs that this run hasn't replaced.
+        missing: how many dumps of the plan had no record when the run was killed.
+        started, ended: the times as they are recorded, or empty strings; seconds: the time between them.
+        interrupted: what interrupted the run, or None.
+        manifest_sha256: the SHA-256 of its manifest.
     """
 
     path: str
@@ -142,9 +142,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def report(self) -> Report:
-        """What the run has returned, or would have, so far."""
+        """The report that the run returned, or would have returned up to now."""
         started = ended = _moment(self.started)
-        with suppress(OverflowError):  # A receipt may claim any number of seconds.
+        with suppress(OverflowError):  # A receipt may contain any number of seconds.
             ended = _moment(self.ended) if self.ended else started + timedelta(seconds=self.seconds)
         return Report(
             files=self.files,
@@ -160,7 +160,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def known(self) -> dict[str, FileReport]:
-        """What is known of each name: the dump that was made last, or else why there is none."""
+        """The record for each name: that of the latest complete dump, or of the failure if there is none."""
         known = {file.name: file for file in self.files}
         for file in self.earlier:
             if file.name not in known or (file.ok and not known[file.name].ok):
@@ -169,22 +169,22 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def ours(self) -> dict[str, FileReport]:
-        """What stands there of our making, by name; under the name of a dump that never was, somebody else's may."""
+        """The dumps that asyncdump wrote, by name. A file under the name of a failed dump may be someone else's."""
         made = {file.name: file for file in (*self.earlier, *self.files) if file.inode}
         return made | {name: file for name, file in self.known.items() if file.ok}
 
     @cached_property
     def unmade(self) -> int:
-        """How many dumps the last run has not made, so that nothing or an older one stands in their place."""
+        """How many dumps the last run has not written, so that there is no dump, or only an older one."""
         known = self.known
         older = sum(not file.ok and known[file.name].ok for file in self.files)
         return self.missing + older
 
 
 def read_receipt(store: Store, name: str = RECEIPT) -> Receipt | None:
-    """Return what stands in a store, or None where there is neither a receipt nor a journal.
+    """Return the receipt or journal of a store, or None if it has neither.
 
-    A journal goes before: a receipt beside it is that of an earlier run, or says the same.
+    A journal takes precedence: a receipt next to it is that of an earlier run, or has the same content.
 
     Raises:
         DumpError: it can't be read, or isn't a receipt.
@@ -209,10 +209,10 @@ def read_receipt(store: Store, name: str = RECEIPT) -> Receipt | None:
 
 
 def is_journal_empty(store: Store) -> bool:
-    """Tell whether the journal in a store is that of a run which ended before it made a first dump.
+    """Return whether the journal in a store is that of a run that ended before it published a dump.
 
     Raises:
-        DumpError: it can't be read, or is of a version that isn't read here: who knows what it tells.
+        DumpError: it can't be read, or its version isn't supported, so that its content is unknown.
     """
     content = _read(store, JOURNAL, 2 * LARGEST)
     if content is None or is_cut(content):
@@ -239,7 +239,7 @@ class _Version(msgspec.Struct, gc=False):
 
 
 class _Outline(msgspec.Struct, gc=False):
-    """Tells how much there is, and takes next to no memory for it."""
+    """Decodes only the number of records, with almost no memory."""
 
     files: list[_Counted]
     earlier: list[_Counted] = []
@@ -270,7 +270,7 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
             raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
         read = msgspec.json.decode(content, type=_Content)
         files, earlier = (_taken(records, folder, outline.started) for records in (read.files, read.earlier))
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
+    except (ValueError, RecursionError) as error:  # The errors of msgspec are ValueErrors.
         raise _wrong(path, str(error)) from error
     if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
         raise _wrong(path, "a name stands twice in it")
@@ -287,7 +287,7 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
 
 
 def _moment(written: str) -> datetime:
-    """Return a time of day; one that isn't written is long ago."""
+    """Parse a time; a missing time is long ago."""
     with suppress(ValueError):
         moment = datetime.fromisoformat(written)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -295,7 +295,7 @@ def _moment(written: str) -> datetime:
 
 
 def _taken(records: list[msgspec.Raw], folder: str, run: str) -> tuple[FileReport, ...]:
-    """Return what records tell of, decoded one by one: other threads go on between two."""
+    """Decode records one by one, so that other threads can run between two of them."""
     return tuple(file_of(_RECORD.decode(record), folder, run) for record in records)
 
 
@@ -309,13 +309,13 @@ def _wrong(path: str, why: str) -> DumpError:
 
 
 def open_receipt(what: str | os.PathLike[str], *, lock: bool = True) -> tuple[Receipt, Store]:
-    """Read the receipt or journal that a path names, or the one in the place that it names.
+    """Read a receipt or journal, specified by its own path or by the place that contains it.
 
     With ``lock``, no run can start in the place until it is closed.
 
     Raises:
         ReceiptError: there is none, or it can't be read.
-        BusyError: a run is running in the place.
+        BusyError: a run is using the place.
         DumpError: the place can't be opened.
     """
     try:

@@ -1,4 +1,4 @@
-"""The outcome of one dump as JSON holds it, in receipts, journals and events; and back from there."""
+"""The outcome of one dump as JSON, for receipts, journals and events; and the reverse."""
 
 from __future__ import annotations
 
@@ -21,44 +21,45 @@ from asyncdump.vocabulary.names import name_complaint
 from asyncdump.vocabulary.values import BadRange, Identity, ProcessMapping, Stat
 
 VERSION: Final = 2
-"""Of receipts and journals."""
+"""The version of the receipts and journals that are written."""
 
 READABLE: Final = frozenset({1, VERSION})
-"""The versions that are read. Of the first, ``stage`` is what ``phase`` is now, and ``marks`` place damage."""
+"""The versions that are read. In version 1, ``phase`` is called ``stage``, and ``marks`` locate damage."""
 
 _NUMBERS: Final = {name: number for number, name in errnos.errorcode.items()}
 _MARK: Final = 8
-"""Characters of a mark."""
+"""The number of characters of a mark."""
 _LONGEST_STAGES: Final = 64 << 10
 
 SHORTEST: Final = 128
-"""Bytes of JSON that a record has on average, at least: the shortest that was ever written has twice as many."""
+"""The minimum average size of a record in bytes of JSON: the shortest one ever written has twice as many."""
 SLACK: Final = 1 << 20
-"""Bytes within which that isn't looked at."""
+"""The size of a file in bytes up to which that isn't checked."""
 
 
 LARGEST: Final = 256 << 20
-"""Bytes of the largest receipt that is read, and so written. A journal has twice that: it tells of some dumps twice."""
+"""The maximum size of a receipt in bytes, for reading and writing. For a journal it is twice that, because a journal
+contains some dumps twice."""
 
 _FIXED: Final = 1500
-"""Bytes that a brief record takes at most beside its names."""
+"""The maximum size of a brief record in bytes, without its names."""
 
 _BRIEF: Final = 100
-"""Bytes of the message, and of the hint, of an error in a brief record."""
+"""The maximum size of the message, and of the hint, of an error in a brief record, in bytes."""
 
 _FEW: Final = 4
-"""Blocks in a brief record."""
+"""The maximum number of blocks in a brief record."""
 
 
 def room(source: str, name: str, stages: Iterable[str]) -> int:
-    """Return the bytes that the brief record of a dump takes at most, in a receipt."""
+    """Return the maximum size of the brief record of a dump in a receipt, in bytes."""
     names = [source, name]
     encoded = sum(4 * len(os.fsencode(each)) // 3 + 8 for each in names) if names != [*map(text, names)] else 0
     return _FIXED + encoded + sum(len(msgspec.json.encode(text(each))) + 10 for each in (*names, *stages))
 
 
 def unreadable(path: str, version: int) -> DumpError:
-    """Return the error that says a record has a version which isn't read here."""
+    """Return the error for a record of an unsupported version."""
     known = " and ".join(map(str, sorted(READABLE)))
     newer = version > VERSION
     return DumpError(
@@ -70,10 +71,10 @@ def unreadable(path: str, version: int) -> DumpError:
 
 
 def brief(file: FileReport) -> FileReport:
-    """Return the outcome of a dump without what grows with it.
+    """Return the outcome of a dump without the parts that grow with its size.
 
-    What lists memory that was bad, and who had the source mapped, is counted. Blocks become few and large, so that they
-    are compared still, at a coarser grain; with an error there are none.
+    Unreadable ranges and mappings are only counted. Blocks become few and large, so that they can still be compared at
+    a coarser granularity; a failed dump has none.
     """
     counted = msgspec.structs.replace(
         file,
@@ -97,13 +98,13 @@ def _cut(message: str) -> str:
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-_Inode = Annotated[int, msgspec.Meta(ge=0)]  # Of 64 bits: some filesystems use the highest.
-_Marks = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*\Z")]  # Without a group to repeat, which takes memory.
+_Inode = Annotated[int, msgspec.Meta(ge=0)]  # 64 bits, unsigned: some filesystems use the highest bit.
+_Marks = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*\Z")]  # No repeated group, which would take memory.
 _Digest = Annotated[str, msgspec.Meta(pattern=r"^(xxh128:[0-9a-f]{32}|(blake3|sha256):[0-9a-f]{64})\Z")]
 
 
 class ErrorRecord(msgspec.Struct, kw_only=True, gc=False):
-    """An error as JSON holds it."""
+    """An error as JSON."""
 
     type: str = ""
     message: str
@@ -118,16 +119,16 @@ class _Bad(msgspec.Struct, gc=False):
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """The outcome of one dump as it is written and read; version 1 wrote less.
+    """The outcome of one dump as it is written and read; version 1 has fewer fields.
 
-    Decoding makes no more of hostile JSON than some times its size: an array of other things is refused at its first,
-    what has no place here is skipped, and ``stages`` are looked at when there are few.
+    Decoding malicious JSON takes only a small multiple of its size in memory: an array of the wrong type is rejected at
+    its first element, unknown fields are skipped, and ``stages`` are decoded only if they are short.
 
     Attributes:
-        source_base64, name_base64: names are bytes to the kernel: one that can't be shown as it is, is given in full.
-        content_blocks: of what went through stages; else they are ``blocks``.
-        earlier: in a journal: an earlier run has made it, and this one hasn't come to it.
-        stage, marks: of version 1.
+        source_base64, name_base64: the exact bytes of a name that isn't printable.
+        content_blocks: the blocks of the content, if it differs from the file as stored because of stages.
+        earlier: in a journal: an earlier run wrote the dump, and this one has not reached it.
+        stage, marks: only in version 1.
     """
 
     source: str
@@ -168,7 +169,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
 
 
 def file_record(file: FileReport, *, earlier: bool = False) -> Record:
-    """Return the outcome of one dump as JSON can hold it."""
+    """Return the outcome of one dump as a record."""
     shown = text(file.source) == file.source and text(file.name) == file.name
     content_blocks = file.content_blocks
     return Record(
@@ -210,7 +211,7 @@ def file_record(file: FileReport, *, earlier: bool = False) -> Record:
 
 
 def error_record(error: AsyncdumpError) -> ErrorRecord:
-    """Return an error as JSON can hold it."""
+    """Return an error as a record."""
     number = error.errno
     return ErrorRecord(
         type=type(error).__name__,
@@ -221,10 +222,10 @@ def error_record(error: AsyncdumpError) -> ErrorRecord:
 
 
 def file_of(read: Record, folder: str, run: str = "") -> FileReport:
-    """Return the outcome that a record in ``folder`` tells of, written by a run that began at ``run``.
+    """Return the outcome in a record of the directory ``folder``, written by a run that began at ``run``.
 
     Raises:
-        ValueError: it's no such record, or its name would leave the folder.
+        ValueError: the record is invalid, or its name would leave the directory.
     """
     name = _name(read.name, read.name_base64)
     if complaint := name_complaint(name):

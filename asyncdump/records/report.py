@@ -18,31 +18,31 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one dump.
 
     Attributes:
-        source, name, path: where it came from, its name, and its full path.
-        bytes: the bytes of the source that it holds, from ``offset`` on; 0 unless it is done.
-        size: the bytes of the file as it is stored; stored: what of it was written, the rest being holes.
-        seconds: from its opening to its final name.
-        began, ended: when that was, in seconds since its run began; None where that wasn't recorded, or not reached.
-        run: when the run that made it began, in UTC (ISO 8601), if an earlier run did; else empty.
+        source, name, path: the source, the name of the dump, and its full path.
+        bytes: the number of bytes of the source in the dump, starting at ``offset``; 0 unless it is done.
+        size: the size of the file as stored, in bytes; stored: how much of it was written (the rest is holes).
+        seconds: the time from opening the source to the final name.
+        began, ended: the times of these, in seconds since the run began; None if they were not recorded or not reached.
+        run: if an earlier run wrote the dump, when that run began, in UTC (ISO 8601); otherwise empty.
         lane: the number of the worker thread that opened it, from 0; lanes: how many have worked on it.
-        method: what moved it, or None if it was never opened.
-        digest: of the file as stored, ``xxh128:...`` and the like, or None.
-        content_digest: of the bytes of the source: the same, unless they were compressed.
-        blocks, content_blocks: the digests of each 2 MiB of the same two by itself, wherever there is a digest.
-        stages: what the bytes went through: ``zstd:3``.
+        method: the method that moved it, or None if it was never opened.
+        digest: the digest of the file as stored, such as ``xxh128:...``, or None.
+        content_digest: the digest of the bytes of the source: the same unless they were processed by stages.
+        blocks, content_blocks: digests of each 2 MiB block of the same two, if they have a digest.
+        stages: the stages that processed the bytes: ``zstd:3``.
         error: why there is no dump, or None if there is one.
-        bad: what of the source could not be read, in its order: zeros in the dump. At most some thousand ranges;
-            ``bad_left_out`` is how many bytes of it there are in others.
+        bad: the unreadable ranges of the source, sorted; they are zeros in the dump. At most 4096 ranges;
+            ``bad_left_out`` is the number of bytes in the others.
         phase: where it failed: ``plan`` (never begun), ``open``, ``move``, ``digest``, ``sync``; or ``done``.
-        kept: whether it was made by an earlier run, and found whole by this one.
-        durable: whether it was made to survive a power cut; manifest_sha256: of the manifest that asked for it.
-        identity: what the source was; inode: that of the dump, 0 where none has the name: with a `NotDurableError` one
-            has it, that a power cut may take.
-        stat: whose the source was when the run was planned.
-        maps: which processes had the source mapped when the run began, as far as this one may look into them (for
-            those of other users that takes CAP_SYS_PTRACE); ``maps_left_out`` is how many more mappings there were.
-        marks: of a record of version 1, in place of blocks: for each 2 MiB of the file as stored the first 4 bytes of
-            the digest of all up to there.
+        kept: whether an earlier run wrote it, and this run verified it.
+        durable: whether it was synced to survive a power failure; manifest_sha256: the SHA-256 of the manifest.
+        identity: the identity of the source; inode: that of the dump, or 0 if no file has its name. With a
+            `NotDurableError`, a file has the name, but a power failure may remove it.
+        stat: the type, owner and mtime of the source when the run was planned.
+        maps: the processes that had the source mapped when the run began, as far as this process may examine them
+            (those of other users need CAP_SYS_PTRACE); ``maps_left_out`` is the number of other mappings.
+        marks: in version 1, instead of blocks: for each 2 MiB of the file as stored, the first 4 bytes of the digest of
+            everything up to there.
     """
 
     source: str
@@ -84,14 +84,14 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bad_bytes(self) -> int:
-        """The bytes of the source that could not be read."""
+        """The number of bytes of the source that could not be read."""
         return sum(bad.length for bad in self.bad) + self.bad_left_out
 
     def changed_blocks(self, since: FileReport) -> tuple[Span, ...] | None:
-        """Return the ranges of the content that a former dump doesn't have alike, in bytes from its first.
+        """Return the ranges of the content that differ from an earlier dump, in bytes from the start of the content.
 
-        They are whole blocks, neighbours as one range, and also tell of dumps that are compressed in other ways. What
-        lies past the end of the former dump has changed. None where one of the two has no blocks.
+        The ranges are complete blocks, with adjacent ones merged. The dumps may be compressed differently. Content past
+        the end of the earlier dump counts as changed. None if either dump has no block digests.
         """
         if self.content_blocks is None or since.content_blocks is None:
             return None
@@ -105,12 +105,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         files: the outcome of each dump, in the order of the manifest.
-        output: the output folder.
-        started, ended: in UTC.
-        seconds: from the start of the plan's execution to the last name.
-        interrupted: what ended the run early (``SIGINT``, ``cancelled``, ``on_error: abort``), or None.
-        earlier: what earlier runs into the same folder have made, and this one neither made anew nor was asked for.
-        unrecorded: of a restore, how many dumps the last run was to make and didn't.
+        output: the output directory.
+        started, ended: the times in UTC.
+        seconds: the time from the start of the run to the last final name.
+        interrupted: what interrupted the run (``SIGINT``, ``cancelled``, ``on_error: abort``), or None.
+        earlier: dumps of earlier runs into the same directory that this run has neither replaced nor kept.
+        unrecorded: for a restore, how many dumps the last run should have written and didn't.
         receipt_error: why the receipt or a digest list could not be written, or None.
         action: what was done.
     """
@@ -129,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """True if each dump and the receipt are there."""
+        """True if every dump and the receipt were written."""
         return all(file.ok for file in self.files) and self.receipt_error is None and not self.unrecorded
 
     @property
@@ -138,12 +138,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes(self) -> int:
-        """The bytes of all dumps that are done."""
+        """The total bytes of all finished dumps."""
         return sum(file.bytes for file in self.files)
 
     @property
     def stored(self) -> int:
-        """The bytes that were written for them; the rest is holes."""
+        """The bytes that were written for all dumps; the rest is holes."""
         return sum(file.stored for file in self.files)
 
     @property
@@ -151,7 +151,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return self.bytes / self.seconds if self.seconds else 0.0
 
     def raise_for_failures(self) -> None:
-        """Raise an ``ExceptionGroup`` of what went wrong, if anything did."""
+        """Raise an ``ExceptionGroup`` of all errors, if there are any."""
         errors: list[Exception] = [file.error for file in self.files if file.error is not None]
         if self.receipt_error is not None:
             errors.append(self.receipt_error)
@@ -165,11 +165,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             raise ExceptionGroup(what, errors)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, with the keys of ``receipt.json``."""
+        """Return the report as a JSON object, with the keys of ``receipt.json``."""
         return dict(msgspec.json.decode(self.to_json()))
 
     def to_json(self) -> str:
-        """Return it as the text of a ``receipt.json``."""
+        """Return the report as the text of a ``receipt.json``."""
         from asyncdump.records.receipt import receipt
 
         return receipt(self, __version__).decode()
@@ -191,5 +191,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def now() -> datetime:
-    """Return the time of day in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What a report says in words: totals in a table, and what went wrong, the same of several files once."""
+"""The summary of a report: totals in a table, and the failures, grouped by cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asyncdump.vocabulary.tables import Summary, count, listed, seconds
 from asyncdump.vocabulary.values import STANDARD_OUTPUT
 
 _MOST: Final = 20
-"""Failures, and files with unreadable bytes, that are listed."""
+"""The maximum number of failures, and of files with unreadable bytes, that are listed."""
 
 _NUMBER: Final = re.compile(r"\d+")
 
@@ -37,7 +37,7 @@ def summary_of(report: Report) -> Summary:
 
 
 def place_of(output: str) -> str:
-    """Return what people call an output."""
+    """Return the name of an output for display."""
     return "standard output" if output == STANDARD_OUTPUT else text(output)
 
 
@@ -100,7 +100,7 @@ def _failures(report: Report) -> Iterator[str]:
 
 
 class _Reason(NamedTuple):
-    """What failures have in common that are told as one."""
+    """The key by which failures are grouped."""
 
     kind: type[AsyncdumpError]
     phase: str
@@ -132,7 +132,7 @@ def _failure(files: list[FileReport]) -> Iterator[str]:
 
 
 def _bad(report: Report, files: list[FileReport]) -> Iterator[str]:
-    """Say what could not be read; where no receipt lists the ranges, the first of them too."""
+    """Report unreadable bytes; on standard output there is no receipt, so list the first ranges, too."""
     streamed = report.output == STANDARD_OUTPUT
     for file in files[:_MOST]:
         lost = f"{format_size(file.bad_bytes)} in {count(len(file.bad), 'range')} could not be read and are zeros"

@@ -21,18 +21,18 @@ class FileVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name, path: its name, and its full path.
-        verdict: ``ok``; ``corrupt``; ``short``; ``missing``; ``differs`` from its source; or ``unknown``, where that
-            can't be decided: it has no digest, it is the output of a filter and can't be compared with a source, or a
-            call failed.
-        bytes: the bytes of the source that it contains.
-        offset: where in the file as stored the first bad frame or 2 MiB block begins, in bytes; for a dump that differs
-            from its source, the first such byte of its content. None where that isn't known.
+        verdict: ``ok``; ``corrupt``; ``short``; ``missing``; ``differs`` from its source; or ``unknown`` if that can't
+            be decided: it has no digest, it is the output of a filter and can't be compared with a source, or a call
+            failed.
+        bytes: the number of bytes of the source that it contains.
+        offset: the offset of the first bad frame or 2 MiB block in the file as stored, in bytes; for a dump that
+            differs from its source, the first different byte of its content. None if it isn't known.
         frame: the number of the first bad frame of a compressed dump, from 0, or None.
-        ranges: where the file as stored is damaged, in whole 2 MiB blocks, as ``(offset, length)`` in bytes: the first
-            64 of them, neighbours as one. Empty where that isn't known.
-        damaged: the bytes of all such ranges.
+        ranges: the damaged ranges of the file as stored, in complete 2 MiB blocks, as ``(offset, length)`` in bytes:
+            the first 64 of them, with adjacent ones merged. Empty if they aren't known.
+        damaged: the total bytes of all such ranges.
         message: why it isn't ``ok``.
-        hint: what can be done about it.
+        hint: what to do about it.
         seconds: how long it took.
     """
 
@@ -57,10 +57,10 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         receipt: what the dumps were compared with: a receipt, or the journal of a run that never ended.
         files: the outcome for each dump in it.
-        unrecorded: how many dumps the last run should have made and didn't: it was killed, or an older dump is there.
+        unrecorded: how many dumps the last run should have written and didn't: it was killed, or an older one is there.
         strays: files in the directory that aren't in the receipt; they are not a failure.
         seconds: how long it took.
-        interrupted: what ended it early, or None.
+        interrupted: what interrupted it, or None.
         against_source: whether the dumps were compared with their sources instead.
     """
 
@@ -74,7 +74,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ok(self) -> bool:
-        """True if every dump of the run is there and ``ok``."""
+        """True if every dump of the run exists and is ``ok``."""
         verified = all(file.verdict == "ok" for file in self.files)
         return verified and not self.unrecorded and self.interrupted is None
 
@@ -84,7 +84,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes(self) -> int:
-        """The bytes of the sources that the dumps which are ``ok`` contain."""
+        """The total bytes of the dumps that are ``ok``."""
         return sum(file.bytes for file in self.files if file.verdict == "ok")
 
     def raise_for_failures(self) -> None:
@@ -98,7 +98,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> Summary:
-        """What it says in words."""
+        """The summary of the verification."""
         verified = len(self.files) - len(self.failures)
         dumps = count(len(self.files) + self.unrecorded, "dump")
         how = "identical to their sources in" if self.against_source else "verified against"
@@ -124,7 +124,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             yield f"interrupted by {self.interrupted}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, with the keys of ``asyncdump verify --json``."""
+        """Return the verification as a JSON object, with the keys of ``asyncdump verify --json``."""
         return dict(msgspec.json.decode(self.to_json()))
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""The committer: makes durable in one go whatever was sealed while it was busy, and gives it its names."""
+"""The committer: makes all dumps durable that were sealed while it was busy, as one group, and publishes them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from asyncdump.sinks.place import Place
 from asyncdump.vocabulary.stop import Stop
 
 _TICK: Final = 0.1
-"""Seconds after which a lane that waits for room looks whether the run goes on."""
+"""Seconds after which a lane that waits for a full queue checks whether the run is stopped."""
 
 
 class Committer:
     """A short queue of sealed jobs, which `next_group` empties.
 
-    Lanes call `hand_over`, each for a job that it alone has: from then on the job is the committer's. A full queue
-    holds them up: that is the backpressure of a disk that syncs more slowly than it writes.
+    A lane calls `hand_over` for a job that no other lane uses any more. From then on, the job belongs to the committer.
+    A full queue blocks the lanes: this is the backpressure of a disk that syncs more slowly than it writes.
 
     Attributes:
-        journal: takes down what is published, unless it is None.
-        finishes: whether what was handed over is published although the run is stopped (``on_error: abort``).
+        journal: where published dumps are recorded, or None.
+        finishes: whether jobs that were handed over are published even if the run is stopped (``on_error: abort``).
     """
 
     def __init__(self, plan: Plan, place: Place, stop: Stop, facts: Facts, *, group: int) -> None:
-        """``group`` is how many jobs may wait, and are published together at most."""
+        """``group`` is the maximum number of jobs that wait, and that are published together."""
         self.journal: Journal | None = None
         self.finishes = False
         self._plan: Final = plan
@@ -46,28 +46,29 @@ class Committer:
         self._open = False
 
     def open(self) -> None:
-        """Expect jobs, until `close`."""
+        """Accept jobs until `close`."""
         self._open = True
 
     def close(self) -> None:
-        """Say that nothing more will be handed over."""
+        """Note that nothing more will be handed over."""
         with self._turn:
             self._open = False
             self._arrived.notify_all()
             self._room.notify_all()
 
     def hand_over(self, job: Job) -> None:
-        """Give a sealed job to the committer, when it has room for one more."""
+        """Give a sealed job to the committer; wait while its queue is full."""
         with self._turn:
+            # After a stop, don't wait, because the run must end soon.
             while len(self._sealed) >= self._group and not self._stop.requested:
                 self._room.wait(_TICK)
             self._sealed.append(job)
             self._arrived.notify()
 
     def next_group(self) -> list[Job]:
-        """Wait for jobs, publish them as a group and return them; nothing at the end, or when the run is stopped.
+        """Wait for jobs, publish them as a group and return them; return nothing at the end or if the run is stopped.
 
-        Of each job returned, ``published`` or ``error`` is set.
+        Each returned job has either ``published`` or ``error`` set.
         """
         with self._turn:
             while not self._sealed and self._open:
@@ -76,6 +77,7 @@ class Committer:
                 return []
             group = [self._sealed.popleft() for _ in range(min(self._group, len(self._sealed)))]
             self._room.notify_all()
+        # Separately, because `publish` syncs either all of its sinks or none.
         for durable in (True, False):
             if jobs := [job for job in group if job.planned.durable is durable]:
                 self._publish(jobs, durable=durable)
@@ -86,11 +88,12 @@ class Committer:
             job.transfer.phase = "sync"
         errors: Sequence[AsyncdumpError | None]
         try:
+            # Before the rename: after a crash, every published dump has a record.
             if self.journal is not None:
                 self.journal.append(job.report(self._facts) for job in jobs)
             sinks = [sink for job in jobs if (sink := job.transfer.sink) is not None]
             errors = self._place.publish(sinks, durable=durable, overwrite=self._plan.overwrite, journal=self.journal)
-        except Exception as error:  # noqa: BLE001 (whatever it is, it's these files')
+        except Exception as error:  # noqa: BLE001 (any error is a failure of these files, not of the run)
             abort(jobs)
             errors = [as_failure(error, job.planned.source.path) for job in jobs]
         for job, failure in zip(jobs, errors, strict=True):
@@ -99,5 +102,5 @@ class Committer:
                 continue
             job.note(failure)
             if self.journal is not None and isinstance(failure, NotDurableError):
-                with suppress(DumpError):  # It says then that the dump is done: a run that goes on proves that.
+                with suppress(DumpError):  # Then the journal says that the dump is done, which a resumed run verifies.
                     self.journal.append([job.failure(failure, self._place.path, self._facts)])

@@ -1,4 +1,4 @@
-"""One dump of a plan on its way through a run: what has become of it, and what threads do with it."""
+"""One planned dump during a run: its state, and what threads do with it."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from asyncdump.kernel.lane import Lane
 from asyncdump.log import logger
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.records.report import FileReport
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.transfer.transfer import Transfer
 
 
 class Facts(NamedTuple):
-    """What the records of all dumps of a run say alike, or by it; a `Job` has nothing of it, for the garbage collector.
+    """What the records of all dumps of a run share. It isn't part of each `Job`, for the sake of the garbage collector.
 
     Attributes:
         clock: returns the seconds since the run began.
-        owners: knows who had the sources mapped.
+        mappers: knows which processes have the sources mapped.
+        manifest_sha256: the SHA-256 of the manifest.
     """
 
     clock: Callable[[], float]
-    owners: Owners
+    mappers: Mappers
     manifest_sha256: str
 
 
 class Job(msgspec.Struct, eq=False):
-    """One planned dump and what has become of it; changed by the lane that has it, then by the committer.
+    """One planned dump and its state. The lane that has it changes it, and later the committer.
 
-    ``stands`` is the record of a complete dump that an attempt has left under its name, and could not make durable.
+    ``stands`` is the record of a complete dump that an earlier attempt has left under the final name, but could not
+    make durable.
 
-    ``under_way`` is there only while it is: of 80,000 dumps hardly any are, and what is kept of all of them would cost
-    each full collection of garbage a part of a second, in which no thread goes on.
+    ``under_way`` is only set while the dump is in progress, which few of 80,000 dumps are. If all of them kept a
+    transfer, each full garbage collection would stop all threads for a good part of a second.
     """
 
     index: int
@@ -67,30 +69,30 @@ class Job(msgspec.Struct, eq=False):
 
     @property
     def phase(self) -> str:
-        """What is being done, or ``plan`` before anything was."""
+        """The current phase; ``plan`` before the dump has begun."""
         return self.under_way.phase if self.under_way is not None and self.began is not None else "plan"
 
     def watch(self, proof: Transfer) -> None:
-        """Have the progress of a proof told."""
+        """Report the progress of a proof as the progress of this job."""
         self.proof = proof
 
     @property
     def has_room(self) -> bool:
-        """Whether one more lane may work on it: its sink and its compression may have a limit."""
+        """Whether one more lane may work on it; its sink and its compression may have a limit."""
         most = self.transfer.most_lanes
         return most is None or self.lanes < most
 
     @property
     def share(self) -> int:
-        """The bytes that one more lane would have to move."""
+        """The share of the remaining bytes that one more lane would move."""
         return self.transfer.remaining // (self.lanes + 1)
 
     def work(self, lane: Lane) -> None:
-        """Move all of it, together with other lanes that do the same."""
+        """Move its bytes, together with other lanes."""
         self.guard(lambda: self.transfer.work(lane))
 
     def seal(self, lane: Lane) -> None:
-        """End a dump that is moved."""
+        """Seal the dump after all bytes are moved."""
         self.guard(lambda: self.transfer.seal(lane))
         self.sealed = self.error is None
         if self.sealed and (bad := self.transfer.bad):
@@ -98,16 +100,16 @@ class Job(msgspec.Struct, eq=False):
             logger().warning("bad_memory", source=self.planned.source.path, bytes=lost, ranges=len(bad))
 
     def guard(self, step: Callable[[], None]) -> None:
-        """Take a step unless the job has failed; what the step raises is the job's outcome, not the run's."""
+        """Call ``step`` unless the job has failed; an exception fails this job, not the run."""
         if self.error is not None:
             return
         try:
             step()
-        except Exception as error:  # noqa: BLE001 (what nobody foresaw is this file's failure all the same)
+        except Exception as error:  # noqa: BLE001 (even an unexpected error is only the failure of this file)
             self.note(as_failure(error, self.planned.source.path))
 
     def note(self, error: AsyncdumpError) -> None:
-        """Take down why it has failed, and log it. That one thread gave up is no reason where another has a better."""
+        """Record why the job failed, and log it. The first error stays; only an interruption is replaced by another."""
         _forget_frames(error)
         if self.error is not None and not isinstance(self.error, InterruptedDumpError):
             return
@@ -116,13 +118,13 @@ class Job(msgspec.Struct, eq=False):
             logger().warning("dump_failed", source=self.planned.source.path, phase=self.phase, error=str(error))
 
     def report(self, facts: Facts) -> FileReport:
-        """Return the outcome of a dump that is sealed."""
+        """Return the outcome of a sealed dump."""
         planned, transfer = self.planned, self.transfer
         assert transfer.engine is not None
         assert transfer.sink is not None
         assert self.began is not None
         now = facts.clock()
-        maps, maps_left_out = facts.owners.of(planned.source)
+        maps, maps_left_out = facts.mappers.of(planned.source)
         digest, content_digest = (
             f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
         )
@@ -159,10 +161,10 @@ class Job(msgspec.Struct, eq=False):
         )
 
     def failure(self, error: AsyncdumpError, folder: str, facts: Facts) -> FileReport:
-        """Return the outcome of a dump into ``folder`` that has failed, or was given up."""
+        """Return the outcome of a dump into ``folder`` that has failed or was abandoned."""
         if isinstance(error, NotDurableError):
             return msgspec.structs.replace(self.report(facts), error=error, phase="sync", bytes=0, stored=0)
-        if self.stands is not None:  # What a later attempt has failed of changes nothing of what has the name.
+        if self.stands is not None:  # The failure of a later attempt doesn't change the file under the final name.
             return msgspec.structs.replace(self.stands, error=error)
         now = facts.clock()
         engine = self.under_way.engine if self.under_way is not None else None
@@ -187,17 +189,17 @@ class Job(msgspec.Struct, eq=False):
 
 
 def abort(jobs: list[Job]) -> None:
-    """Remove what was written of dumps; what goes wrong with one keeps none of the others."""
+    """Remove what was written for some jobs; a failure to remove one doesn't affect the others."""
     for job in jobs:
         try:
             if job.under_way is not None:
                 job.under_way.abort()
-        except Exception as error:  # noqa: BLE001 (there is nothing left to be done about it)
+        except Exception as error:  # noqa: BLE001 (nothing else can be done about it)
             logger().error("not_removed", dump=job.planned.name, error=str(error))
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Drop what the frames of a traceback hold: it lives as long as the report, and a frame may hold 128 MiB."""
+    """Clear the frames of a traceback: it lives as long as the report, and a frame may refer to 128 MiB."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

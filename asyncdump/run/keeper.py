@@ -1,4 +1,4 @@
-"""What earlier runs have dumped already: found complete, it is kept and not dumped again."""
+"""Dumps that exist already: if they verify, they are kept and not dumped again."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from asyncdump.vocabulary.stop import Stop
 
 
 class Keeper:
-    """Looks whether a dump is there before a lane begins it: in a store; elsewhere nothing is found again.
+    """Checks whether a dump exists in the store before a lane begins it. Places that aren't stores keep no dumps.
 
     Attributes:
-        journal: takes down what is kept, unless it is None.
+        journal: where kept dumps are recorded, or None.
     """
 
     def __init__(self, plan: Plan, store: Store, stop: Stop) -> None:
@@ -35,7 +35,7 @@ class Keeper:
         self._stop: Final = stop
 
     def settle(self, job: Job, lane: Lane) -> None:
-        """Set ``kept`` of a job whose dump is there and complete, or its error where something else is in the way."""
+        """Set ``kept`` of a job whose dump exists and is complete, or its error if another file has its name."""
         earlier = job.earlier
         if earlier is None:
             job.guard(lambda: self._recognise(job, lane))
@@ -45,11 +45,11 @@ class Keeper:
     def _keep(self, job: Job, report: FileReport) -> None:
         job.kept = report
         if self.journal is not None:
-            with suppress(DumpError):  # What is lost is that this run has verified it.
+            with suppress(DumpError):  # Without the record, the next run verifies it again.
                 self.journal.append([report])
 
     def _verified(self, job: Job, earlier: FileReport, lane: Lane) -> FileReport | None:
-        """Return the record of what an earlier run has done, if it has done this very thing and that verifies."""
+        """Return the record of an earlier run if it is of the same dump, and the dump verifies."""
         if job.attempts or not earlier.ok or not fits(job.planned, earlier, self._plan):
             return None
         try:
@@ -60,7 +60,7 @@ class Keeper:
                 return None
         except InterruptedDumpError as error:
             job.note(error)
-        except Exception as error:  # noqa: BLE001 (whatever it is: what doesn't verify is dumped again)
+        except Exception as error:  # noqa: BLE001 (any error: a dump that doesn't verify is dumped again)
             logger().warning("dumped_again", dump=earlier.name, error=str(error) or type(error).__name__)
         else:
             return msgspec.structs.replace(proved, kept=True, durable=earlier.durable or job.planned.durable)
@@ -69,10 +69,10 @@ class Keeper:
         return None
 
     def _recognise(self, job: Job, lane: Lane) -> None:
-        """Keep a file of a dump's name that no record mentions, if it holds what the source holds now.
+        """Keep a file under the name of a dump that no record mentions, if its content is that of the source.
 
         Raises:
-            DumpError: it holds something else, or can't be read.
+            DumpError: its content differs, or can't be read.
         """
         if not self._is_in_the_way(job):
             return
@@ -84,7 +84,7 @@ class Keeper:
         self._keep(job, msgspec.structs.replace(found, manifest_sha256=self._plan.manifest_sha256))
 
     def _is_in_the_way(self, job: Job) -> bool:
-        """Tell whether a file has a dump's name that no record mentions, and that no dump of this run holds."""
+        """Return whether a file has the name of the dump that no record mentions, and that this run didn't write."""
         name = job.planned.name
         if not self._plan.resume or self._plan.overwrite:
             return False

@@ -8,43 +8,44 @@ from typing import Final
 
 from asyncdump.errors import DumpError
 from asyncdump.kernel.filesystems import traits
-from asyncdump.kernel.linux import cores, open_files
+from asyncdump.kernel.host import cores, open_files
 
 _SPARE_DESCRIPTORS: Final = 16
 
 
-_DESCRIPTORS_PER_LANE: Final = 6  # The source, the sink twice and once more, the two ends of the pipe.
+_DESCRIPTORS_PER_LANE: Final = 6  # The source, three for the sink, and the two ends of the pipe.
 
 
-_DESCRIPTORS_PER_PIPELINE: Final = 7  # Its two ends, and five that the start of a program takes.
+_DESCRIPTORS_PER_PIPELINE: Final = 7  # Its two ends, and five while a program is started.
 
 
-_DESCRIPTORS_PER_PROGRAM: Final = 2  # What it says, and its process.
+_DESCRIPTORS_PER_PROGRAM: Final = 2  # Its stderr and its pidfd.
 
 
 def default_lanes(filesystem: str) -> int:
-    """Return how many worker threads serve a destination best, by its filesystem and the cores.
+    """Return the best number of worker threads for a destination, from its filesystem and the number of cores.
 
-    A disk wants several requests in flight; threads beyond twice the cores only wait for one another. Memory is as fast
-    as the cores are. (The kernel's ``rotational`` flag is no guide: virtual disks claim to rotate.)
+    A disk needs several requests in flight, but more than two threads for each core only wait for one another. For a
+    destination in memory, the cores are the limit. The kernel's ``rotational`` flag is not used, because virtual disks
+    claim to rotate.
     """
     return cores() if traits(filesystem).in_memory else max(4, min(2 * cores(), 8))
 
 
 def within_open_files(wanted: int, programs: int) -> tuple[int, int]:
-    """Return how many lanes the limit of open files allows, and how many finished dumps may wait open for their sync.
+    """Return how many lanes the limit of open files allows, and how many sealed dumps may wait for their sync.
 
-    ``programs`` is how many filters one dump goes through at most.
+    A dump that waits for its sync keeps its file open. ``programs`` is the largest number of filters of any dump.
 
     Raises:
-        DumpError: not even one lane.
+        DumpError: the limit doesn't even allow one lane.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = open_files(soft) + _SPARE_DESCRIPTORS
     lane = _DESCRIPTORS_PER_LANE
     if programs:
         lane += _DESCRIPTORS_PER_PIPELINE + programs * _DESCRIPTORS_PER_PROGRAM
-    # For each lane one dump that waits, at least.
+    # Each lane needs space for at least one dump that waits, or no lane could hand over anything.
     lanes = min(wanted, (soft - taken) // (lane + 1))
     if lanes < 1:
         raise DumpError(

@@ -14,7 +14,7 @@ from asyncdump.run.threads import Signal
 
 
 class Mailbox:
-    """Events on their way to one listener, which may be as slow as it likes.
+    """A queue of events for one listener, which may be arbitrarily slow.
 
     Threads call `put`, one at a time. Progress and retries are conflated to the latest of each file; the other events
     are kept: at most two for a file and two for the run.
@@ -36,6 +36,7 @@ class Mailbox:
                 self._progress[event.name] = event
             else:
                 self._keep(event)
+            # A listener takes the signal under the turn, after it has found nothing: it can't miss an event.
             news, self._news = self._news, Signal()
         news.give()
 
@@ -46,11 +47,11 @@ class Mailbox:
             self._events.append(event)
             return
         if event.name not in self._retried:
-            self._events.append(event)  # Keeps the place of the latest.
+            self._events.append(event)  # Only its position counts: `next` returns the latest retry in its place.
         self._retried[event.name] = event
 
     def close(self) -> None:
-        """Say that no more events will come."""
+        """Note that no more events will come."""
         with self._turn:
             self._closed = True
             news = self._news
@@ -81,6 +82,7 @@ class Mailbox:
     async def next(self) -> Event | None:
         """Return the next event, or None at the end."""
         while True:
+            # A blocking acquire would block the event loop; threads hold the turn only for moments.
             while not self._turn.acquire(blocking=False):
                 await anyio.lowlevel.checkpoint()
             try:

@@ -18,7 +18,7 @@ from asyncdump.records.receipt import digest_lists, receipt
 from asyncdump.records.report import FileReport, Report, now
 from asyncdump.run.events import Event, RunFinished, RunStarted
 from asyncdump.run.mailbox import Mailbox
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.run.scheduler import Scheduler
 from asyncdump.run.threads import Host, Signal, outlast, start
 from asyncdump.sinks.place import Place, Store
@@ -30,11 +30,11 @@ from asyncdump.vocabulary.stop import Stop
 class Run:
     """A run in progress: an asynchronous iterator of its events, for one listener at a time.
 
-    An iteration continues where an earlier one was left. A second one at the same time raises `RuntimeError`, for each
-    event is given once. After the last event, iterations end immediately.
+    An iteration continues where an earlier one was left. A second one at the same time raises `RuntimeError`, because
+    each event is delivered once. After the last event, iterations end immediately.
 
     Attributes:
-        plan: what it does.
+        plan: the plan of the run.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Run:
         earlier: Mapping[str, FileReport] | None = None,
         receipt: bool = True,
     ) -> None:
-        """``store`` has the records: of this run, or with ``receipt=False`` of the one whose dumps are read. It stays
-        locked until the run has ended. ``earlier`` is what runs before this one have made in it, by name.
+        """``store`` contains the records of this run, or with ``receipt=False`` those of the run whose dumps are read.
+        It stays locked until the run has ended. ``earlier`` are the dumps of earlier runs in it, by name.
         """
         self.plan: Final = plan
         self._place: Final = place
@@ -61,7 +61,7 @@ class Run:
         self._interrupted: str | None = None
         self._report: Report | None = None
         self._began = time.perf_counter()
-        self._owners = Owners(dump.source for dump in plan.dumps if receipt)
+        self._mappers = Mappers(dump.source for dump in plan.dumps if receipt)
         self._scheduler = Scheduler(
             plan,
             place,
@@ -71,7 +71,7 @@ class Run:
             watch=self._look_around,
             store=store,
             earlier=earlier,
-            owners=self._owners,
+            mappers=self._mappers,
             quiet=not receipt,
         )
         self.ended: Final = Signal()
@@ -81,12 +81,12 @@ class Run:
         self._failure: BaseException | None = None
 
     def attach(self, journal: Journal) -> None:
-        """Have what is done taken down."""
+        """Record what is done in a journal."""
         self._journal = journal
         self._scheduler.attach(journal)
 
     def discard(self) -> None:
-        """Give back what a run holds that is never conducted, as if it had never been."""
+        """Release the resources of a run that is never started, without a trace on disk."""
         if self._journal is not None and not self._earlier:
             self._journal.remove()
         self._release()
@@ -102,7 +102,7 @@ class Run:
         return aiter(self._mailbox)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it: ``state`` (``running`` or ``ended``), ``plan``, and ``report`` or None."""
+        """Return the run as a JSON object: ``state`` (``running`` or ``ended``), ``plan``, and ``report`` or None."""
         ended = self._report is not None
         report = self._report.to_dict() if self._report is not None else None
         return {"state": "ended" if ended else "running", "plan": self.plan.to_dict(), "report": report}
@@ -134,7 +134,7 @@ class Run:
         return self._report
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End the run within about 100 ms: finished dumps stay, others are removed, and the report says which.
+        """Stop the run within about 100 ms: finished dumps stay, others are removed, and the report says which.
 
         It may be called at any time, more than once, and from any thread or signal handler.
         """
@@ -145,10 +145,10 @@ class Run:
         return time.perf_counter() - self._began
 
     def start(self) -> None:
-        """Have the run conducted, in threads that no event loop can cut short.
+        """Start the run in threads, which no event loop can interrupt.
 
         Raises:
-            DumpError: no thread can be started. Nothing is held any more then.
+            DumpError: no thread can be started. All resources are released then.
         """
         self._host = Host()
         try:
@@ -159,14 +159,14 @@ class Run:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a child of the process that conducts the run: none of its threads is here, nor its loop."""
+        """Whether this process is a forked child of the one that runs it: it has neither its threads nor its loop."""
         return os.getpid() != self._process
 
     async def wait(self) -> None:
-        """Wait for the end, through any number of cancellations; the first of them ends the run.
+        """Wait for the end, through any number of cancellations; the first one stops the run.
 
         Raises:
-            BaseException: what ended the run where that wasn't the failure of a file, or the last cancellation.
+            BaseException: the error that stopped the run, unless it is the failure of a file; or the last cancellation.
         """
         if self._thread is not None and not self.forked:
             await outlast(self._thread, self.ended, self.cancel)
@@ -175,7 +175,7 @@ class Run:
             raise failure
 
     def _look_around(self) -> None:
-        """End the run when nobody can be waiting for it any more."""
+        """Stop the run if its event loop is gone, so that no task can be waiting for it."""
         if self._host is not None and self._host.gone:
             self.cancel("the event loop was closed")
 
@@ -191,7 +191,7 @@ class Run:
                     concurrency=self._scheduler.concurrency,
                 )
             )
-            self._owners.start()
+            self._mappers.start()
             self._scheduler.run()
         except BaseException as error:  # noqa: BLE001 (raised by `wait`)
             self._failure = error
@@ -203,7 +203,8 @@ class Run:
         except BaseException as error:  # noqa: BLE001 (likewise)
             self._failure = self._failure or error
         finally:
-            self._owners.end()
+            # Released first: when the events end, or `wait` returns, the directory is unlocked.
+            self._mappers.end()
             self._release()
             self._mailbox.close()
             self.ended.give()
@@ -221,7 +222,7 @@ class Run:
         )
         try:
             self._write_records(report)
-        except Exception as error:  # noqa: BLE001 (whatever it is: the dumps are there)
+        except Exception as error:  # noqa: BLE001 (any error: the dumps are complete without a receipt)
             report = msgspec.structs.replace(report, receipt_error=as_failure(error, self._place.path))
         self._report = report
         self._mailbox.put(
@@ -236,13 +237,13 @@ class Run:
         )
 
     def _still_there(self, files: Iterable[FileReport]) -> tuple[FileReport, ...]:
-        """Return what earlier runs have made and this one has neither made anew nor kept."""
+        """Return the dumps of earlier runs that this run has neither written again nor kept."""
         made = {file.name for file in files if file.ok or file.inode}
         return tuple(file for name, file in self._earlier.items() if name not in made)
 
     def _write_records(self, report: Report) -> None:
         if self._receipt and self._store is not None:
-            # What an earlier list says of dumps that were replaced would find fault with those that replaced them.
+            # The earlier digest of a dump that was replaced doesn't match its replacement: empty those lists.
             lists = {name: LISTS[file.digest.partition(":")[0]] for name, file in self._earlier.items() if file.digest}
             standing = {lists[file.name] for file in report.earlier if file.ok and file.name in lists}
             stale = dict.fromkeys(set(lists.values()) - standing, b"")

@@ -1,34 +1,32 @@
-"""The fan-out: which thread moves what, how many at once, and how a run ends. Nothing here knows of an event loop.
+"""The threads of a run: which thread does what, how many there are, and how a run ends. There is no event loop here.
 
-A *lane* is a thread with a buffer and a pipe of its own, which it closes itself. It takes the largest file that waits;
-when none waits, it joins the file with most bytes left (`Queue`). What is sealed goes to the *committer*, which makes
-durable in one go all that has gathered while it was busy (`Committer`). What happens is told by `Telling`.
+A *lane* is a thread with its own buffer and pipe, which it closes itself. It takes the largest waiting file, or joins
+the file with the most bytes left (`Queue`). Sealed dumps go to the *committer*, which makes all dumps durable that were
+sealed while it was busy, and publishes them (`Committer`). `Telling` emits the events.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from threading import Thread
 from typing import Final
 
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError
 from asyncdump.kernel.lane import Lane
-from asyncdump.log import logger
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.committer import Committer
+from asyncdump.run.crew import TICK, Crew
 from asyncdump.run.events import Event
 from asyncdump.run.job import Facts, Job, abort
 from asyncdump.run.keeper import Keeper
 from asyncdump.run.limits import default_lanes, within_open_files
-from asyncdump.run.owners import Owners
+from asyncdump.run.mappers import Mappers
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
-from asyncdump.run.threads import start
 from asyncdump.sinks.place import Place, Store
 from asyncdump.transfer.choose import transfer_of
 from asyncdump.transfer.resources import resources
@@ -37,19 +35,18 @@ from asyncdump.vocabulary.stop import Stop
 
 _BATCH_FILES: Final = 16
 _GROUP: Final = 64
-_TICK: Final = 0.1
 
 
 class Scheduler:
-    """Carries out one plan; `run` is called once. Making it raises `DumpError` where too few files may be open.
+    """Runs one plan; call `run` once. The constructor raises `DumpError` if the limit of open files is too low.
 
-    ``emit`` is given each event, one after another, by whichever thread tells of it. ``watch`` is called ten times a
-    second. ``store`` has what is read: dumps that are verified or restored, or those of runs before this one; these are
-    ``earlier``, by name. ``owners`` knows who has the sources mapped. With ``quiet``, failures aren't logged.
+    Threads call ``emit`` with each event, one at a time. ``watch`` is called ten times a second. ``store`` contains the
+    dumps that are read: those to verify or restore, or those of earlier runs, whose records are ``earlier``, by name.
+    ``mappers`` knows which processes have the sources mapped. With ``quiet``, failures aren't logged.
 
     Attributes:
-        reports: the outcome of each dump, in the order of the plan, complete when `run` returns or raises.
-        aborted: True when a failure ended the run, as ``on_error: abort`` asks.
+        reports: the outcome of each dump, in the order of the plan; complete when `run` returns or raises.
+        aborted: whether a failure stopped the run (``on_error: abort``).
     """
 
     def __init__(
@@ -63,7 +60,7 @@ class Scheduler:
         watch: Callable[[], object],
         store: Store | None = None,
         earlier: Mapping[str, FileReport] | None = None,
-        owners: Owners | None = None,
+        mappers: Mappers | None = None,
         quiet: bool = False,
     ) -> None:
         lanes = default_lanes(place.filesystem)
@@ -79,22 +76,17 @@ class Scheduler:
         self._stop = stop
         self._watch = watch
         self._clock = clock
-        self._facts = Facts(clock, owners or Owners(), plan.manifest_sha256)
+        self._facts = Facts(clock, mappers or Mappers(), plan.manifest_sha256)
         self._telling = Telling(emit, clock)
         self._keeper = Keeper(plan, store, stop) if store is not None else None
-        # What waits: in the lanes' batches a half, in the queue and in the committer's hands a quarter each.
+        # Sealed dumps wait with open files. Of those allowed, half may be in the batches of the lanes, and a quarter
+        # each in the committer's queue and in the group that it is publishing.
         self._committer = Committer(plan, place, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
-        # The counts of threads, and what is to be done again, are changed by whoever holds the turn. The locks of
-        # `Queue`, `Telling` and `Committer` may be taken within it, never the other way round.
-        self._turn = threading.RLock()
-        self._over = threading.Condition(self._turn)  # The run waits for the end of all threads.
-        self._moving = 0
-        self._committing = False
-        self._broken: BaseException | None = None
-        self._again: list[Job] = []
-        self._numbers = count()  # Of lanes, a new one for each: of a round that retries too.
+        self._crew = Crew(stop, lane=self._lane, commit=self._commit, lanes_ended=self._lanes_ended)
+        self._again: deque[Job] = deque()  # Jobs to retry: threads append, and it is emptied when none is left.
+        self._numbers = count()  # The numbers of the lanes: a new one for each lane, also in rounds of retries.
         self._resources = resources(stop, store)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
         self._queue = Queue(
@@ -102,7 +94,7 @@ class Scheduler:
         )
 
     def attach(self, journal: Journal) -> None:
-        """Have what is done taken down in a journal."""
+        """Record what is done in a journal."""
         self._committer.journal = journal
         if self._keeper is not None:
             self._keeper.journal = journal
@@ -118,10 +110,10 @@ class Scheduler:
         return self._telling.reports
 
     def run(self) -> None:
-        """Dump all files, in threads; returns when each is published, kept, failed or given up, and no thread is left.
+        """Dump all files in threads; return when each is published, kept, failed or abandoned, and no thread is left.
 
-        When `Stop` is requested, threads end after the step they are in (some 10 ms), what they were writing is
-        removed, and what was published stays.
+        After a stop is requested, threads end after their current read or write (about 10 ms), unfinished dumps are
+        removed, and published dumps stay.
 
         Raises:
             DumpError: no thread can be started.
@@ -132,7 +124,7 @@ class Scheduler:
                 self._rest()
                 self._round()
         finally:
-            # Every thread has ended by now: what isn't published won't be.
+            # All threads have ended: a dump that isn't published by now never will be.
             rest = [job for job in self._jobs if not self._telling.is_over(job)]
             abort([job for job in rest if job.began is not None and not job.published])
             for job in rest:
@@ -142,83 +134,30 @@ class Scheduler:
                     self._fail(job, job.error or self._given_up(job))
 
     def _round(self) -> None:
-        """Serve all that waits."""
+        """Serve all waiting jobs."""
+        # No more threads than could ever find work at the same time.
         wanted = min(self._lanes, self._useful_lanes())
-        self._moving, self._committing = wanted, True
-        if wanted:  # Else nobody would close it.
+        if wanted:  # Without lanes, no one would close it.
             self._committer.open()
-        threads = []
-        try:
-            threads.append(self._started(self._commit, self._committed))
-            for number in range(wanted):
-                try:
-                    threads.append(self._started(self._lane, self._lane_ended))
-                except DumpError as error:
-                    if not number:
-                        raise
-                    self._lanes_ended(wanted - number)
-                    logger().warning("fewer_threads", started=number, wanted=wanted, error=str(error))
-                    break
-            self._watch_over()
-        except BaseException:
-            self._stop.requested = True
-            self._committer.close()  # Lanes that never began don't end.
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
-        if self._broken is not None:
-            raise self._broken
+        self._crew.work(wanted, self._tick)
 
-    def _started(self, task: Callable[[], None], ended: Callable[[], None]) -> Thread:
-        def carry_out() -> None:
-            try:
-                task()
-            except BaseException as error:  # noqa: BLE001 (it ends the run, and is raised by that)
-                self._broken = self._broken or error
-                self._stop.requested = True
-            finally:
-                with self._turn:
-                    ended()
-                    self._over.notify_all()
-                self._queue.wake()
-
-        return start(carry_out)
-
-    def _lane_ended(self) -> None:
-        self._lanes_ended(1)
-
-    def _lanes_ended(self, count: int) -> None:
-        with self._turn:
-            self._moving -= count
-            if self._moving == 0:
-                self._committer.close()
-
-    def _committed(self) -> None:
-        self._committing = False
-
-    def _watch_over(self) -> None:
-        """Tell of progress as the clock goes, until all is moved and published."""
-        tick = time.monotonic() + _TICK
-        with self._turn:
-            while self._moving or self._committing:
-                self._over.wait(max(0.0, tick - time.monotonic()))
-                if time.monotonic() >= tick:
-                    tick += _TICK
-                    self._watch()
-                    with self._queue.active() as jobs:
-                        for job in jobs:
-                            self._telling.progress(job)
+    def _tick(self) -> None:
+        self._watch()
+        # A job leaves `active` before its last event is emitted, so no progress can follow that event.
+        with self._queue.active() as jobs:
+            for job in jobs:
+                self._telling.progress(job)
 
     def _rest(self) -> None:
-        """Wait, then have what failed, and may do better, wait to be served once more."""
-        jobs, self._again = self._again, []
+        """Wait for the delay of the retries, then queue them again."""
+        jobs = list(self._again)
+        self._again.clear()
         seconds = max(self._plan.retries.wait(job.attempts) for job in jobs)
         until = time.monotonic() + seconds
         while not self._stop.requested and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _TICK))
+            time.sleep(min(left, TICK))
             self._watch()
-        self._queue.add(jobs)  # Each keeps why it failed until it is begun anew: it may never be.
+        self._queue.add(jobs)  # Each keeps its error until it is started again, which may never happen.
 
     def _useful_lanes(self) -> int:
         return sum(1 + job.planned.length // WORTH_JOINING for job in self._jobs)
@@ -229,6 +168,9 @@ class Scheduler:
         )
 
     # --- lanes ---------------------------------------------------------------------------------------------------
+
+    def _lanes_ended(self) -> None:
+        self._committer.close()  # Only lanes hand over jobs, so it gets no more.
 
     def _lane(self) -> None:
         lane = Lane(next(self._numbers))
@@ -244,10 +186,10 @@ class Scheduler:
                 return
         else:
             self._whole(jobs, lane)
-        # The order counts. A failure that ends the run does so before another lane begins what would not be wanted.
-        # What has failed is removed before its place in flight is free: the next file may need that space. Jobs are no
-        # longer active when they are ended: nobody tells of their progress after that. And this lane is free to be
-        # counted as such before it waits for the committer, or a full queue would hold up files that others could move.
+        # The order matters. A failure that stops the run does so before another lane begins a file that isn't wanted.
+        # Failed dumps are removed before their place in flight is free, because the next file may need the disk space.
+        # Jobs are released before they are ended, so that no progress follows their last event. And they are released
+        # before this lane waits for the committer, or a full queue would hold up files that other lanes could move.
         failed = [job for job in jobs if not job.sealed and job.kept is None]
         for job in failed:
             self._end_run(job, job.error)
@@ -262,8 +204,8 @@ class Scheduler:
                 self._fail(job, job.error or self._given_up(job))
 
     def _share_work(self, job: Job, lane: Lane) -> bool:
-        """Move a large file together with other lanes; return True to the last one out, which has sealed it."""
-        if not job.open_to_join:  # It stays open as long as one works on it: so this is the first.
+        """Move a large file together with other lanes; return True in the last lane to leave, which has sealed it."""
+        if not job.open_to_join:  # Once set, it stays set until the last lane leaves, so this is the first lane.
             self._begin(job, lane)
             self._queue.share(job)
             if job.transfer.moved:
@@ -293,28 +235,27 @@ class Scheduler:
         retries = self._plan.retries
         sink = job.under_way.sink if job.under_way is not None else None
         if self._place.streams and sink is not None and sink.stored:
-            return False  # What a reader has been given can't be taken back.
+            return False  # Bytes that the reader has got can't be taken back.
         passing = isinstance(error, DumpError) and error.errno in retries.numbers and job.planned.error is None
         return passing and job.attempts < retries.times and not self._stop.requested
 
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
-        with self._turn:
-            if self._may_pass(job, error):
-                if isinstance(error, NotDurableError):
-                    job.stands = job.failure(error, self._place.path, self._facts)
-                job.attempts += 1
-                self._again.append(job)
-                delay = self._plan.retries.wait(job.attempts)
-                self._telling.retried(job, error, delay)
-                return
+        if self._may_pass(job, error):
+            if isinstance(error, NotDurableError):
+                job.stands = job.failure(error, self._place.path, self._facts)
+            job.attempts += 1
+            self._telling.retried(job, error, self._plan.retries.wait(job.attempts))
+            self._again.append(job)
+            return
         self._telling.failed(job, error, job.failure(error, self._place.path, self._facts))
         self._end_run(job, error)
 
     def _end_run(self, job: Job, error: AsyncdumpError | None) -> None:
-        """End the run if it is to end with the failure of a file."""
+        """Stop the run if the failure of a file is to stop it (``on_error: abort``)."""
         passing = error is None or isinstance(error, InterruptedDumpError) or self._may_pass(job, error)
         if self._plan.on_error == "abort" and not passing:
-            self.aborted = self._committer.finishes = True  # Before the stop: the committer looks at both.
+            # Set before the stop: the committer reads both, and must not drop sealed jobs when it sees the stop alone.
+            self.aborted = self._committer.finishes = True
             self._stop.requested = True
 
     # --- in worker threads ------------------------------------------------------------------------------------------
@@ -327,15 +268,16 @@ class Scheduler:
                 job.seal(lane)
 
     def _begin(self, job: Job, lane: Lane) -> None:
-        if job.planned.error is not None:  # There is nothing to open.
+        if job.planned.error is not None:  # A match of a glob that could not be opened.
             job.note(job.planned.error)
             return
         job.lane = lane.number
-        job.began = self._clock() if job.began is None else job.began
+        job.began = self._clock() if job.began is None else job.began  # A retry keeps the time of the first attempt.
         if self._keeper is not None:
             self._keeper.settle(job, lane)
         if job.kept is not None:
             return
+        # This moves the first span, too. Only then may other lanes join: until then, the engine may still be refused.
         job.guard(lambda: job.transfer.begin(self._place, lane))
         if job.earlier is not None and job.transfer.sink is not None:
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path

@@ -1,4 +1,4 @@
-"""A dump that stands where one is to be made, and of which no record tells: its source tells whether it is the one."""
+"""A file under the name of a planned dump that no record mentions: if its content is that of the source, it is kept."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from asyncdump.vocabulary.values import Source
 def recognise(
     planned: PlannedDump, store: Store, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]
 ) -> FileReport:
-    """Return the record of what stands under the name of a planned dump, if it holds what its source holds now.
+    """Return a record of the file under the name of a planned dump, if its content is that of the source.
 
     Raises:
-        DumpError: it holds something else, or can't be read.
+        DumpError: its content differs, or can't be read.
     """
     began = time.perf_counter()
     path = os.path.join(store.path, planned.name)
-    if not planned.source.sized:  # What it holds is known when it is read, and is another thing each time.
+    if not planned.source.sized:  # Its content is generated on each read, so there is nothing to compare with.
         raise _stranger(path, planned)
     os.close(regular(store.open(planned.name), path))
     store.settle(planned.name)
     stored = _look_at(store, path, planned)
-    compressed = frozenset({planned.name} if planned.zstd is not None else ())
-    # The way a source is compared when a run is verified; the bytes hashed are the bytes compared.
+    compressed = {} if planned.compression is None else {planned.name: planned.compression.codec}
+    # The same comparison as `verify --against-source`; the hashed bytes are the compared bytes.
     shared = resources(stop, store)
     source = Transfer(_reading(planned, planned.source, planned.offset, planned.length), shared)
     held = source
@@ -84,8 +84,8 @@ def _look_at(store: Store, path: str, planned: PlannedDump) -> Source:
     try:
         stored = describe(fd, path)
         length = stored.size
-        if planned.zstd is not None:
-            length = sum(frame.length for frame in listed_frames(fd, path) or ())
+        if planned.compression is not None:
+            length = sum(frame.length for frame in listed_frames(fd, path, planned.compression.codec) or ())
     finally:
         os.close(fd)
     if length != planned.length:
@@ -94,7 +94,7 @@ def _look_at(store: Store, path: str, planned: PlannedDump) -> Source:
 
 
 def _reading(planned: PlannedDump, source: Source, offset: int, length: int) -> PlannedDump:
-    """Return the plan only to read: the source of a dump, or the dump itself, as it is stored."""
+    """Return a plan that only reads: the source of a dump, or the dump itself, as it is stored."""
     what = {"source": source, "offset": offset, "length": length, "on_read_error": "fail"}
     return msgspec.structs.replace(planned, method="read", sparse=False, **what)
 

@@ -1,4 +1,4 @@
-"""What a run says of its files: their events, in the promised order, and the outcome of each."""
+"""The events of the files of a run, in the promised order, and the outcome of each file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from asyncdump.run.job import Job
 
 
 class Telling:
-    """Emits the events of all files of a run, one at a time, whichever thread has them to tell.
+    """Emits the events of all files of a run, one at a time, from any thread.
 
-    The lock guards the order: `FileStarted` comes before any other event of its file. That no progress follows an end
-    is up to the caller: a job is ended after the last call of `progress` for it.
+    The lock guards the order: `FileStarted` comes before any other event of its file. The caller ensures that no
+    progress follows the last event of a file: it ends a job only after the last call of `progress` for it. A job that
+    `Queue.release` has removed gets no such call.
     """
 
     def __init__(self, emit: Callable[[Event], None], clock: Callable[[], float]) -> None:
-        """``emit`` is given each event; ``clock`` returns the seconds since the run began."""
+        """``emit`` is called with each event; ``clock`` returns the seconds since the run began."""
         self._emit: Final = emit
         self._clock: Final = clock
         self._lock = threading.RLock()
@@ -32,11 +33,11 @@ class Telling:
         return tuple(self._outcomes[index] for index in sorted(self._outcomes))
 
     def is_over(self, job: Job) -> bool:
-        """Tell whether a job has its outcome."""
+        """Return whether a job has an outcome."""
         return job.index in self._outcomes
 
     def progress(self, job: Job) -> None:
-        """Emit how far a job under way is, where that has changed since the last time."""
+        """Emit the progress of a job if it has changed since the last call."""
         proof = job.proof
         transfer = proof or job.transfer
         state = (transfer.moved, "verify" if proof else transfer.phase)
@@ -53,7 +54,7 @@ class Telling:
             )
 
     def announce(self, job: Job) -> None:
-        """Emit that a job has been started, once, and not before an engine was found for it."""
+        """Emit that a job has started, once, and not before an engine was found for it."""
         with self._lock:
             if job.announced or job.transfer.engine is None:
                 return
@@ -71,7 +72,7 @@ class Telling:
             )
 
     def finished(self, job: Job, report: FileReport) -> None:
-        """End a job that is published."""
+        """End a job whose dump is published."""
         with self._lock:
             self._outcomes[job.index] = report
             self.announce(job)
@@ -93,7 +94,7 @@ class Telling:
             job.under_way = None
 
     def kept(self, job: Job, report: FileReport) -> None:
-        """End a job whose dump an earlier run has made."""
+        """End a job whose dump is kept from an earlier run."""
         with self._lock:
             self._outcomes[job.index] = report
             job.under_way = None
@@ -104,14 +105,14 @@ class Telling:
             )
 
     def retried(self, job: Job, error: AsyncdumpError, delay: float) -> None:
-        """Emit that a job will be begun anew, in ``delay`` seconds or later."""
+        """Emit that a job will be started again, in ``delay`` seconds or later."""
         with self._lock:
             self._emit(
                 FileRetried(at=self._clock(), name=job.planned.name, error=error, attempt=job.attempts, delay=delay)
             )
 
     def failed(self, job: Job, error: AsyncdumpError, report: FileReport) -> None:
-        """End a job that has failed, or was given up."""
+        """End a job that has failed or was abandoned."""
         with self._lock:
             self._outcomes[job.index] = report
             if job.under_way is not None and job.under_way.moved:

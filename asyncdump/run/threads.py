@@ -1,8 +1,8 @@
-"""Threads of our own, and the tasks that wait for them: whoever cancels a task, what its thread uses stays open.
+"""Our own threads, and the tasks that wait for them: no cancellation closes a descriptor that a thread still uses.
 
-Nothing that has to happen is left to a task. Somebody else may cancel it, before its first step too (as a service does
-that ends: ``for task in asyncio.all_tasks(): task.cancel()``), and its event loop may be closed while a thread is at
-work. So threads close what they use themselves, and a task only waits until they have.
+Nothing that must happen is left to a task. Any code may cancel a task, even before its first step, as a service does
+when it shuts down (``for task in asyncio.all_tasks(): task.cancel()``), and the event loop may be closed while a thread
+is running. Threads therefore close what they use themselves, and a task only waits until they have done so.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Made = TypeVar("Made")
 
 
 class Host:
-    """The event loop that runs here, asyncio's or trio's, as other threads see it.
+    """The running event loop, of asyncio or trio, for use by other threads.
 
     Attributes:
-        time: its clock, in seconds, by which deadlines of anyio go.
+        time: returns the time of the loop in seconds, which the deadlines of anyio refer to.
     """
 
     time: Callable[[], float]
@@ -49,29 +49,31 @@ class Host:
 
     @property
     def gone(self) -> bool:
-        """Whether the loop is closed, or its thread has ended: nobody waits there any more."""
+        """Whether the loop is closed or its thread has ended, so that no task can be waiting there."""
         return self._closed() or not self._thread.is_alive()
 
     def call(self, function: Callable[[], object]) -> bool:
-        """Have a function called in the loop, soon; return False where it is closed."""
+        """Schedule a function call in the loop; return False if the loop is closed."""
         try:
             self._call(function)
-        except RuntimeError:  # trio's RunFinishedError is one too.
+        except RuntimeError:  # Trio's RunFinishedError is a subclass.
             return False
         return True
 
 
 def current_task() -> int | None:
-    """Return what tells the task that runs here from others, or None where none does: it is being destroyed."""
-    with suppress(Exception):  # Which one it is depends on what runs here instead of a task.
+    """Return the ID of the current task, or None if there is none, because a coroutine is being destroyed."""
+    with suppress(Exception):  # Which exception it is depends on what is running instead of a task.
         return anyio.get_current_task().id
     return None
 
 
 class Signal:
-    """Given once, by any thread; tasks of any loop wait for it. Neither side ever waits for a lock.
+    """A one-time signal from any thread to tasks of any event loop. Neither side ever waits for a lock.
 
-    ``given`` is written before the list is read, and the list before ``given`` is read: one of the two sides sees.
+    `give` sets ``given`` before it reads the table of waiters, and `then` adds its waiter before it reads ``given``. In
+    every interleaving, at least one of them sees what the other wrote, so no wake-up is lost. Both may see it, so
+    functions must tolerate a second call.
     """
 
     def __init__(self) -> None:
@@ -79,38 +81,38 @@ class Signal:
         self._waiting: dict[Callable[[], object], Host] = {}
 
     def give(self) -> None:
-        """Wake whoever waits, now and later."""
+        """Wake all waiters, present and future."""
         self.given = True
-        # It ends: whoever comes from here on finds it given, and isn't listed.
+        # The loop terminates: a waiter that comes after this point finds `given` set and isn't added.
         with suppress(KeyError):
             while True:
                 function, host = self._waiting.popitem()
                 host.call(function)
 
     def then(self, function: Callable[[], object]) -> None:
-        """Have a function called in the event loop that runs here once it is given, or now."""
+        """Call a function in the running event loop when the signal is given, or now if it has been."""
         if not self.given:
             self._waiting[function] = Host()
         if self.given:
             function()
 
     async def wait(self) -> None:
-        """Wait until it is given."""
+        """Wait until the signal is given."""
         event = anyio.Event()
         wake = event.set
         self.then(wake)
         try:
             await event.wait()
         finally:
-            # Cancelled again and again, the wait begins anew each time: none of them leaves anything.
+            # `outlast` starts a new wait after each cancellation: none of them may leave a waiter behind.
             self._waiting.pop(wake, None)
 
 
 def start(function: Callable[[], object]) -> threading.Thread:
-    """Start a thread, with the context variables of this one (loggers keep theirs there).
+    """Start a thread that inherits the context variables of this one (structlog keeps bound values there).
 
     Raises:
-        DumpError: the system allows no more threads.
+        DumpError: the system doesn't allow another thread.
     """
     thread = threading.Thread(target=copy_context().run, args=(function,), name="asyncdump")
     try:
@@ -126,13 +128,13 @@ def start(function: Callable[[], object]) -> threading.Thread:
 
 
 async def outlast(thread: threading.Thread, done: Signal, give_up: Callable[[], object]) -> None:
-    """Wait for a thread through any number of cancellations; ``give_up`` is called at the first of them.
+    """Wait for a thread through any number of cancellations; call ``give_up`` on the first one.
 
-    ``done`` is what the thread gives as the last that it does.
+    The thread gives ``done`` as its last action.
 
     Raises:
-        BaseException: the last cancellation, once the thread has ended; GeneratorExit at once, where the task is
-            destroyed and nothing can be waited for.
+        BaseException: the last cancellation, after the thread has ended; or immediately GeneratorExit, if the task is
+            destroyed and can't wait.
     """
     cancelled = anyio.get_cancelled_exc_class()
     try:
@@ -149,7 +151,7 @@ async def outlast(thread: threading.Thread, done: Signal, give_up: Callable[[], 
 
 async def _end_of(thread: threading.Thread, done: Signal) -> None:
     await done.wait()
-    while thread.is_alive():  # It returns from its last call now.
+    while thread.is_alive():  # It is returning from its last call.
         await anyio.lowlevel.checkpoint()
 
 
@@ -158,14 +160,18 @@ async def _wait_on(thread: threading.Thread, done: Signal, cancelled: type[BaseE
     while thread.is_alive():
         try:
             await _end_of(thread, done)
-        except cancelled as error:  # asyncio's own, which no scope keeps out.
+        except cancelled as error:  # From asyncio's Task.cancel(), which a shielded scope doesn't keep out.
             last = error
     if last is not None:
         raise last
 
 
 class _Errand(Generic[Made]):
-    """One call in a thread. What it makes belongs to whoever takes it out of ``_made`` first, which only one can."""
+    """One call in a thread.
+
+    Its result belongs to the side that pops it from ``_made`` first. `deque.pop` is atomic, so a result is either
+    returned or dropped, and never both.
+    """
 
     def __init__(self, make: Callable[[], Made], drop: Callable[[Made], object]) -> None:
         self.done: Final = Signal()
@@ -180,12 +186,13 @@ class _Errand(Generic[Made]):
             self._made.append(self._make())
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             self._error = error
+        # Appended before the flag is read here, and the flag set before the pop in `abandon`: one side drops it.
         if self._abandoned:
             self._drop_made()
         self.done.give()
 
     def abandon(self) -> None:
-        """Have what is made, or will be, dropped."""
+        """Drop the result, now or when there is one."""
         self._abandoned = True
         self._drop_made()
 
@@ -199,16 +206,17 @@ class _Errand(Generic[Made]):
             try:
                 raise error
             finally:
-                del error  # It holds this frame, by its traceback.
+                del error  # Its traceback refers to this frame: avoid the reference cycle.
         return self._made.pop()
 
 
 async def in_thread(
     make: Callable[[], Made], drop: Callable[[Made], object] = bool, give_up: Callable[[], object] = bool
 ) -> Made:
-    """Return what ``make`` returns, called in a thread that is waited for, whoever cancels the task meanwhile.
+    """Call ``make`` in a thread and return its result; wait for the thread even if the task is cancelled.
 
-    A task that is cancelled gets nothing: what was made is given to ``drop``. ``give_up`` is to have ``make`` end soon.
+    If the task is cancelled, the result is passed to ``drop`` instead, and ``give_up`` is called so that ``make``
+    returns soon.
 
     Raises:
         DumpError: no thread can be started.

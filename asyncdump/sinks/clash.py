@@ -1,4 +1,4 @@
-"""Names that a filesystem takes for one: it may fold case, normalise, or drop dots, and only it knows how."""
+"""Names that a filesystem treats as the same: it may fold case, normalize Unicode or drop dots, by its own rules."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from asyncdump.sinks.opened import OpenFolder
 
 
 def clashes(folder: OpenFolder, names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each name that leads to the same file as one before it in ``folder``, with that one.
+    """Return each name that refers to the same file in ``folder`` as an earlier name, with that earlier name.
 
-    The filesystem is asked, with empty files in a folder of their own, and only where names are alike. Where that can't
-    be made nothing is found: no name of a run replaces another of it anyway (`Folder.publish`).
+    Only similar names are tried, by creating empty files in a temporary directory. If that can't be created, no clash
+    is found, which is safe: a run never replaces one of its own dumps (`Folder.publish`).
     """
     alike: dict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
@@ -31,7 +31,7 @@ def clashes(folder: OpenFolder, names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _folded(name: str) -> str:
-    """Return what names have in common that any filesystem might take for one."""
+    """Return a form that is equal for all names that any filesystem might treat as the same."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).rstrip(". ")
 
 
@@ -46,6 +46,6 @@ def _same(nook: int, names: list[str]) -> list[tuple[str, str]]:
         except FileExistsError:
             inode = os.stat(name, dir_fd=nook, follow_symlinks=False).st_ino
             found.append((name, made.get(inode, names[0])))
-        except OSError:  # A name that can't be made clashes with none: its dump says why.
+        except OSError:  # A name that can't be created doesn't clash: its dump will report the error.
             continue
     return found

@@ -1,11 +1,12 @@
-"""A sink and a place that keep nothing, and compare what is written to them with the dumps that are there."""
+"""A sink and a place that store nothing, but compare what is written to them with existing dumps."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from asyncdump.codecs.content import Frames
+from asyncdump.codecs.codec import Codec
+from asyncdump.codecs.content import FramedContent
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, explain
 from asyncdump.kernel.lane import BUFFER, Buffers
@@ -16,26 +17,26 @@ from asyncdump.sources.file import regular
 
 
 class ComparingSink(NullSink):
-    """Compares what is written with what a dump holds at the same place.
+    """Compares what is written with the content of a dump at the same offset.
 
-    Raises `DamagedError` at the first byte that differs.
+    `write` raises `DamagedError` with the first byte that differs.
     """
 
-    def __init__(self, fd: int, path: str, buffers: Buffers, *, compressed: bool) -> None:
+    def __init__(self, fd: int, path: str, buffers: Buffers, *, codec: Codec | None) -> None:
         """Take over a descriptor of the dump.
 
         Raises:
-            DumpError: it is no regular file, or isn't compressed as it should be. The descriptor is closed then.
+            DumpError: it isn't a regular file, or isn't compressed as expected. The descriptor is closed then.
         """
         super().__init__(path)
         self._buffers = buffers
         self._held = regular(fd, path)
-        self._frames: Frames | None = None
-        if compressed:
+        self._frames: FramedContent | None = None
+        if codec is not None:
             try:
-                if (listed := listed_frames(self._held, path)) is None:
+                if (listed := listed_frames(self._held, path, codec)) is None:
                     raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
-                self._frames = Frames(os.dup(self._held), path, listed)  # They close their descriptor themselves.
+                self._frames = FramedContent(os.dup(self._held), path, codec, listed)  # It closes its own descriptor.
             except BaseException:
                 self.close()
                 raise
@@ -88,15 +89,15 @@ class ComparingSink(NullSink):
 
 
 class ComparingPlace(NullPlace):
-    """A place that has dumps, compared there with their sources."""
+    """A place with existing dumps, which are compared with their sources."""
 
-    def __init__(self, path: str, opened: Callable[[str], int], compressed: frozenset[str]) -> None:
-        """``opened`` returns a descriptor to read a dump with, by its name; ``compressed`` names those that are."""
+    def __init__(self, path: str, opened: Callable[[str], int], codecs: Mapping[str, Codec]) -> None:
+        """``opened`` returns a descriptor to read a dump, by its name; ``codecs`` has those of compressed ones."""
         super().__init__(path)
         self._open = opened
-        self._compressed = compressed
+        self._codecs = codecs
         self._buffers = Buffers()
 
     def create(self, name: str) -> PlacedSink:
         path = os.path.join(self.path, name)
-        return ComparingSink(self._open(name), path, self._buffers, compressed=name in self._compressed)
+        return ComparingSink(self._open(name), path, self._buffers, codec=self._codecs.get(name))

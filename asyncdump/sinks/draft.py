@@ -1,4 +1,4 @@
-"""A dump on its way to its name: a temporary file in its folder until it is published."""
+"""A dump before it is published: a temporary file in the output directory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from asyncdump.sinks.file import FileSink
 from asyncdump.sinks.opened import OpenFolder
 
 HUGE_GRAIN: Final = 2 << 20
-"""Zeros on hugetlbfs are left out in pieces of so many bytes: the smallest of its pages."""
+"""The granularity of holes on hugetlbfs, in bytes: its smallest page."""
 
 
 class Draft(FileSink):
-    """A dump on its way to its name: until its folder publishes it, it has a temporary one.
+    """A dump that has a temporary name until its directory publishes it.
 
     Attributes:
-        replaces: whether what stands under its name is an older state of the same dump.
+        replaces: whether the file under its final name is an older dump of the same source.
     """
 
     replaces: bool = False
@@ -37,27 +37,28 @@ class Draft(FileSink):
         super().__init__(fd, path)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
-        """Do as `FileSink.open_again` does, by the file's name where there is no /proc."""
+        """Do the same as `FileSink.open_again`; without /proc, open the file by its name."""
         with suppress(FileNotFoundError):
             return super().open_again(flags)
         assert self._temporary is not None
         fd = os.open(self._temporary, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder.fd)
-        if os.path.sameopenfile(fd, self._fd):
+        if os.path.sameopenfile(fd, self._fd):  # Another file may have been moved to the temporary name.
             return fd
         close_quietly(fd)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def duplicate(self) -> int:
-        """Return a second descriptor of the same open file (dup(2)), that outlives this sink; the caller closes it."""
+        """Return a duplicate of the descriptor (dup(2)) that outlives this sink; the caller closes it."""
         return os.dup(self._fd)
 
     def rename(self, *, overwrite: bool) -> DumpError | None:
-        """Give the file its final name; return the error, if any (without ``overwrite``, that the name is taken).
+        """Rename the file to its final name; return the error, if any. Without ``overwrite``, the name must be free.
 
-        What this run has published stays, except what it has published under this very name.
+        A dump that this run has published is never replaced, unless it was published under exactly this name.
         """
         assert self._temporary is not None
         folder = self.folder
+        # Before the rename, after which the temporary name doesn't exist.
         inode = self.inode or folder.inode(self._temporary)
         try:
             if not overwrite:
@@ -78,7 +79,7 @@ class Draft(FileSink):
         return None
 
     def _rename_new(self, temporary: str) -> bool:
-        """Rename it unless the name is taken; return whether it was renamed."""
+        """Rename it unless the name exists; return whether it was renamed."""
         try:
             rename_new(self.folder.fd, temporary, self.name)
             return True
@@ -87,7 +88,7 @@ class Draft(FileSink):
         except OSError as error:
             if error.errno in TRUE_ERRORS:
                 raise
-        if self.folder.exists(self.name):  # The filesystem leaves no better way than to look first.
+        if self.folder.exists(self.name):  # Without RENAME_NOREPLACE, checking first is the best that can be done.
             return False
         os.rename(temporary, self.name, src_dir_fd=self.folder.fd, dst_dir_fd=self.folder.fd)
         return True
@@ -105,23 +106,23 @@ class Draft(FileSink):
         return DumpError(message, path=self.path, operation="rename", errno=errno.EEXIST, hint=hint)
 
     def discard(self) -> None:
-        """Remove the file, unless it has its name."""
+        """Remove the file, unless it is published."""
         temporary, self._temporary = self._temporary, None
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary, dir_fd=self.folder.fd)
 
     def abort(self) -> None:
-        """Remove the temporary file and close the descriptors; does nothing to a sink that is published."""
+        """Remove the temporary file, unless it is published, and close the descriptors."""
         self.discard()
         self.close()
 
 
 class MappedDraft(Draft):
-    """A draft on hugetlbfs, which takes no write(2): filled through a mapping, a huge page for each that isn't zero.
+    """A draft on hugetlbfs, which doesn't support write(2): it is filled through a mapping, except for pages of zeros.
 
-    The kernel copies into the mapping (vmsplice(2), readv(2)), so that a page that the pool can't give is an error
-    (EFAULT), never a SIGBUS. To map a range reserves its pages: too few of them are ENOMEM.
+    The kernel copies into the mapping (vmsplice(2), readv(2)), so that a page that the pool can't provide is an error
+    (EFAULT) instead of a SIGBUS. Mapping a range reserves its pages, and fails with ENOMEM if there are too few.
     """
 
     grain: ClassVar[int] = HUGE_GRAIN
@@ -132,14 +133,14 @@ class MappedDraft(Draft):
 
     @property
     def fd(self) -> None:
-        """None: only a mapping takes bytes."""
+        """None, because hugetlbfs can only be written to through a mapping."""
 
     def resize(self, size: int) -> None:
-        """Set the size, in whole huge pages."""
+        """Set the size, rounded up to complete huge pages."""
         super().resize(-(-size // self._page) * self._page)
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
-        """Copy ``data`` into the pages that hold ``offset`` and what follows."""
+        """Copy ``data`` into the pages from byte ``offset`` on."""
         start = offset - offset % self._page
         length = -(-(offset + len(data)) // self._page) * self._page - start
         try:
@@ -153,7 +154,7 @@ class MappedDraft(Draft):
             copy_by_kernel(data, view)
         finally:
             view.release()
-            # After an error its traceback still holds slices of the view: the mapping goes when the traceback does.
+            # After an error, its traceback still refers to slices of the view: the mapping is freed with the traceback.
             with suppress(BufferError):
                 mapping.close()
         self._count(len(data))

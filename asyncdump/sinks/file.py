@@ -1,16 +1,15 @@
-"""Where a dump is written: a temporary name, alignment, durability in groups, the rename that is the promise.
+"""A file that a dump is written to: alignment, O_DIRECT, write-back, and the errors of write-back.
 
-Under its final name a dump is complete and durable, or absent. Everything here serves that.
+The kernel reports an error of write-back only once: a sync_file_range(2) that waits, fsync(2), fdatasync(2) and
+syncfs(2) report it *and* advance the cursor of their descriptor, so that the next call succeeds (errseq in the kernel).
+On NFS and FUSE, it may be only close(2) that reports it. By then the page is clean, and the content of the disk at that
+place is undefined. Therefore:
 
-An error of write-back is told once: sync_file_range(2) that waits, fsync(2), fdatasync(2) and syncfs(2) report it *and*
-advance the cursor of their descriptor, so that the next call finds nothing wrong (errseq in the kernel). A close may be
-all that tells (NFS, FUSE). The page is clean by then, and what the disk holds in its place is anything. Hence:
-
-- A `FileSink` owns the errors of its file. Whichever call is told of one, it goes to ``lost``, and stays there.
-- A sink that has lost something is never published: `FileSink.sync` and `FileSink.ask` return what was lost.
-- What a syncfs tells may be of any file: from then on each file of the folder is synced by itself.
-- The page cache is only dropped, and a digest of what was read back only believed, once nothing was lost until then.
-- No ``OSError`` of such a call is suppressed; ``tests/test_lost_errors.py`` reads the code for that.
+- A `FileSink` owns the errors of its file. Whichever call gets an error, it is stored in ``lost`` and stays there.
+- A sink with a loss is never published: `FileSink.sync` and `FileSink.ask` return it.
+- An error of syncfs(2) may concern any file: from then on, each file of the directory is synced separately.
+- The page cache is only dropped, and the digest of a read-back only trusted, if nothing was lost until then.
+- No ``OSError`` of such a call is suppressed; ``tests/test_lost_errors.py`` checks the code for that.
 """
 
 from __future__ import annotations
@@ -41,32 +40,32 @@ from asyncdump.kernel.pace import Pace, pace_of
 from asyncdump.vocabulary.digest import Hasher
 
 ALIGNMENT: Final = 4096
-"""O_DIRECT wants offsets, lengths and addresses in multiples of the logical block; 4096 serves every disk."""
+"""O_DIRECT requires offsets, lengths and addresses in multiples of the logical block size; 4096 suits every disk."""
 
 
 NOT_DIRECT: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
-"""What a filesystem answers to an O_DIRECT write that it doesn't take."""
+"""The errnos of an O_DIRECT write that the filesystem doesn't support."""
 
 ZEROS: Final = memoryview(bytearray(1 << 20))
-"""Not to be written to, but whoever compares takes writable memory only."""
+"""Never written to, but a bytearray, because the comparison needs writable memory."""
 
 _NO_RANGES: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ESPIPE})
-"""What says that nothing was waited for. Write-back may fail with any other errno, as the device has it."""
+"""The errnos that mean that the call didn't wait. Any other errno is an error of write-back."""
 
 _MAY_FIT: Final = frozenset({errno.EFBIG, errno.ENOSPC, errno.EDQUOT, errno.EPERM, errno.EOPNOTSUPP})
-"""Why a size can't be set in advance."""
+"""The errnos that mean that a size can't be set in advance."""
 
 _FAR: Final = 1 << 62
-"""A byte that no file has: to wait for its page waits for nothing, and tells what write-back has lost."""
+"""An offset past the end of any file: waiting for its page returns immediately, with any error of write-back."""
 
 
 class FileSink:
-    """An open file that is written to; several threads may write different ranges of it at once.
+    """An open file that is written to. Several threads may write different ranges at the same time.
 
     Attributes:
-        direct: a descriptor that bypasses the page cache (O_DIRECT), or None where the filesystem has none.
-        inode: its number, once `status` was called.
-        lost: the first error of write-back that any call reported: what was written isn't what is there.
+        direct: a descriptor that bypasses the page cache (O_DIRECT), or None if the filesystem doesn't support it.
+        inode: its inode number, after `status` was called.
+        lost: the first error of write-back that any call reported: the file doesn't contain what was written.
     """
 
     lost: DumpError | None = None
@@ -78,7 +77,7 @@ class FileSink:
     grain: ClassVar[int] = 4096
 
     def __init__(self, fd: int, path: str, *, direct: bool = True) -> None:
-        """Take over a descriptor; unless ``direct`` is False, see whether the file takes O_DIRECT too."""
+        """Take over a descriptor; unless ``direct`` is False, try to open the file with O_DIRECT, too."""
         self._fd = fd
         self.path = path
         self.stored = 0
@@ -99,27 +98,27 @@ class FileSink:
 
     @cached_property
     def pace(self) -> Pace:
-        """How much its device takes in one step."""
+        """The I/O size for its device."""
         return pace_of(self._fd)
 
     def status(self) -> tuple[int, int]:
-        """Return the size in bytes and the inode (stat(2)); 0 for what isn't a file."""
+        """Return the size in bytes and the inode number (stat(2)); zeros if it isn't a regular file."""
         with explain("stat", self.path):
             status = os.fstat(self._fd)
         self.inode = status.st_ino
         return (status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else (0, 0)
 
     def open_again(self, flags: int = os.O_WRONLY) -> int:
-        """Return a new descriptor of the same file, with a file offset of its own; the caller closes it."""
+        """Return a new descriptor of the same file, with its own file offset; the caller closes it."""
         return os.open(f"/proc/self/fd/{self._fd}", flags | os.O_CLOEXEC)
 
     def resize(self, size: int) -> None:
-        """Set the size in bytes: what isn't written is a hole, and writes in any order don't extend the file."""
+        """Set the size in bytes: ranges that aren't written are holes, and no write has to extend the file."""
         with explain("ftruncate", self.path):
             os.ftruncate(self._fd, size)
 
     def expect(self, size: int) -> None:
-        """Do as `resize`, for a size that isn't the last word: where it can't be set, what is written may fit still."""
+        """Set an estimated size; if that fails for lack of space, continue, because the actual data may fit."""
         try:
             self.resize(size)
         except DumpError as error:
@@ -128,12 +127,12 @@ class FileSink:
             self.resize(0)
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of ``data`` at ``offset`` bytes, with O_DIRECT as far as the kernel and the alignment allow.
+        """Write all of ``data`` at byte ``offset``, with O_DIRECT as far as the kernel and the alignment allow.
 
-        The memory may be a mapping of the source: only the kernel looks at it.
+        The data may be a mapping of the source, because only the kernel dereferences it.
 
         Raises:
-            OSError: the kernel refused; how much was written is not told.
+            OSError: the write failed; it isn't known how much was written.
         """
         done = 0
         try:
@@ -141,7 +140,7 @@ class FileSink:
         except OSError as error:
             if error.errno not in NOT_DIRECT:
                 raise
-            # Not closed: another thread may be in a call on it. close() finds both.
+            # Not closed here, because another thread may be in a call on it. close() closes both.
             self._refused, self.direct = self.direct or self._refused, None
         if done < len(data):
             with self.pace.timing(len(data) - done):
@@ -149,12 +148,12 @@ class FileSink:
         self.note_written(done)
 
     def write_direct(self, data: memoryview, offset: int) -> int:
-        """Write the aligned part of ``data`` with O_DIRECT, as far as the kernel takes it, and return how many bytes.
+        """Write the aligned part of ``data`` with O_DIRECT, and return how many bytes were written.
 
-        They aren't counted yet.
+        They aren't counted in ``stored`` yet.
 
         Raises:
-            OSError: one of `NOT_DIRECT` where the filesystem doesn't take this after all.
+            OSError: with an errno of `NOT_DIRECT` if the filesystem doesn't support O_DIRECT after all.
         """
         if (direct := self.direct) is None or offset % ALIGNMENT:
             return 0
@@ -163,8 +162,9 @@ class FileSink:
         began = time.perf_counter()
         while done < aligned:
             wrote = done + os.pwrite(direct, data[done:aligned], offset + done)
-            # A short write, as a filling disk makes them: go on from the last whole block. Where that is the same one
-            # again, a device ends in it, or a disk is full to the sector: the page cache takes what fits, and tells.
+            # After a short write, as on a disk that fills up, continue from the last complete block. If that is the
+            # same block again, the device ends within it, or the disk is full: the write through the page cache that
+            # follows stores what fits, and reports the error.
             wrote -= wrote % ALIGNMENT
             if wrote == done:
                 break
@@ -173,7 +173,7 @@ class FileSink:
         return done
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
-        """Write all of ``data`` through the page cache; ``flags`` (pwritev2(2)) are dropped where they're unknown."""
+        """Write all of ``data`` through the page cache; unsupported ``flags`` (pwritev2(2)) are dropped."""
         done = 0
         self._cached = True
         while done < len(data):
@@ -186,7 +186,7 @@ class FileSink:
             except OSError as error:
                 if error.errno in TRUE_ERRORS:
                     raise
-                self._dontcache, self._plain = False, not wanted  # pwrite(2) has the last word.
+                self._dontcache, self._plain = False, not wanted  # First without flags, then with pwrite(2).
         self._count(done)
 
     def write_zeros(self, offset: int, length: int) -> None:
@@ -200,19 +200,21 @@ class FileSink:
             self.stored += stored
 
     def note_written(self, length: int) -> None:
-        """Count ``length`` bytes that `write_direct` wrote, once what belongs to them is written too."""
+        """Count ``length`` bytes that `write_direct` wrote, after the rest of their span is written, too."""
         self._count(length)
 
     def note_copied(self, length: int) -> None:
-        """Count ``length`` bytes that the kernel moved into `fd` by itself."""
+        """Count ``length`` bytes that the kernel moved into `fd`."""
         self._cached = True
         self._count(length)
 
     def flush_behind(self, offset: int, length: int) -> None:
-        """Start write-back of a range that went through the page cache, and drop the one before it from there.
+        """Start write-back of a range, wait for that of the previous range, and drop the latter from the page cache.
+
+        Waiting for the previous range keeps the amount of dirty memory small, so that no sync takes long.
 
         Raises:
-            DumpError: what was written before is lost.
+            DumpError: earlier writes were lost.
         """
         with self._lock:
             behind, self._behind = self._behind, offset
@@ -223,7 +225,7 @@ class FileSink:
         except OSError as error:
             if error.errno in TRUE_ERRORS:
                 raise self.lose(error) from error
-            self._ranges = False  # Advice, where it isn't taken: no write-back has been waited for, or told of.
+            self._ranges = False  # Not supported: the call has neither waited for write-back nor reported on it.
             return
         if behind < offset:
             wait = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
@@ -235,13 +237,13 @@ class FileSink:
             self._forget(behind, offset - behind)
 
     def lose(self, error: OSError, operation: str = "write-back") -> DumpError:
-        """Keep an error that the kernel won't tell again, and return the first one."""
+        """Keep an error that the kernel won't report again, and return the first one."""
         with self._lock:
             self.lost = self.lost or from_oserror(error, operation, self.path)
             return self.lost
 
     def ask(self) -> DumpError | None:
-        """Return what write-back has lost so far, without waiting for it."""
+        """Return the first loss of write-back so far, without waiting for write-back."""
         if self.lost is None and self._cached and self._ranges:
             try:
                 sync_file_range(self._fd, _FAR, 1, SYNC_FILE_RANGE_WAIT_BEFORE)
@@ -251,12 +253,12 @@ class FileSink:
         return self.lost
 
     def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
-        """Feed what was written, ``size`` bytes, to ``digest``, past the page cache where that is possible.
+        """Hash the ``size`` bytes that were written, bypassing the page cache if possible.
 
-        ``check`` is called before each block, and may raise to end it.
+        ``check`` is called before each block, and may raise.
 
         Raises:
-            DumpError: it can't be read, is shorter than what was written, or isn't what was written.
+            DumpError: the file can't be read, is too short, or writes were lost.
         """
         view = lane.buffer.view
         pace = self.pace
@@ -272,12 +274,12 @@ class FileSink:
                 raise DumpError(message, path=self.path, operation="read back")
             digest.update(view[:got])
             offset += got
-        # Asked last: to read past the page cache has waited for write-back.
+        # Checked last: reading with O_DIRECT has waited for write-back of the range.
         if (lost := self.ask()) is not None:
             raise lost
 
     def close_direct(self) -> None:
-        """Close the O_DIRECT descriptors: what waits to be synced needs but one."""
+        """Close the O_DIRECT descriptors: a file that waits to be synced needs only one."""
         descriptors = (self.direct, self._refused)
         self.direct = self._refused = None
         for fd in descriptors:
@@ -291,7 +293,7 @@ class FileSink:
             self.lose(error, "close")
 
     def sync(self) -> DumpError | None:
-        """Make the bytes and the size durable (fdatasync(2)); return the error, if any, or what was lost before."""
+        """Make the bytes and the size durable (fdatasync(2)); return the error, or an earlier loss."""
         if self.lost is None:
             try:
                 os.fdatasync(self._fd)
@@ -301,7 +303,7 @@ class FileSink:
         return self.lost
 
     def drop_cache(self) -> None:
-        """Let the page cache forget what is durable by now."""
+        """Drop the pages of the file, which are durable now, from the page cache."""
         if self._cached and self.lost is None:
             self._forget(0, 0)
 
@@ -310,11 +312,11 @@ class FileSink:
             os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def abort(self) -> None:
-        """Give up what was written, as far as it's ours."""
+        """Discard what was written, if the file belongs to this sink."""
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors; what that tells goes to ``lost``."""
+        """Close all descriptors; an error of that is stored in ``lost``."""
         self.close_direct()
         fd, self._fd = self._fd, -1
         if fd >= 0:

@@ -1,4 +1,7 @@
-"""The output folder: temporary names, durability in groups, the rename that is the promise."""
+"""The output directory: temporary names, durability in groups, and the rename that publishes a dump.
+
+Under its final name, a dump is complete and durable, or absent.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,15 @@ class Folder(OpenFolder):
     def __init__(self, path: str, *, make: bool = True) -> None:
         super().__init__(path, make=make)
         self._lock: Lock | None = None
-        self._doubtful = False  # Has a syncfs failed? Whatever it told of, a later one is silent about.
+        self._doubtful = False  # Whether a syncfs has failed: a later one won't report the same error again.
 
     def lock(self, *, shared: bool = False) -> None:
-        """Keep other runs out until the folder is closed, or this process ends in whichever way: see `Lock`.
+        """Lock the directory until it is closed, or this process exits for any reason (`Lock`).
 
-        With ``shared`` others may read what is there, and nobody writes.
+        With ``shared``, others may read, but not write.
 
         Raises:
-            DumpError: another run has the folder, or it can't be locked.
+            DumpError: another run is using the directory, or it can't be locked.
         """
         self._lock = Lock(self.fd, self.path, shared=shared)
         self.hold(LOCK)
@@ -55,14 +58,14 @@ class Folder(OpenFolder):
         return draft(self, name, self.temporary())
 
     def scratch(self) -> FileSink:
-        """Return a sink without a name, that is gone when it's closed (O_TMPFILE), to try things on.
+        """Return a sink without a name (O_TMPFILE), to try engines on; it is gone when it is closed.
 
         Raises:
-            DumpError: the folder can't be written to.
+            DumpError: the directory can't be written to.
         """
         with suppress(OSError):
             return FileSink(os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.fd), self.path)
-        # A filesystem that has no such files, or a folder that can't be written to: this says which.
+        # Either the filesystem doesn't support O_TMPFILE, or the directory isn't writable: this shows which.
         draft = self.create("scratch")
         draft.discard()
         return draft
@@ -70,26 +73,28 @@ class Folder(OpenFolder):
     def publish(
         self, sinks: Sequence[PlacedSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
-        # The order is the promise: data (and what the journal says of it), close, rename, then the names.
+        # The order is the guarantee: sync the data (and its records in the journal), close, rename, sync the names.
         errors = self._sync(sinks, journal) if durable else [sink.ask() for sink in sinks]
         for index, sink in enumerate(sinks):
-            sink.close()  # Before it has its name: this may be what tells of an error.
+            sink.close()  # Before the rename, because close(2) may report an error.
             errors[index] = errors[index] or sink.lost or sink.rename(overwrite=overwrite or sink.replaces)
             if errors[index] is not None:
                 sink.discard()
+        # One fsync of the directory for all names. If it fails, any of them may be lost.
         if durable and (failure := self.sync()) is not None:
             errors = [earlier or _not_durable(sink, failure) for sink, earlier in zip(sinks, errors, strict=True)]
         return errors
 
     def _sync(self, sinks: Sequence[PlacedSink], journal: Synced | None) -> list[DumpError | None]:
-        # One syncfs commits the metadata of the whole group at once, where the data went past the page cache. With
-        # much dirty memory of others about, it would wait for theirs too: then each file is synced by itself.
+        # One syncfs commits the metadata of the whole group, and the journal, which is on the same filesystem. Most
+        # data bypassed the page cache. If other processes have much dirty memory, syncfs would wait for that, too: then
+        # each file is synced separately.
         grouped = len(sinks) >= _GROUP_FOR_SYNCFS and traits(self.filesystem).syncfs_flushes and not self._doubtful
         if grouped and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
             try:
                 syncfs(self.fd)
             except OSError:
-                # It may be of any file's, of one that is still written too: each must prove itself from now on.
+                # The error may concern any file, even one that is still being written: sync each one from now on.
                 self._doubtful = True
             else:
                 for sink in sinks:
@@ -142,7 +147,7 @@ class Folder(OpenFolder):
             draft.abort()
 
     def close(self) -> None:
-        """Unlock and close it; once."""
+        """Unlock and close it; further calls do nothing."""
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
@@ -160,25 +165,26 @@ def _not_durable(sink: PlacedSink, failure: DumpError) -> NotDurableError:
 
 
 def sync_file(path: str) -> None:
-    """Make a file durable that was written without waiting for that, and have it read from the disk from now on.
+    """Make a file durable that was written without a sync, and drop it from the page cache.
 
-    Only what is read back then tells what is there: an error of its write-back may have been told to others.
+    Only reading it back from the disk then shows its content: an error of its write-back may have been reported to
+    another process.
 
     Raises:
-        DumpError: it can't be opened, or written back.
+        DumpError: it can't be opened or synced.
     """
     with explain("fsync", path):
         fd = open_file(path, follow=False)
         try:
             os.fsync(fd)
-            with suppress(OSError):  # Advice.
+            with suppress(OSError):  # Advisory.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             close_quietly(fd)
 
 
 def _dirty_bytes() -> int:
-    """Return the bytes that all processes have written and the kernel hasn't (proc_meminfo(5))."""
+    """Return the bytes of dirty memory, and of memory under write-back, of all processes (proc_meminfo(5))."""
     try:
         with open("/proc/meminfo", "rb") as lines:
             return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"Dirty:", b"Writeback:")))

@@ -1,6 +1,6 @@
-"""What keeps two runs out of one folder: a lock on a file of our own in it (flock(2)), that goes with its last user.
+"""The lock that keeps two runs out of one directory: flock(2) on a file of ours in it, which the last user removes.
 
-A lock on the folder itself could be taken by whoever may read it. The file has mode 0600.
+Anyone who can read the directory could lock the directory itself. The lock file has mode 0600.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Lock:
-    """Held from its making until `release`, or until this process ends in whichever way."""
+    """A lock that is held from construction until `release`, or until this process exits for any reason."""
 
     def __init__(self, folder: int, path: str, *, shared: bool = False) -> None:
-        """Lock an open folder; ``path`` is what errors call it.
+        """Lock an open directory; ``path`` is its name in errors.
 
-        Whoever locks it ``shared`` only reads there, and does without a lock where it can have none: in a folder of
-        somebody else, or on a filesystem that is read-only.
+        A ``shared`` lock is for readers. They continue without a lock if they can't get one, in a directory of another
+        user or on a read-only filesystem.
 
         Raises:
-            BusyError: another run is running there.
-            DumpError: the file can't be made, or belongs to someone else.
+            BusyError: another run is using the directory.
+            DumpError: the lock file can't be created, or belongs to another user.
         """
         self._folder: Final = folder
         self._path: Final = os.path.join(path, LOCK)
         self._fd = -1
         try:
             while not self._take(shared=shared):
-                pass  # Its last user has removed it meanwhile.
+                pass  # Its last user removed the file between open(2) and flock(2).
         except BlockingIOError as error:
             self._close()
             raise BusyError(
@@ -57,14 +57,14 @@ class Lock:
                 raise
 
     def _take(self, *, shared: bool) -> bool:
-        """Open and lock the file; return False if it isn't the one any more that has the name."""
+        """Open and lock the file; return False if the name no longer refers to it."""
         self._fd = self._open(shared=shared)
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
         except OSError:
-            return True  # A filesystem, or a sandbox, that has no locks gives no protection.
+            return True  # A filesystem or a sandbox without locks: the run continues unprotected.
         if self._is_named():
             return True
         self._close()
@@ -101,12 +101,13 @@ class Lock:
         return False
 
     def release(self) -> None:
-        """Unlock, and remove the file unless somebody else has it locked too.
+        """Unlock the file, and remove it unless another process holds a lock on it, too.
 
-        A child that this process has forked meanwhile holds the same open file: closing alone would leave it locked.
+        A child that was forked meanwhile shares the open file description: closing alone would leave it locked.
         """
         if self._fd < 0:
             return
+        # Removed while it is locked: a process that has opened it before finds that it lost its name, and starts over.
         with suppress(OSError):
             if not self._is_shared() and self._is_named():
                 os.unlink(LOCK, dir_fd=self._folder)
@@ -119,7 +120,7 @@ class Lock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # It wasn't locked either.
+        except OSError:  # No locks here: it wasn't locked in the first place.
             return False
         return False
 

@@ -1,4 +1,4 @@
-"""A file of our own that is only appended to: each piece completely, or not at all."""
+"""One of our own files that is only appended to: each piece completely, or not at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from asyncdump.kernel.linux import close_quietly, some
 
 
 class LogFile:
-    """A `Log` in a folder; used by one thread at a time.
+    """A `Log` in a directory; used by one thread at a time.
 
     Attributes:
-        lost: why nothing tells any more what is on the disk: a call failed that was to make it durable, or a piece that
-            was written in part could not be taken back. What is appended then counts for nothing.
+        lost: why the content on disk is unknown, or None: a sync failed, or a partly written piece could not be
+            removed. Anything that is appended after that isn't reliable.
     """
 
     def __init__(self, fd: int, path: str, end: int = 0) -> None:
-        """Take over a descriptor of a file that has ``end`` bytes."""
+        """Take over the descriptor of a file of ``end`` bytes."""
         self.path: Final = path
         self.lost: DumpError | None = None
         self._fd = fd
@@ -38,7 +38,7 @@ class LogFile:
             self._end += done
 
     def _take_back(self) -> None:
-        # What is written next may be shorter: whole lines behind it would be read again.
+        # The next piece may be shorter, and complete lines of this one after it would be read.
         try:
             os.ftruncate(self._fd, self._end)
         except OSError as error:

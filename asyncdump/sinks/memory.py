@@ -1,7 +1,7 @@
-"""A store in the memory of this process: dumps and records without a folder, gone with the process at the latest.
+"""A store in the memory of this process: dumps and records without a directory, which end with the process.
 
-Each file is a piece of anonymous memory (memfd_create(2)) that has a name in a dictionary. Its sinks give engines no
-descriptor: whatever is written to them goes through `MemorySink.write`, as it would to an object store.
+Each file is anonymous memory (memfd_create(2)) with a name in a dictionary. Its sinks have no descriptor for engines:
+all bytes go through `MemorySink.write`, as they would with an object store.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SCHEME: Final = "memory"
 
 
 class _Contents:
-    """What one name of a place stands for: shared by all who open it, changed by whoever holds the turn.
+    """The content of all places with one name. ``turn`` guards it.
 
     Attributes:
         files: a descriptor for each name.
-        readers, writers: how many have it locked.
-        sequential: whether sinks take bytes in order only.
+        readers, writers: how many shared and exclusive locks there are.
+        sequential: whether sinks only accept bytes in order.
     """
 
     def __init__(self) -> None:
@@ -45,16 +45,16 @@ _numbers: Final = count(1)
 
 
 class MemoryPlace:
-    """A `Store` in memory; those of one name in one process hold the same.
+    """A `Store` in memory. Within a process, all places of the same name have the same content.
 
-    It is what ``output=`` takes, as is its address, ``memory://NAME``::
+    Pass it as ``output=``, or pass its address, ``memory://NAME``::
 
         with MemoryPlace() as place:
             await asyncdump.dump_all([asyncdump.Dump(source=path)], output=place)
             assert place.read("name") == Path(path).read_bytes()
             (await asyncdump.verify_all(place)).raise_for_failures()
 
-    The content lasts until `clear`, which the end of the ``with`` block does too. Each dump takes a descriptor.
+    The content exists until `clear`, which the end of the ``with`` block calls. Each dump takes a file descriptor.
     """
 
     filesystem: ClassVar[str] = SCHEME
@@ -62,18 +62,18 @@ class MemoryPlace:
     fd: ClassVar[int | None] = None
 
     def __init__(self, name: str | None = None, *, sequential: bool = False) -> None:
-        """Open the place of a name, or one that nobody else has.
+        """Open the place of a name, or a new one.
 
         Args:
-            name: without it, a number that is free.
-            sequential: whether its dumps take bytes only in order, from one thread at a time, as an object store would.
+            name: the name; by default an unused number.
+            sequential: whether its dumps only accept bytes in order, from one thread, as an object store would.
         """
         self.name: Final = name if name is not None else f"unnamed-{next(_numbers)}"
         self.path: Final = f"{SCHEME}://{self.name}"
         self._contents: Final = _all.setdefault(self.name, _Contents())
         self._contents.sequential |= sequential
         self._held: Final[set[str]] = set()
-        self._locked: bool | None = None  # Shared or not, or not at all.
+        self._locked: bool | None = None  # Whether the lock is shared; None without a lock.
 
     def __fspath__(self) -> str:
         return self.path
@@ -88,10 +88,10 @@ class MemoryPlace:
         self.clear()
 
     def read(self, name: str) -> bytes:
-        """Return what a file holds: a dump, or a record.
+        """Return the content of a file: a dump, or a record.
 
         Raises:
-            DumpError: there is none.
+            DumpError: there is no such file.
         """
         fd = self.open(name)
         try:
@@ -102,7 +102,7 @@ class MemoryPlace:
             os.close(fd)
 
     def clear(self) -> None:
-        """Remove everything, and give its memory back."""
+        """Remove everything, and free its memory."""
         with self._contents.turn:
             files = list(self._contents.files.values())
             self._contents.files.clear()
@@ -130,7 +130,7 @@ class MemoryPlace:
         return errors
 
     def put(self, name: str, fd: int, *, overwrite: bool) -> DumpError | None:
-        """Give a descriptor a name, which takes it over; return the error, if any."""
+        """Store a descriptor under a name, and take it over; return the error, if any."""
         path = os.path.join(self.path, name)
         with self._contents.turn:
             replaced = self._contents.files.get(name, -1)
@@ -167,7 +167,7 @@ class MemoryPlace:
             self._locked = shared
 
     def sweep(self) -> None:
-        """Nothing: what never got a name went with its descriptor."""
+        """Do nothing: unpublished files vanished with their descriptors."""
 
     def names(self) -> list[str]:
         with self._contents.turn:
@@ -237,7 +237,7 @@ class MemoryPlace:
 
 
 class MemorySink(PlainSink):
-    """A dump on its way into a `MemoryPlace`: memory without a name, until it is published."""
+    """A dump in a `MemoryPlace`: memory without a name until it is published."""
 
     def __init__(self, place: MemoryPlace, name: str, memory: int, *, sequential: bool) -> None:
         """Take over a descriptor of anonymous memory."""
@@ -314,10 +314,10 @@ class MemoryLog:
 
 
 def open_memory(address: str, *, make: bool) -> MemoryPlace:
-    """Open the place of an address.
+    """Open the place of an address; with ``make``, create it if it is missing.
 
     Raises:
-        DumpError: there is none, and ``make`` doesn't ask for one.
+        DumpError: there is none, and ``make`` is False.
     """
     name = address.partition("://")[2]
     if not make and name not in _all:

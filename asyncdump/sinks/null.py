@@ -1,4 +1,4 @@
-"""A sink and a place that keep nothing: what is written to them is only looked at."""
+"""A sink and a place that discard everything: dumps are only read, to verify them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from asyncdump.sinks.plain import PlainSink
 
 
 class NullSink(PlainSink):
-    """Takes bytes and forgets them."""
+    """Counts the bytes and discards them."""
 
     def write(self, data: memoryview, offset: int) -> None:
         self._count(len(data))
 
 
 class NullPlace:
-    """A place where dumps are only read."""
+    """A place for dumps that are only read."""
 
     filesystem: ClassVar[str] = "nowhere"
     streams: ClassVar[bool] = False
@@ -38,4 +38,4 @@ class NullPlace:
         return [sink.lost for sink in sinks]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

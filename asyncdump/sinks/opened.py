@@ -1,4 +1,4 @@
-"""A folder held open, and the names in it: looked up beneath its descriptor, links in the way aren't followed."""
+"""An open directory and its names, which are looked up relative to its descriptor without following links."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _NOOK: Final = ".names"
 
 
 class OpenFolder:
-    """A folder held open.
+    """An open directory.
 
     Attributes:
         fd: its descriptor.
-        filesystem, block: the name of its filesystem, and the bytes of a block; of a huge page on hugetlbfs.
-        device: the number of its device (stat(2)).
+        filesystem, block: the name of its filesystem, and its block size in bytes; on hugetlbfs, the huge page size.
+        device: its device number (stat(2)).
     """
 
     def __init__(self, path: str, *, make: bool = True) -> None:
-        """Open the folder; where it is missing, ``make`` creates it with mode 0700.
+        """Open the directory; with ``make``, create it with mode 0700 if it is missing.
 
         Raises:
-            DumpError: it can't be created or opened, or isn't a folder.
+            DumpError: it can't be created or opened, or isn't a directory.
         """
         self.path: Final = path
         if make:
@@ -43,7 +43,7 @@ class OpenFolder:
             try:
                 self.filesystem, self.block = filesystem(self.fd)
                 self.device: Final = os.fstat(self.fd).st_dev
-            except OSError:  # A filesystem that has given up opens folders still.
+            except OSError:  # A filesystem that was shut down after errors may still open directories.
                 close_quietly(self.fd)
                 raise
         self._run: Final = os.urandom(4).hex()
@@ -51,11 +51,11 @@ class OpenFolder:
         self._held: dict[int, str] = {}
 
     def temporary(self, suffix: str = PARTIAL) -> str:
-        """Return a name that no other run has, and this one only once."""
+        """Return a temporary name that is unique to this call."""
         return f"{TEMPORARY_PREFIX}{self._run}-{next(self._numbers)}{suffix}"
 
     def sweep(self) -> None:
-        """Remove the temporary files of runs that were killed; for whoever has the lock."""
+        """Remove the temporary files of killed runs. The caller must have the lock."""
         with explain("readdir", self.path):
             stale = [name for name in os.listdir(self.fd) if name.startswith(TEMPORARY_PREFIX)]
         for name in stale:
@@ -67,10 +67,10 @@ class OpenFolder:
 
     @contextmanager
     def nook(self) -> Iterator[int]:
-        """Give the descriptor of a folder in it for the time of a block, to try names in.
+        """Yield the descriptor of a temporary directory within it, to try names in.
 
         Raises:
-            OSError: it can't be made.
+            OSError: it can't be created.
         """
         name = self.temporary(_NOOK)
         os.mkdir(name, 0o700, dir_fd=self.fd)
@@ -84,7 +84,7 @@ class OpenFolder:
             self._clear(name)
 
     def _clear(self, name: str) -> None:
-        """Remove what `nook` has made."""
+        """Remove the directory of `nook` and its content."""
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         try:
             for each in os.listdir(fd):
@@ -94,11 +94,10 @@ class OpenFolder:
         os.rmdir(name, dir_fd=self.fd)
 
     def hold(self, name: str) -> bool:
-        """Have what stands under a name replaced by no other name of this run, whatever the filesystem calls equal.
+        """Protect the file under a name: no other name of this run may replace it, even if they are the same here.
 
-        Names are compared by the filesystem, which may fold case or normalise: the inode says what a name leads to.
-        Returns False where nothing stands there, or what does is held under another name; two hard links are two names
-        all the same.
+        The filesystem may fold case or normalize Unicode; the inode shows which file a name refers to. Return False if
+        there is no file, or it is protected under another name. Two hard links are different names, though.
         """
         inode = self.inode(name)
         if inode is None:
@@ -107,22 +106,22 @@ class OpenFolder:
         return holder == name or self._are_links(holder, name)
 
     def note_published(self, name: str, inode: int) -> None:
-        """Hold what has just got a name."""
+        """Protect a file that was just published."""
         self._held[inode] = name
 
     def holder(self, name: str) -> str | None:
-        """Return the name by which what stands under ``name`` is held, or None."""
+        """Return the name under which the file called ``name`` is protected, or None."""
         holder = self._held.get(inode) if (inode := self.inode(name)) is not None else None
         if holder is not None and holder != name and self._are_links(holder, name):
             return None
         return holder
 
     def _are_links(self, *names: str) -> bool:
-        """Tell whether names that lead to one file are hard links of it: each is listed then, as it is written."""
+        """Return whether names of one file are hard links: then the directory lists each of them as it is spelled."""
         return set(names) <= set(os.listdir(self.fd))
 
     def inode(self, name: str) -> int | None:
-        """Return the inode of what stands under a name, or None."""
+        """Return the inode number of a name, or None."""
         entry = self.entry(name)
         return None if entry is None else entry.inode
 
@@ -133,7 +132,7 @@ class OpenFolder:
     def entry(self, name: str) -> Entry | None:
         try:
             return Entry.of(os.stat(name, dir_fd=self.fd, follow_symlinks=False))
-        except (OSError, ValueError):  # What can't be looked at can't be replaced either: the rename says why.
+        except (OSError, ValueError):  # If stat(2) fails, the rename will fail, too, and report why.
             return None
 
     def exists(self, name: str) -> bool:
@@ -145,7 +144,7 @@ class OpenFolder:
         return True
 
     def path_of(self, name: str) -> str:
-        """Return the path of a name, as errors show it."""
+        """Return the path of a name, for errors."""
         return os.path.join(self.path, name)
 
     def open(self, name: str) -> int:
@@ -176,7 +175,7 @@ class OpenFolder:
             os.unlink(name, dir_fd=self.fd)
 
     def sync(self) -> DumpError | None:
-        """Make the names in the folder durable (fsync(2)); return the error, if any."""
+        """Make the names in the directory durable (fsync(2)); return the error, if any."""
         try:
             os.fsync(self.fd)
         except OSError as error:
@@ -206,14 +205,14 @@ def _make_folders(path: str) -> None:
         try:
             _sync_folder(os.path.dirname(folder))
         except OSError:
-            if made:  # Left there, it would be taken for durable by the next run.
+            if made:  # Otherwise the next run would assume that it is durable.
                 with suppress(OSError):
                     os.rmdir(folder)
             raise
 
 
 def _sync_folder(path: str) -> None:
-    """Make the names in a folder durable: a dump is lost with the folder that holds it."""
+    """Make the names in a directory durable: if a directory is lost, so are the dumps in it."""
     fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

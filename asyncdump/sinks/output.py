@@ -1,6 +1,6 @@
-"""Where what the user names as an output leads: a folder, ``-``, or ``scheme://...``.
+"""From an output as the user specifies it to a place: a directory, ``-``, or ``scheme://...``.
 
-This is the one table of kinds of places. A new one is a module that has a `Store`, and a line in `register`.
+This is the only table of kinds of places. A new kind is a module with a `Store` and a call of `register`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from asyncdump.vocabulary.values import STANDARD_OUTPUT
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 FILE: Final = "file"
-"""The scheme of a path, whether it is written or not."""
+"""The scheme of a path, explicit or not."""
 
 
 class Opener(Protocol):
-    """Opens the store that an address names; ``make`` creates it where it is missing."""
+    """Opens the store of an address; with ``make``, creates it if it is missing."""
 
     def __call__(self, address: str, *, make: bool) -> Store: ...
 
@@ -31,26 +31,26 @@ _OPENERS: Final[dict[str, Opener]] = {}
 
 
 def register(scheme: str, opener: Opener) -> None:
-    """Have addresses that begin with ``scheme://`` opened by ``opener``, which is given all of the address."""
+    """Open addresses that begin with ``scheme://`` with ``opener``, which gets the complete address."""
     _OPENERS[scheme] = opener
 
 
 def scheme_of(output: str) -> str:
-    """Return the scheme of an output, or ``file`` where it has none."""
+    """Return the scheme of an output, or ``file`` if it has none."""
     found = _SCHEME.match(output)
     return found[1].lower() if found else FILE
 
 
 def resolve(output: str, folder: str = "") -> str:
-    """Return the output that a user has named in the form that plans have it: an absolute path, ``-``, an address.
+    """Return an output in the form of a plan: an absolute path, ``-``, or an address.
 
     Args:
-        output: a path, ``-``, ``file:///path``, ``scheme://...``.
-        folder: what a path is relative to; by default the working directory.
+        output: a path, ``-``, ``file:///path`` or ``scheme://...``.
+        folder: the directory that a path is relative to; by default the working directory.
 
     Raises:
-        ValueError: nothing here opens addresses of its scheme.
-        DumpError: the working directory has been removed.
+        ValueError: its scheme is unknown.
+        DumpError: the working directory was removed.
     """
     if output == STANDARD_OUTPUT:
         return output
@@ -66,12 +66,12 @@ def resolve(output: str, folder: str = "") -> str:
 
 
 def local_folder(output: str) -> str | None:
-    """Return the path of an output that is a folder of this host, or None; it may not exist yet."""
+    """Return the path of an output that is a directory of this host, or None; it may not exist yet."""
     return output if output != STANDARD_OUTPUT and scheme_of(output) == FILE else None
 
 
 def open_store(output: str, *, make: bool = True) -> Store:
-    """Open the store that a resolved output names; the caller closes it.
+    """Open the store of a resolved output; the caller closes it.
 
     Raises:
         DumpError: it can't be created or opened.
@@ -82,7 +82,7 @@ def open_store(output: str, *, make: bool = True) -> Store:
 
 
 def entry_of(path: str) -> Entry | None:
-    """Return what stands under the full path of a dump, as `Store.entry` does."""
+    """Return the entry of a dump by its full path, as `Store.entry` does."""
     if local_folder(path) is not None:
         try:
             return Entry.of(os.lstat(path))
@@ -95,10 +95,10 @@ def entry_of(path: str) -> Entry | None:
 
 
 def open_named(given: str, name: str) -> tuple[Store, str]:
-    """Open the store that a user has named, or whose file ``name`` that is; return that name then, else an empty one.
+    """Open the store that a user specifies directly or by its file ``name``; return it, and that name or an empty one.
 
     Raises:
-        ValueError, DumpError: as `resolve` and `open_store`.
+        ValueError, DumpError: see `resolve` and `open_store`.
     """
     output = resolve(os.path.join(os.curdir, given) if given == STANDARD_OUTPUT else given)
     path = local_folder(output)

@@ -1,4 +1,4 @@
-"""Standard output in the place of an output folder: one dump, written in order, to whoever reads it."""
+"""Standard output instead of an output directory: one dump, written in order to the reader of a pipe."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class PipeSink(PlainSink):
     """Standard output, or another descriptor that takes bytes in order. No system call on it waits for its reader.
 
     Attributes:
-        fd: doesn't block: a write fails with EAGAIN where there is no room.
+        fd: a non-blocking descriptor: a write to a full pipe fails with EAGAIN.
     """
 
     sequential = True
     most_lanes = 1
 
     def __init__(self, fd: int, check: Callable[[], None]) -> None:
-        """``check`` is called while a reader is waited for, and may raise to end that."""
+        """``check`` is called while a write waits for the reader, and may raise."""
         super().__init__("standard output")
         own = not_waiting(fd)
         self._relay: Relay | None = None
@@ -39,10 +39,10 @@ class PipeSink(PlainSink):
         self._check = check
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of ``data`` after what was written before.
+        """Append all of ``data``.
 
         Raises:
-            BrokenPipeError: the reader has gone.
+            BrokenPipeError: the reader has closed the pipe.
         """
         assert offset == self.stored
         assert self.fd is not None
@@ -55,13 +55,13 @@ class PipeSink(PlainSink):
                 continue
             except BrokenPipeError as error:
                 if self._relay is not None and self._relay.error is not None:
-                    raise self._relay.error from error  # Its pipe is broken because of that.
+                    raise self._relay.error from error  # The cause: the relay has closed its pipe after this error.
                 raise
             data = data[done:]
             self._count(done)
 
     def sync(self) -> DumpError | None:
-        """Wait until all was handed to the reader's side; return the error, if any."""
+        """Wait until the relay, if there is one, has written everything; return the error, if any."""
         try:
             with explain("write", self.path):
                 if self._relay is not None:
@@ -104,7 +104,7 @@ class StdoutPlace:
     def publish(
         self, sinks: Sequence[PlacedSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
-        """Close the sinks, once all was handed over: what was written has been read, or will be."""
+        """Close the sinks after everything was written to the pipe."""
         errors = []
         for sink in sinks:
             failure = sink.sync()
@@ -113,4 +113,4 @@ class StdoutPlace:
         return errors
 
     def close(self) -> None:
-        """Nothing: standard output stays open."""
+        """Do nothing: standard output stays open."""

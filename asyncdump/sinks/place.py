@@ -1,7 +1,7 @@
-"""The seam below an engine and a run: what a sink is, and what a place is in which sinks are made and named.
+"""The protocols of sinks, and of the places that make and name them.
 
-A capability is an attribute. Nobody asks a sink or a place for its class: an engine that needs a descriptor looks at
-`Sink.fd`, a run that may use several threads on one dump looks at `Sink.most_lanes`.
+Capabilities are attributes, and no code checks the class of a sink or a place: an engine that needs a descriptor looks
+at `Sink.fd`, and a run that may use several threads for one dump looks at `Sink.most_lanes`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from asyncdump.vocabulary.digest import Hasher
 
 
 class Sink(Protocol):
-    """Where the bytes of one dump go. Threads may write different ranges at once, unless ``most_lanes`` says less.
+    """Where the bytes of one dump go. Up to ``most_lanes`` threads may write different ranges at the same time.
 
     Attributes:
-        path: what errors call it.
-        fd: a descriptor into which the kernel can move bytes by itself (splice(2), sendfile(2), copy_file_range(2)),
-            or None. It belongs to the sink.
-        direct: a second one that bypasses the page cache (O_DIRECT), or None.
-        sequential: whether bytes can only be written one after another, from byte 0 on.
-        most_lanes: how many threads may write at once, or None for any number.
-        grain: zeros in a piece of so many bytes, aligned to it, may be left out; where that isn't possible
-            (``sequential``), callers write them.
-        stored: bytes written so far, holes not counted.
-        pace: how much it takes in one step.
+        path: its name in errors.
+        fd: a descriptor into which the kernel can move bytes (splice(2), sendfile(2), copy_file_range(2)), or None. The
+            sink owns it.
+        direct: a second descriptor that bypasses the page cache (O_DIRECT), or None.
+        sequential: whether bytes can only be written in order, starting at byte 0.
+        most_lanes: how many threads may write at the same time, or None for any number.
+        grain: the granularity of holes: an aligned piece of this many zero bytes may be skipped. If that isn't possible
+            (``sequential``), callers write the zeros.
+        stored: the number of bytes written so far, without holes.
+        pace: the I/O size for its device.
     """
 
     @property
@@ -60,76 +60,76 @@ class Sink(Protocol):
     def pace(self) -> Pace: ...
 
     def status(self) -> tuple[int, int]:
-        """Return the size in bytes and the inode number; zeros where there is no such thing."""
+        """Return the size in bytes and the inode number; zeros if the sink has none."""
 
     def open_again(self) -> int:
-        """Return another descriptor for writing to ``fd``, with a file offset of its own; the caller closes it.
+        """Return another descriptor for the file of ``fd``, with its own file offset; the caller closes it.
 
         Raises:
-            OSError: there is none.
+            OSError: it can't be opened again.
         """
 
     def resize(self, size: int) -> None:
-        """Set the size in bytes: what isn't written is a hole. Nothing happens where a sink has no size."""
+        """Set the size in bytes; ranges that aren't written are holes. A sink without a size ignores this."""
 
     def expect(self, size: int) -> None:
-        """Announce a size that may turn out to be another: no error if there is no room for it."""
+        """Announce an estimated size; it isn't an error if there isn't enough space for it."""
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of ``data`` at ``offset`` bytes, in whichever way is fastest.
+        """Write all of ``data`` at byte ``offset`` in the fastest way.
 
-        With a ``fd`` the memory may be a mapping of the source, which only the kernel looks at. Without one it must be
-        memory of this process: a truncated source would kill it (SIGBUS).
+        If the sink has an ``fd``, the data may be a mapping of the source, which only the kernel dereferences.
+        Otherwise it must be memory of this process, because a truncated source would kill the process (SIGBUS).
 
         Raises:
-            OSError: it can't be written; how much was written is not known.
+            OSError: it can't be written; it isn't known how much was written.
         """
 
     def write_direct(self, data: memoryview, offset: int) -> int:
-        """Write what ``direct`` takes of ``data`` and return how many bytes; count them with `note_written`.
+        """Write as much of ``data`` as ``direct`` supports, and return how many bytes; count them with `note_written`.
 
         Raises:
-            OSError: EINVAL or EOPNOTSUPP where it takes none after all.
+            OSError: EINVAL or EOPNOTSUPP if the filesystem doesn't support O_DIRECT after all.
         """
 
     def write_cached(self, data: memoryview, offset: int, flags: int = 0) -> None:
-        """Write all of ``data`` through the page cache, where there is one; ``flags`` are those of pwritev2(2)."""
+        """Write all of ``data`` through the page cache, if there is one; ``flags`` are for pwritev2(2)."""
 
     def write_zeros(self, offset: int, length: int) -> None:
-        """Write ``length`` zeros at ``offset`` bytes."""
+        """Write ``length`` zeros at byte ``offset``."""
 
     def note_written(self, length: int) -> None:
         """Count bytes that `write_direct` wrote."""
 
     def note_copied(self, length: int) -> None:
-        """Count bytes that the kernel moved into ``fd`` by itself."""
+        """Count bytes that the kernel moved into ``fd``."""
 
     def flush_behind(self, offset: int, length: int) -> None:
-        """Start write-back of a range that went through the page cache; `DumpError` if what came before is lost."""
+        """Start write-back of a range that went through the page cache; `DumpError` if earlier writes were lost."""
 
     def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
-        """Feed ``size`` bytes of what was written to ``digest``; ``check`` is called before each block, and may raise.
+        """Hash the first ``size`` written bytes with ``digest``; ``check`` is called before each block, and may raise.
 
         Raises:
-            DumpError: it can't be read, or isn't what was written.
+            DumpError: they can't be read, or writes were lost.
         """
 
     def close_direct(self) -> None:
-        """Close what only writing needs: a sink that waits to be published may wait together with many others."""
+        """Close descriptors that only writing needs, because many sinks may wait to be published."""
 
     def sync(self) -> DumpError | None:
-        """Make what was written durable; return the error, or what was lost before."""
+        """Make the written bytes durable; return the error, or the first loss that was reported before."""
 
     def close(self) -> None:
-        """Close it; what that reports is kept."""
+        """Close it; an error of the close is kept."""
 
 
 class PlacedSink(Sink, Protocol):
-    """A sink that its place gives a name when it is complete, or removes.
+    """A sink that its place publishes under a name when it is complete, or otherwise removes.
 
     Attributes:
-        lost: the first error that was reported of what was written: such a sink is never published.
-        replaces: whether what has its name now is an older state of the same dump, which it may replace.
+        lost: the first error that was reported about written bytes; a sink with such an error is never published.
+        replaces: whether the file that has its name is an older dump of the same source, which it may replace.
     """
 
     replaces: bool
@@ -138,19 +138,21 @@ class PlacedSink(Sink, Protocol):
     def lost(self) -> DumpError | None: ...
 
     def ask(self) -> DumpError | None:
-        """Return what was lost so far, without waiting for anything."""
+        """Return the first loss so far, without waiting for write-back."""
 
     def drop_cache(self) -> None:
-        """Let the page cache forget what is durable."""
+        """Drop durable pages from the page cache."""
 
     def rename(self, *, overwrite: bool) -> DumpError | None:
-        """Give it its name, after `close`; return the error, if any: without ``overwrite`` also that it is taken."""
+        """Rename it to its final name, after `close`; return the error, if any. Without ``overwrite``, the name must be
+        free.
+        """
 
     def discard(self) -> None:
-        """Remove what was written, unless it has its name."""
+        """Remove what was written, unless it is published."""
 
     def abort(self) -> None:
-        """Remove what was written, unless it has its name, and close it."""
+        """Remove what was written, unless it is published, and close it."""
 
 
 class Synced(Protocol):
@@ -161,12 +163,12 @@ class Synced(Protocol):
 
 
 class Place(Protocol):
-    """Where sinks are made and get their names.
+    """Makes sinks and publishes them.
 
     Attributes:
-        path: what reports call it.
-        filesystem: as statfs(2) names it, or what stands for that.
-        streams: whether bytes reach a reader while they are written: nothing can be taken back, or written again.
+        path: its name in reports.
+        filesystem: the name of its filesystem, or a substitute.
+        streams: whether a reader gets the bytes while they are written, so that nothing can be taken back or retried.
     """
 
     @property
@@ -188,17 +190,17 @@ class Place(Protocol):
     def publish(
         self, sinks: Sequence[PlacedSink], *, durable: bool, overwrite: bool, journal: Synced | None = None
     ) -> list[DumpError | None]:
-        """Make finished sinks durable as a group, give them their names, and make the names durable.
+        """Make finished sinks durable as a group, rename them, and make the names durable.
 
-        What ``journal`` says of them is made durable before they have their names.
+        Their records in ``journal`` are made durable before the rename.
 
         Returns:
-            For each sink its error, or None. A sink with an error was removed, and what it was to replace is as it
-            was; except for `NotDurableError`: that one has its name, and what it has replaced is gone.
+            For each sink, its error or None. A sink with an error was removed, and the file that it was to replace is
+            unchanged. With a `NotDurableError`, however, it is published, and the file that it replaced is gone.
         """
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its resources."""
 
 
 Kind = Literal["file", "folder", "link", "other"]
@@ -206,12 +208,12 @@ _KINDS: Final[dict[int, Kind]] = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", 
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands under a name (lstat(2)).
+    """The file under a name (lstat(2)).
 
     Attributes:
-        size: in bytes.
-        device, inode: the identity of the file; zeros where there is none.
-        kind: ``file``, ``folder``, ``link`` or ``other``: a device, a fifo, a socket.
+        size: its size, in bytes.
+        device, inode: its identity, or zeros.
+        kind: ``file``, ``folder``, ``link``, or ``other`` for a device, a fifo, a socket.
     """
 
     size: int
@@ -221,108 +223,108 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Return what lstat(2) says."""
+        """Return the entry for a result of lstat(2)."""
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
         return cls(size=status.st_size, device=status.st_dev, inode=status.st_ino, kind=kind)
 
 
 class Log(Protocol):
-    """A file of our own that is only appended to, by one thread at a time."""
+    """One of asyncdump's own files that is only appended to, by one thread at a time."""
 
     def append(self, data: bytes) -> None:
-        """Add all of ``data``, or nothing.
+        """Append all of ``data``, or nothing.
 
         Raises:
             DumpError: it can't be written.
         """
 
     def sync(self) -> DumpError | None:
-        """Make durable what was added; return the error, if any. After an error nothing tells what is there."""
+        """Make what was appended durable; return the error, if any. After an error, the content on disk is unknown."""
 
     @property
     def lost(self) -> DumpError | None:
-        """Why nothing tells any more what is there, or None."""
+        """Why the content on disk is unknown, or None if it is known."""
 
     def close(self) -> None: ...
 
 
 class Store(Place, Protocol):
-    """A place whose dumps are found again, and that keeps the records of them: the receipt, the journal, digest lists.
+    """A place whose dumps can be found again, with their records: the receipt, the journal, the digest lists.
 
-    Names are flat: none has a slash. Errors are `DumpError` unless they are returned.
+    Names are flat: they contain no slash. Errors are `DumpError` unless they are returned.
 
     Attributes:
-        fd: a descriptor of the folder, where it is one of this host; or None.
+        fd: a descriptor of the directory, if it is one of this host; otherwise None.
     """
 
     @property
     def fd(self) -> int | None: ...
 
     def lock(self, *, shared: bool = False) -> None:
-        """Keep other runs out until it is closed, or this process ends; with ``shared`` only those that write.
+        """Lock it until it is closed, or this process exits; with ``shared``, only against runs that write.
 
         Raises:
-            DumpError: another run is at work.
+            DumpError: another run is using it.
         """
 
     def sweep(self) -> None:
-        """Remove what runs have left that were killed; for whoever has the lock."""
+        """Remove temporary files of killed runs. The caller must have the lock."""
 
     def names(self) -> list[str]:
         """Return all names, in any order."""
 
     def entry(self, name: str) -> Entry | None:
-        """Return what stands under a name, or None where nothing does, or where that isn't known."""
+        """Return the entry of a name, or None if there is none or it can't be determined."""
 
     def exists(self, name: str) -> bool:
-        """Return whether something stands under a name; `DumpError` where that isn't known."""
+        """Return whether a name exists; raise `DumpError` if that can't be determined."""
 
     def open(self, name: str) -> int:
-        """Return a descriptor to read a dump with, at any position; the caller closes it.
+        """Return a descriptor to read a dump at any offset; the caller closes it.
 
         Raises:
             DumpError: it can't be opened: ENOENT, ELOOP for a link.
         """
 
     def settle(self, name: str) -> None:
-        """Make a dump durable that was published without that, and have what is read of it come from where it is kept.
+        """Make a dump durable that was published without a sync, so that later reads show what is really stored.
 
         Raises:
-            DumpError: it can't be opened, or part of it is lost.
+            DumpError: it can't be opened, or a part of it was lost.
         """
 
     def hold(self, name: str) -> bool:
-        """Have what stands under a name replaced by no other name of this run, whatever the place calls equal.
+        """Protect the file under a name: no other name of this run that the place treats as the same may replace it.
 
-        Returns False where nothing stands there, or what does is held under another name.
+        Return False if there is no file, or it is protected under another name.
         """
 
     def holder(self, name: str) -> str | None:
-        """Return the name by which what stands under ``name`` is held, or None."""
+        """Return the name under which the file called ``name`` is protected, or None."""
 
     def clashes(self, names: Iterable[str]) -> list[tuple[str, str]]:
-        """Return each name that leads to the same file as one before it, with that one."""
+        """Return each name that refers to the same file as an earlier name, with that earlier name."""
 
     def read_small(self, name: str, largest: int) -> bytes | None:
-        """Return the content of a file of our own, or None where there is none.
+        """Return the content of one of our own files, or None if there is none.
 
         Raises:
-            DumpError: it can't be read, is no regular file, or has more than ``largest`` bytes.
+            DumpError: it can't be read, isn't a regular file, or has more than ``largest`` bytes.
         """
 
     def write_small(self, files: Mapping[str, bytes]) -> None:
-        """Write files of our own, each complete and durable or not at all.
+        """Write our own files, each one complete and durable, or not at all.
 
         Raises:
-            DumpError: one can't be written, and what stood under its name is as it was.
-            NotDurableError: each has its name, which may not survive a power cut.
+            DumpError: one can't be written; the file that had its name is unchanged.
+            NotDurableError: all are under their names, which may not survive a power failure.
         """
 
     def new_log(self, name: str) -> Log:
-        """Create an empty log, mode 0600, where nothing has that name."""
+        """Create an empty log with mode 0600; the name must not exist."""
 
     def renew_log(self, name: str, content: bytes) -> Log:
-        """Replace whatever has that name by a log that begins with ``content``, durable, at once or not at all."""
+        """Replace any file of that name atomically by a log that begins with ``content`` and is durable."""
 
     def remove(self, name: str) -> None:
-        """Remove a file of our own, if that is possible."""
+        """Remove one of our own files, if possible."""

@@ -1,4 +1,4 @@
-"""What sinks have in common that are no file: no descriptor, no page cache, nothing to flush."""
+"""The base class of sinks that aren't files: no descriptor, no page cache, nothing to flush."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncdump.vocabulary.digest import Hasher
 
 
 class PlainSink:
-    """A `PlacedSink` that lacks `write`, and all of whose other methods have nothing to do."""
+    """A `PlacedSink` without `write`, whose other methods do nothing."""
 
     fd: int | None = None
     direct: ClassVar[int | None] = None
@@ -39,7 +39,7 @@ class PlainSink:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
 
     def resize(self, size: int) -> None:
-        """Nothing: it has no size."""
+        """Do nothing: it has no size."""
 
     def expect(self, size: int) -> None:
         self.resize(size)
@@ -68,7 +68,7 @@ class PlainSink:
         self._count(length)
 
     def flush_behind(self, offset: int, length: int) -> None:
-        """Nothing: there is nothing to flush."""
+        """Do nothing: there is nothing to flush."""
 
     def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
         raise DumpError(f"{self.path} can't be read back", path=self.path, operation="read back")
@@ -86,20 +86,20 @@ class PlainSink:
         return self.lost
 
     def drop_cache(self) -> None:
-        """Nothing: there is no page cache."""
+        """Do nothing: there is no page cache."""
 
     def rename(self, *, overwrite: bool) -> DumpError | None:
         return None
 
     def discard(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: it keeps no data."""
 
     def close_direct(self) -> None:
-        """Nothing: `direct` is None."""
+        """Do nothing: `direct` is None."""
 
     def abort(self) -> None:
         self.discard()
         self.close()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

@@ -1,4 +1,4 @@
-"""The targets of a restore in the place of an output folder."""
+"""The targets of a restore, instead of an output directory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from asyncdump.sinks.place import PlacedSink, Store, Synced
 
 
 class TargetsPlace:
-    """A place in which each dump has a target of its own, in one store or another."""
+    """A place in which each dump has its own target, in one of several stores."""
 
     streams: ClassVar[bool] = False
 
     def __init__(self, path: str, paths: Mapping[str, str], opened: Callable[[str], Store]) -> None:
-        """Open the folders of ``paths``, from the names of dumps to those of targets, and keep other restores out.
+        """Open and lock the directories of ``paths``, which maps the names of dumps to the paths of targets.
 
         Raises:
-            DumpError: one can't be created or opened, or another restore is at work in it.
+            DumpError: a directory can't be created or opened, or another run is using it.
         """
         self.path: Final = path
         self.sequential: Final = False
@@ -38,7 +38,7 @@ class TargetsPlace:
         self.filesystem: Final = kinds.pop() if len(kinds) == 1 else "several"
 
     def store(self, name: str) -> Store:
-        """Return the store that a dump goes to."""
+        """Return the store of the target of a dump."""
         return self._stores[os.path.dirname(self._paths[name])]
 
     def create(self, name: str) -> PlacedSink:
@@ -60,7 +60,7 @@ class TargetsPlace:
         return errors
 
     def clashes(self) -> Iterator[str]:
-        """Yield the complaints about targets that are one file to their filesystem."""
+        """Yield complaints about targets whose names are the same to their filesystem."""
         names: dict[str, list[str]] = defaultdict(list)
         for path in self._paths.values():
             names[os.path.dirname(path)].append(os.path.basename(path))

@@ -1,4 +1,4 @@
-"""What the kernel says of an open file: its kind, its page size, its size and what of it is allocated."""
+"""What the kernel says about an open file: its kind, its page size, its size, and how much of it is allocated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from asyncdump.kernel.linux import filesystem
 from asyncdump.vocabulary.values import SMALL_PAGE, Source, Stat
 
 _ADDRESSES: Final = frozenset({"mem", "pagemap", "kcore"})
-"""Files of /proc in which a position is an address: there is no first byte to begin at."""
+"""Files of /proc in which an offset is an address, so that there is no first byte."""
 
 
 def describe(fd: int, path: str) -> Source:
-    """Return what the kernel says of an open source.
+    """Return the description of an open source.
 
     Raises:
-        DumpError: the kernel doesn't say, or no byte can be read of it: a drive without a medium, memory of a process.
+        DumpError: a call failed, or the source has no content as a file: a drive without a medium, a file of /proc with
+            the memory of a process.
     """
     with explain("stat", path):
         status = os.fstat(fd)
@@ -56,10 +57,10 @@ def describe(fd: int, path: str) -> Source:
 
 
 def _is_true(fd: int, size: int, kind: str) -> bool:
-    """Tell whether reads of a file end where its size says, without a call where that's known.
+    """Return whether reads of a file end at its size; on well-known filesystems, without a call.
 
     Raises:
-        OSError: it has a size of 0 and can't be read: that isn't an empty file.
+        OSError: its size is 0 and it can't be read, so it isn't an empty file.
     """
     if size and traits(kind).true_size:
         return True
@@ -67,10 +68,10 @@ def _is_true(fd: int, size: int, kind: str) -> bool:
     try:
         found = last + len(os.pread(fd, 2, last))
     except OSError:
-        if size:  # The last page can't be read, for one.
+        if size:  # For example, because the last page is unreadable.
             return True
         raise
-    # One that was written to, or truncated, between the two looks has another size by now.
+    # If they differ because the file was extended or truncated in between, its size is different now.
     return found == size or os.fstat(fd).st_size != size
 
 

@@ -1,4 +1,4 @@
-"""The data and the holes of a file, as lseek(2) tells them (SEEK_DATA, SEEK_HOLE)."""
+"""The data and the holes of a file (SEEK_DATA, SEEK_HOLE, lseek(2))."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from asyncdump.vocabulary.values import Source, Span
 def find_spans(fd: int, source: Source, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
     """Yield the data and the holes of ``[offset, end)`` bytes, in order and without gaps.
 
-    Holes of less than ``shortest_hole`` bytes are counted as data. A hugetlbfs file reports itself as data throughout
-    (it has no SEEK_HOLE), and so comes back as one span.
+    Holes of less than ``shortest_hole`` bytes count as data. hugetlbfs has no SEEK_HOLE and reports everything as data,
+    so such a file is one span.
     """
     return joined(_extents(fd, source, offset, end), shortest_hole)
 
 
 def joined(spans: Iterator[Span], shortest_hole: int) -> Iterator[Span]:
-    """Yield spans that follow one another, neighbours of a kind as one; a hole that is too short counts as data."""
+    """Merge adjacent spans of the same kind; a hole of less than ``shortest_hole`` bytes counts as data."""
     pending: Span | None = None
     for span in spans:
         hole = span.hole and span.length >= shortest_hole
@@ -53,8 +53,8 @@ def _seek(fd: int, offset: int, whence: int, end: int) -> int:
     try:
         found = os.lseek(fd, offset, whence)
     except OSError as error:
-        # ENXIO: nothing but a hole from here on. Any other errno: the filesystem has no such seek, all of it is data.
+        # ENXIO: only a hole follows. Any other errno: the filesystem doesn't support it, so everything is data.
         only_hole = whence == os.SEEK_DATA and error.errno == errno.ENXIO
         return end if only_hole or whence == os.SEEK_HOLE else offset
-    # A hole is looked for from a byte of data: going forward at least one byte, this can't spin on a live file.
+    # A search for a hole starts at data. It advances by at least one byte, so that it can't spin on a live file.
     return min(max(found, offset + (whence == os.SEEK_HOLE)), end)

@@ -1,7 +1,7 @@
-"""A file or block device as a source: opened without a wait, read by the kernel, checked to be what it was.
+"""A file or block device as a source: opened without blocking, read by the kernel, and checked for changes.
 
-Nothing here, and nothing in an engine, reads source memory from user space: a source that is truncated while it is
-mapped would kill the process with SIGBUS. Only the kernel dereferences it, and answers with an error instead.
+Neither this module nor any engine reads source memory from user space: if a source were truncated while it is mapped,
+SIGBUS would kill the process. Only the kernel dereferences it, and returns an error instead.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _UNREADABLE_HINT: Final = (
 
 
 def path_of(given: str | os.PathLike[str]) -> str:
-    """Return a path that somebody gave.
+    """Return a path that a user specified.
 
     Raises:
-        DumpError: no file can be called so.
+        DumpError: no file can have this path.
     """
     try:
         return as_path(given)
@@ -43,29 +43,29 @@ def path_of(given: str | os.PathLike[str]) -> str:
 
 
 def open_file(path: str, *, flags: int = 0, follow: bool = True, folder: int | None = None) -> int:
-    """Open a file for reading and return its descriptor; the caller closes it. All that is read is opened here.
+    """Open a file for reading and return its descriptor; the caller closes it. Every file that is read is opened here.
 
-    A fifo or a device in its place can't make this call wait (O_NONBLOCK), nor become the terminal of this process
-    (O_NOCTTY, open(2)).
+    A fifo or a device in its place can't block this call (O_NONBLOCK) or become the controlling terminal (O_NOCTTY,
+    open(2)).
 
     Args:
-        path: relative to the open ``folder``, if there is one.
-        flags: more of open(2): O_DIRECT, O_NOATIME.
-        follow: whether a symbolic link as its last part is followed.
-        folder: a descriptor.
+        path: the path, relative to the open ``folder``, if there is one.
+        flags: additional flags: O_DIRECT, O_NOATIME.
+        follow: whether a symbolic link as the last component is followed.
+        folder: a descriptor of a directory.
 
     Raises:
-        OSError: ELOOP for a link that isn't to be followed, and all that open(2) says.
+        OSError: ELOOP for a link that must not be followed, and any error of open(2).
     """
     flags |= os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(path, flags if follow else flags | os.O_NOFOLLOW, dir_fd=folder)
 
 
 def open_regular(path: str) -> int:
-    """Open a regular file of ours for reading, no link, and return its descriptor; the caller closes it.
+    """Open one of our own regular files, not a link, for reading; return its descriptor, which the caller closes.
 
     Raises:
-        DumpError: it can't be opened, or something else is in its place.
+        DumpError: it can't be opened, or isn't a regular file.
     """
     with explain("open", path):
         fd = open_file(path, follow=False)
@@ -73,10 +73,10 @@ def open_regular(path: str) -> int:
 
 
 def regular(fd: int, path: str) -> int:
-    """Return a descriptor that is of a regular file; one of anything else is closed.
+    """Return a descriptor if it is of a regular file; otherwise close it.
 
     Raises:
-        DumpError: it is of something else.
+        DumpError: it isn't of a regular file.
     """
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
@@ -88,13 +88,13 @@ def regular(fd: int, path: str) -> int:
 def open_source(path: str, *, follow: bool = True) -> int:
     """Open a source for reading and return its descriptor; the caller closes it.
 
-    The source's access time is left as it was where the kernel allows that (O_NOATIME, owner and root only; open(2)).
+    The access time of the source doesn't change if the kernel allows that (O_NOATIME, owner and root only; open(2)).
 
     Raises:
         DumpError: it can't be opened, or is neither a regular file nor a block device.
     """
     with explain("open", path):
-        # Looked at before: to open a device may do something. What was opened is looked at again.
+        # Checked before, because opening a device may have side effects, and again after opening.
         refuse_special(path, os.stat(path, follow_symlinks=follow).st_mode)
         try:
             fd = open_file(path, flags=os.O_NOATIME, follow=follow)
@@ -131,7 +131,7 @@ def _type_name(mode: int) -> str:
 
 
 def look_at(path: str, *, follow: bool = True) -> Source:
-    """Return what is under a path now.
+    """Return the current description of the source at a path.
 
     Raises:
         DumpError: it can't be opened, or isn't a file that can be dumped.
@@ -142,7 +142,7 @@ def look_at(path: str, *, follow: bool = True) -> Source:
 
 
 def open_now(path: str, *, follow: bool = True) -> FileSource:
-    """Open what is under a path now; what doesn't tell its size is read into memory.
+    """Open the source at a path; a file of unknown size is read into memory.
 
     Raises:
         DumpError: it can't be opened, or isn't a file that can be dumped.
@@ -152,7 +152,7 @@ def open_now(path: str, *, follow: bool = True) -> FileSource:
 
 
 def reopen(planned: Source) -> FileSource:
-    """Open a source that was planned; what doesn't tell its size is read into memory.
+    """Open a planned source; a file of unknown size is read into memory.
 
     Raises:
         SourceChangedError: another file is in its place, or it has shrunk.
@@ -162,9 +162,9 @@ def reopen(planned: Source) -> FileSource:
 
 
 def as_planned(source: FileSource, planned: Source) -> FileSource:
-    """Return a source that was opened, if it is the one that was planned; `reopen` says what is raised."""
+    """Return an opened source if it is the planned one; it raises the same errors as `reopen`."""
     now = source.described
-    if not (now.sized and planned.sized):  # Generated when it is read, inode and all.
+    if not (now.sized and planned.sized):  # Generated when it is read, including its inode number.
         return _gathered(source)
     try:
         if (now.device, now.inode) != (planned.device, planned.inode):
@@ -182,10 +182,10 @@ def _open(path: str, *, follow: bool) -> FileSource:
 
 
 def described(fd: int, path: str, *, found: bool = False) -> FileSource:
-    """Return the source that a descriptor is of, which it takes over.
+    """Return a source for a descriptor, which it takes over.
 
     Raises:
-        DumpError: the kernel doesn't say what it is, or it can't be read.
+        DumpError: it can't be described or read.
     """
     try:
         return FileSource(fd, msgspec.structs.replace(describe(fd, path), found=found))
@@ -212,20 +212,19 @@ class FileSource:
     """An open file or block device: an `OpenSource` whose descriptor it owns.
 
     Attributes:
-        since: what it was when it was planned, which it must still be at the end; what it was when it was opened, until
-            that is set.
+        since: the description that it must still match at the end: that of the plan, or else that of its opening.
     """
 
     def __init__(self, fd: int, described: Source) -> None:
         self.fd = fd
         self.described: Final = described
         self.since = described
-        # What a read alone brought into the page cache from a disk, it takes away again.
+        # Reading from a disk must not fill the page cache.
         self._read: Final = read_at if described.in_memory else read_past_cache
 
     @cached_property
     def pace(self) -> Pace | None:
-        """How much its device gives in one step; memory is as fast as can be."""
+        """The I/O size for its device; None for a file in memory."""
         return None if self.described.in_memory else pace_of(self.fd)
 
     def spans(self, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
@@ -252,12 +251,12 @@ class FileSource:
             raise self.ended(size, end)
 
     def check_still_valid(self, end: int) -> None:
-        """Raise unless it still holds what it held when it was planned, up to byte ``end``.
+        """Check that the source still has what it had when it was planned, up to byte ``end``.
 
-        One that was truncated and grown again has lost its memory, and reads as zeros. Its size doesn't show that. What
-        does: less is allocated than before; on hugetlbfs also the time of change, which no store moves, but
-        ftruncate(2) does. Both come with one fstat(2): what was lost and filled again by then goes unseen elsewhere,
-        and on hugetlbfs if it was done by truncate(2). Pages that were punched out look the same.
+        A source that was truncated and grown again has lost its memory and reads as zeros, but has the same size. The
+        loss shows in fewer allocated blocks. On hugetlbfs, the mtime shows it, too, because ftruncate(2) changes it and
+        stores don't. Both come from one fstat(2). Memory that was lost and allocated again before that isn't detected
+        elsewhere, and on hugetlbfs not if truncate(2) was used. Punched-out pages look the same as a truncation.
 
         Raises:
             SourceChangedError: it is shorter, or has lost memory.
@@ -268,12 +267,13 @@ class FileSource:
         status = os.fstat(self.fd)
         if status.st_size < end:
             raise self.ended(status.st_size, end)
-        shorter = max(0, since.size - status.st_size)  # Past ``end``: not what was asked for.
+        shorter = max(0, since.size - status.st_size)  # What was cut off past ``end`` wasn't to be dumped.
         lost = status.st_blocks * 512 < min(since.allocated, since.size) - shorter
         if since.in_huge_pages:
             lost = lost or (status.st_size == since.size and status.st_mtime_ns != since.mtime_ns)
         elif not since.in_memory:
-            # On a disk, blocks come and go that hold nothing of the file; but these have none from its middle.
+            # Disk filesystems allocate and free blocks that contain no data of the file. Some free none within a file
+            # without holes.
             lost = lost and traits(since.filesystem).keeps_blocks and not since.has_holes
         if lost:
             raise SourceChangedError(

@@ -1,4 +1,4 @@
-"""The mappings of a process: what of its addresses is what (``/proc/PID/maps``, proc_pid_maps(5))."""
+"""The mappings of a process: what is mapped at its addresses (``/proc/PID/maps``, proc_pid_maps(5))."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from asyncdump.sources.describe import describe
 from asyncdump.sources.file import FileSource, open_file
 
 _ZERO: Final = os.makedev(1, 5)
-"""``/dev/zero``, whose private mappings are memory like any other."""
+"""``/dev/zero``, whose private mappings are ordinary anonymous memory."""
 
 
 class Mapping(msgspec.Struct, frozen=True):
-    """One mapping: ``file`` identifies what is mapped from byte ``offset`` on, and is None for anonymous memory."""
+    """One mapping: ``file`` identifies the file that is mapped from byte ``offset`` on; None for anonymous memory."""
 
     start: int
     end: int
@@ -29,7 +29,7 @@ class Mapping(msgspec.Struct, frozen=True):
 
     @property
     def backing(self) -> tuple[tuple[str, int] | None, int]:
-        """What is equal for mappings that go on with one another."""
+        """A value that is equal for adjacent mappings of consecutive parts of the same file, or of anonymous memory."""
         return self.file, self.offset - self.start if self.file else 0
 
 
@@ -37,7 +37,7 @@ def mappings_in(pid: int, start: int, end: int) -> list[Mapping]:
     """Return the mappings that overlap ``[start, end)``, in the order of their addresses.
 
     Raises:
-        OSError: they can't be read.
+        OSError: the mappings can't be read.
     """
     found = []
     with open(f"/proc/{pid}/maps", "rb") as lines:
@@ -54,7 +54,7 @@ def mappings_in(pid: int, start: int, end: int) -> list[Mapping]:
 
 
 def gaps_in(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield what of ``[start, end)`` no mapping covers."""
+    """Yield the parts of ``[start, end)`` that no mapping covers."""
     for mapping in mappings:
         if mapping.start > start:
             yield start, mapping.start
@@ -64,7 +64,7 @@ def gaps_in(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[tuple
 
 
 def outline(mappings: Iterable[Mapping], start: int, end: int) -> list[tuple[int, int, object]]:
-    """Return what is mapped in ``[start, end)``, however the kernel has split it: mprotect(2) and madvise(2) do."""
+    """Return what is mapped in ``[start, end)``, with mappings merged that mprotect(2) or madvise(2) have split."""
     found: list[tuple[int, int, object]] = []
     for mapping in mappings:
         low, high = max(mapping.start, start), min(mapping.end, end)
@@ -75,13 +75,13 @@ def outline(mappings: Iterable[Mapping], start: int, end: int) -> list[tuple[int
 
 
 def open_mapped(pid: int, mapping: Mapping) -> FileSource | None:
-    """Open the file of a mapping; None where it is plain memory.
+    """Open the file of a mapping; return None for anonymous memory.
 
-    ``/proc/PID/map_files`` leads to it also when it was removed, or never had a name; without the privilege for that
-    (CAP_CHECKPOINT_RESTORE) its path does, if that is still the same file.
+    ``/proc/PID/map_files`` opens the file even if it was removed or never had a name, which needs
+    CAP_CHECKPOINT_RESTORE. Without that capability, its path is opened, if that is still the same file.
 
     Raises:
-        DumpError: it can't be opened, or is a device.
+        DumpError: the file can't be opened, or is a device.
     """
     if mapping.file is None:
         return None

@@ -1,4 +1,4 @@
-"""The kinds of sources: how each is opened from its plan, and found again by what a record calls it."""
+"""The kinds of sources: how each one is opened from a plan, and found again from a record."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import Source
 
 _REOPEN: Final[dict[str, Callable[[Source], OpenSource]]] = {"file": file.reopen, "process": process.reopen}
-"""By `Source.scheme`."""
+"""The function that opens a source, by `Source.scheme`."""
 
 
 def open_planned(planned: Source) -> OpenSource:
-    """Open a source that was planned; the caller closes it.
+    """Open a planned source; the caller closes it.
 
     Raises:
-        SourceChangedError: it isn't the one that was planned any more.
+        SourceChangedError: it isn't the planned source any more.
         DumpError: it can't be opened.
     """
     return _REOPEN[planned.scheme](planned)
 
 
 def look_at_recorded(recorded: str) -> Source:
-    """Return what a source is now, by its name in a record: a path from the root on, or a range of a process.
+    """Return the current description of a source from its name in a record: an absolute path, or a range of a process.
 
     Raises:
         DumpError: it can't be opened.

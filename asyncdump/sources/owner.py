@@ -1,8 +1,8 @@
-"""A process whose memory is read: its files in ``/proc``, what tells it from others, and its own pages.
+"""A process whose memory is read: its files in ``/proc``, its identity, and its own pages.
 
-Its pages are read by process_vm_readv(2); where that is refused, or a page is protected from its owner too (PROT_NONE),
-by ``/proc/PID/mem``. A page that isn't there is never touched: to read it would make the kernel bring it in, and a huge
-one would be taken from the pool of the host.
+Pages are read with process_vm_readv(2), or through ``/proc/PID/mem`` if that is denied or the page is PROT_NONE. A
+missing page is never touched: reading it would make the kernel allocate it, and a huge page would be taken from the
+pool of the host.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asyncdump.sources.file import open_file
 from asyncdump.vocabulary.values import UNREADABLE
 
 _STARTED: Final = 22
-"""The field of proc_pid_stat(5)."""
+"""The number of the field ``starttime`` in proc_pid_stat(5)."""
 
 _AT_RANDOM: Final = 25
 """getauxval(3): the address of 16 bytes that differ for each execve(2)."""
@@ -31,21 +31,22 @@ _REFUSED: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 
 
 class Owner:
-    """A process that is held open, as far as that goes: it may end, or execute another program, at any time.
+    """A process whose files in /proc are kept open. It may exit, or execute another program, at any time.
 
-    Its files ``pagemap`` and ``mem`` belong to the memory that it had when they were opened. Once that is gone they say
-    so, whoever has its number by then: ``ProcessLookupError`` is what every method raises.
+    ``pagemap`` and ``mem`` refer to the memory that the process had when they were opened. After that memory is gone,
+    all methods raise ``ProcessLookupError``, even if another process has got the same PID.
 
     Attributes:
-        started: when it was started, in clock ticks since the system was.
-        executed: a digest that differs for each program it executes. What it is taken of guards stacks, and stays here.
+        started: when the process was started, in clock ticks since boot.
+        executed: a digest that differs for each program that it executes. Its input includes the seed of the stack
+            guard, a secret, and is therefore not kept.
     """
 
     def __init__(self, pid: int) -> None:
-        """Open it.
+        """Open the files of a process.
 
         Raises:
-            OSError: there is no such process (ENOENT, ESRCH), or it may not be read (EPERM, EACCES).
+            OSError: there is no such process (ENOENT, ESRCH), or it must not be read (EPERM, EACCES).
         """
         self.pid: Final = pid
         self._refused = False
@@ -63,7 +64,7 @@ class Owner:
 
     def _start_time(self) -> int:
         with open(f"/proc/{self.pid}/stat", "rb") as file:
-            # After the name of the program, which may hold anything, brackets too, come the third field and more.
+            # The third field follows the name of the program, which may contain anything, even parentheses.
             return int(file.read().rpartition(b")")[2].split()[_STARTED - 3])
 
     def _program(self) -> str:
@@ -76,14 +77,14 @@ class Owner:
         return hashlib.sha256(content + seed).hexdigest()
 
     def pages(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of addresses that it has pages of its own for, in memory or in swap; see `pages_in`."""
+        """Yield the ranges of addresses for which the process has its own pages, in memory or in swap (`pages_in`)."""
         return pages_in(self._pagemap, start, end)
 
     def read(self, parts: list[Part], begin: int) -> int | None:
-        """Read pages that are there; return the address of one that can't be read, None if all were.
+        """Read existing pages; return the address of the first unreadable one, or None if there is none.
 
         Raises:
-            OSError: the address is ``begin``, before which nothing was asked for.
+            OSError: the unreadable page is at ``begin``, the start of the request.
         """
         while parts:
             address, view = parts[0]
@@ -116,7 +117,7 @@ class Owner:
         return got
 
     def close(self) -> None:
-        """Close its files; calls after the first do nothing."""
+        """Close the files; further calls do nothing."""
         self._held.close()
 
 

@@ -1,7 +1,7 @@
-"""A range of the memory of a process, as the process would see it, read without a page being added to it.
+"""A range of the memory of a process, as the process would see it, read without adding a page to the process.
 
-What the process has pages for is read of it, see `Owner`. The rest are holes of the dump where memory has no file, and
-of a mapped file what the file holds, which is read there: a hole of that stays one, too.
+Pages that the process has are read from it (`Owner`). Elsewhere, anonymous memory becomes a hole of the dump, and for a
+mapped file the content of the file is read from the file itself, whose holes stay holes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PERMISSION: Final = (
 
 
 class Piece(NamedTuple):
-    """A part of the range, by its addresses: of the process's own, of a file, or a hole where ``held`` is False."""
+    """A part of the range, by its addresses: pages of the process, a part of a file, or a hole (``held`` is False)."""
 
     start: int
     end: int
@@ -99,7 +99,7 @@ class ProcessSource:
         return joined(spans, shortest_hole)
 
     def _pieces(self, start: int, end: int) -> Iterator[Piece]:
-        """Yield what a range of addresses is made of now, in order and without gaps."""
+        """Yield the current pieces of a range of addresses, in order and without gaps."""
         for mapping, file in self._mappings:
             done, last = max(start, mapping.start), min(end, mapping.end)
             if done >= last:
@@ -121,9 +121,9 @@ class ProcessSource:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, view: memoryview, offset: int) -> int:
-        """Read what is there now, zeros for the rest; return how many bytes, up to the first that can't be read.
+        """Read the current content, with zeros for holes; return how many bytes precede the first unreadable page.
 
-        Where pages are is looked up anew each time: short holes are asked for like data, and pages may have gone.
+        The pages are looked up for each read: short holes are read like data, and pages may have gone.
         """
         begin = self._start + offset
         end = max(begin, min(begin + len(view), self._end))
@@ -155,12 +155,12 @@ class ProcessSource:
         return failure
 
     def check_end(self, end: int) -> None:
-        """Raise unless the process has the memory that it had when it was opened; how far ``end`` is doesn't matter."""
+        """Check that the process still has the memory that it had when it was opened, regardless of ``end``."""
         for _ in self._own_pages(self._start, min(self._start + PAGE, self._start + end)):
             pass
 
     def check_still_valid(self, end: int) -> None:
-        """Raise unless the process is there, and has mapped what it had; what it writes meanwhile isn't seen."""
+        """Check that the process exists and has the same mappings; changes of their content aren't detected."""
         self.check_end(end)
         try:
             mappings = mappings_in(self._owner.pid, self._start, self._end)
@@ -170,7 +170,7 @@ class ProcessSource:
             raise self._changed(f"{self._text} was unmapped, or mapped anew, while it was dumped")
 
     def check_planned(self, planned: Source) -> None:
-        """Raise unless it is the process that it was when the run was planned, and executes the same program."""
+        """Check that it is the planned process, and that it executes the same program."""
         if self.described.process != planned.process:
             raise self._changed(f"{self._text} is of another process, or program, than when the run was planned")
 
@@ -185,7 +185,7 @@ class ProcessSource:
 
 
 def _file_of(pid: int, mapping: Mapping, stack: ExitStack) -> FileSource | DumpError | None:
-    """Open the file of a mapping; that it may not be read only matters where something has to be read of it."""
+    """Open the file of a mapping; an error is returned, because it only matters if the file has to be read."""
     try:
         file = open_mapped(pid, mapping)
     except DumpError as error:
@@ -198,7 +198,7 @@ def _file_of(pid: int, mapping: Mapping, stack: ExitStack) -> FileSource | DumpE
 
 
 def _elsewhere(mapping: Mapping, file: FileSource | DumpError | None, start: int, end: int) -> Iterator[Piece]:
-    """Yield what a process without pages of its own sees at some addresses: nothing, or what a file holds."""
+    """Yield what a process sees at addresses where it has no pages: a hole, or the content of a file."""
     if file is None:
         yield Piece(start, end, held=False)
         return
@@ -208,14 +208,14 @@ def _elsewhere(mapping: Mapping, file: FileSource | DumpError | None, start: int
     last = min(end - shift, _filled(file))
     for span in file.spans(start - shift, last):
         yield Piece(span.offset + shift, span.end + shift, held=not span.hole, file=file, offset=span.offset)
-    if (beyond := max(start, last + shift)) < end:  # Past the end of the file: SIGBUS to the process.
+    if (beyond := max(start, last + shift)) < end:  # Past the end of the file, the process would get a SIGBUS.
         yield Piece(beyond, end, held=False)
 
 
 def _filled(file: FileSource) -> int:
-    """Return the byte of a mapped file from which on it holds nothing now."""
+    """Return the offset after which a mapped file has no content now."""
     status = os.fstat(file.fd)
-    # A file of huge pages doesn't list its holes; that of an anonymous private mapping is nothing but one.
+    # A file of huge pages doesn't list its holes. That of an anonymous private mapping is one hole: it has no blocks.
     return 0 if file.described.in_huge_pages and not status.st_blocks else status.st_size
 
 
@@ -228,7 +228,7 @@ def _read_file(file: FileSource, view: memoryview, offset: int) -> None:
 
 @contextmanager
 def _explained(text: str) -> Iterator[None]:
-    """Turn an ``OSError`` of the block, met in opening a range, into a `DumpError` that says what that takes."""
+    """Turn an ``OSError`` of the block, which opens a range, into a `DumpError` that says which permission it needs."""
     try:
         yield
     except OSError as error:
@@ -240,10 +240,10 @@ def _explained(text: str) -> Iterator[None]:
 
 
 def parse_range(text: str) -> tuple[int, int, int]:
-    """Return the process, the address and the length of a range as records call it: ``pid 4242 0x7f00-0x8f00``.
+    """Parse a range in the notation of records, ``pid 4242 0x7f00-0x8f00``: process, address, length.
 
     Raises:
-        ValueError: it isn't such a text.
+        ValueError: the text isn't a range.
     """
     found = _TEXT.fullmatch(text)
     if found is None:
@@ -253,7 +253,7 @@ def parse_range(text: str) -> tuple[int, int, int]:
 
 
 def look_at_process(pid: int, address: int, length: int) -> Source:
-    """Return what a range of a process is now.
+    """Return the current description of a range of a process.
 
     Raises:
         DumpError: there is no such process, it can't be read, or not all of the range is mapped.
@@ -264,10 +264,10 @@ def look_at_process(pid: int, address: int, length: int) -> Source:
 
 
 def reopen(planned: Source) -> ProcessSource:
-    """Open a range that was planned.
+    """Open a planned range.
 
     Raises:
-        SourceChangedError: it is of another process by now, or the process executes another program.
+        SourceChangedError: it belongs to another process now, or the process executes another program.
         DumpError: it can't be opened.
     """
     assert planned.process is not None

@@ -1,7 +1,7 @@
-"""What a source is while it is open: where its bytes are, how they are read, whether it still is what it was.
+"""The protocol of an open source: where its bytes are, how they are read, and whether it has changed.
 
-A source that was looked at is a frozen `Source`; what is opened from it is an `OpenSource`. A new kind of source is one
-module that implements this protocol, and one row in `asyncdump.sources.opening`.
+A planned source is a frozen `Source`. Opening it yields an `OpenSource`. A new kind of source is one module that
+implements this protocol, and one row in `asyncdump.sources.opening`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from asyncdump.vocabulary.values import Source, Span
 
 
 class OpenSource(Protocol):
-    """A source that is open for reading; several threads may read it at once.
+    """A source that is open for reading. Several threads may read it at the same time.
 
     Attributes:
-        described: what it was when it was opened, with its identity.
-        fd: a descriptor that the kernel can move bytes from or map, or None where there is none.
-        pace: how much its device gives in one step, or None where nothing has to be waited for.
+        described: the source as it was when it was opened.
+        fd: a descriptor that the kernel can map or move bytes from, or None if there is none.
+        pace: the I/O size for its device, or None if the source is in memory.
     """
 
     @property
@@ -35,41 +35,41 @@ class OpenSource(Protocol):
     def spans(self, offset: int, end: int, *, shortest_hole: int = 1) -> Iterator[Span]:
         """Yield the data and the holes of ``[offset, end)`` bytes, in order and without gaps.
 
-        Holes of less than ``shortest_hole`` bytes may be counted as data.
+        Holes of less than ``shortest_hole`` bytes may count as data.
 
         Raises:
-            DumpError: it isn't what it was any more.
+            DumpError: the source has changed.
         """
 
     def read(self, view: memoryview, offset: int) -> int:
-        """Read into ``view`` from byte ``offset``, in one call; return how many bytes it gave, 0 at the end.
+        """Read into ``view`` from byte ``offset`` in one call; return how many bytes were read, 0 at the end.
 
         Raises:
-            OSError: an errno of `UNREADABLE` for a page that can't be read.
+            OSError: with an errno of `UNREADABLE` for an unreadable page.
         """
 
     def ended(self, at: int, expected: int) -> DumpError:
-        """Return the error that says that it ended at byte ``at``, before byte ``expected``."""
+        """Return the error for a source that ends at byte ``at`` instead of byte ``expected``."""
 
     def failure(self, error: OSError, operation: str, offset: int) -> DumpError:
-        """Return the error that says that an ``operation`` failed to read it at a byte."""
+        """Return the error for an ``operation`` that failed to read the source at byte ``offset``."""
 
     def check_end(self, end: int) -> None:
-        """Raise the error of `ended` if it ends before byte ``end`` now."""
+        """Raise the error of `ended` if the source now ends before byte ``end``."""
 
     def check_still_valid(self, end: int) -> None:
-        """Raise unless it still holds what it held when it was planned, up to byte ``end``.
+        """Check that the source still has what it had when it was planned, up to byte ``end``.
 
         Raises:
-            SourceChangedError: it ends before, is another one, or has lost memory.
+            SourceChangedError: it is shorter, was replaced, or has lost memory.
         """
 
     def close(self) -> None:
-        """Give back what it holds; calls after the first do nothing."""
+        """Release its resources; further calls do nothing."""
 
 
 def truncated(path: str, found: int, expected: int) -> SourceChangedError:
-    """Return the error that says a source ended before its time; both figures are bytes."""
+    """Return the error for a source that ends at byte ``found`` instead of byte ``expected``."""
     return SourceChangedError(
         f"{path} was truncated while it was dumped: it ends at byte {found}, {expected} were expected",
         path=path,
@@ -79,7 +79,7 @@ def truncated(path: str, found: int, expected: int) -> SourceChangedError:
 
 
 def replaced(path: str) -> SourceChangedError:
-    """Return the error that says another file is in the place of a source."""
+    """Return the error for a source that was replaced by another file."""
     return SourceChangedError(
         f"{path} was replaced by another file after the run was planned",
         path=path,

@@ -1,4 +1,4 @@
-"""Files that don't tell their size (``/proc``, ``/sys``, some of FUSE): they are read into memory first."""
+"""Files of unknown size (``/proc``, ``/sys``, some of FUSE), which are read into memory first."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.linux import some
 
 LARGEST_STREAM: Final = 64 << 20
-"""Bytes that are read of a source that doesn't tell its size: they are held in memory until they are written."""
+"""The maximum size of such a source in bytes: its content stays in memory until it is written."""
 
 _STEP: Final = 1 << 20
 
 
 def gather(fd: int, path: str) -> int:
-    """Read a file that doesn't tell its size to its end, into memory (memfd_create(2)), and return that descriptor.
+    """Read a file of unknown size to its end into a memfd (memfd_create(2)), and return its descriptor.
 
     Raises:
-        DumpError: it gives more than `LARGEST_STREAM` bytes, or can't be read.
+        DumpError: the file has more than `LARGEST_STREAM` bytes, or can't be read.
     """
     memory = -1
     try:
@@ -34,7 +34,7 @@ def gather(fd: int, path: str) -> int:
 
 def _pour(fd: int, memory: int, path: str) -> None:
     total = 0
-    while piece := os.read(fd, _STEP):  # In a row: some of these files can't be read at a position.
+    while piece := os.read(fd, _STEP):  # Sequentially: some of these files don't support pread(2).
         total += len(piece)
         if total > LARGEST_STREAM:
             raise DumpError(

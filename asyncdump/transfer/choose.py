@@ -1,4 +1,4 @@
-"""Which transfer carries out a planned dump."""
+"""The choice of a transfer for a planned dump."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from asyncdump.transfer.transfer import Transfer
 
 
 def transfer_of(planned: PlannedDump, place: Place, resources: Resources) -> Transfer:
-    """Return the transfer of a planned dump into a place; it hasn't begun."""
+    """Return a new transfer for a planned dump into a place."""
     if planned.expected is not None:
         return Proof(planned, resources)
-    if planned.filters or (place.streams and planned.zstd is None):
+    if planned.filters or (place.streams and planned.compression is None):
         return Piped(planned, resources)
-    if planned.zstd is not None:
+    if planned.compression is not None:
         return Packed(planned, resources)
     return Transfer(planned, resources)

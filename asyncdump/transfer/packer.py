@@ -1,4 +1,4 @@
-"""Frames on their way to a sink: in the order of the file, gathered into aligned blocks, listed in a seek table."""
+"""Frames are written to a sink: in the order of the file, gathered into aligned blocks, and listed in a seek table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from asyncdump.sinks.place import Sink
 from asyncdump.vocabulary.digest import Hasher
 
 _PATIENCE: Final = 0.05
-"""Seconds after which a thread that waits for its turn looks whether the run goes on at all."""
+"""Seconds after which a thread that waits for its turn checks whether the run continues."""
 
 
 class Packer:
-    """Takes frames from several threads, writes them one behind the other.
+    """Takes frames from several threads and writes them in order.
+
+    A thread waits until its frame is the next one. It copies the frame into the current block under the turn, and
+    writes a full block after that, in parallel with the next frame. Only a sequential sink is written to under the
+    turn, because it takes blocks in order.
 
     Attributes:
-        hasher: what hashes all that is written, or None if nothing does.
+        hasher: hashes everything that is written, or None if no digest is wanted.
     """
 
     def __init__(
@@ -39,11 +43,11 @@ class Packer:
         self._failed = False
 
     def append(self, number: int, frame: bytes, length: int) -> None:
-        """Add frame ``number`` of ``length`` bytes of content, once those before it are there.
+        """Append frame ``number`` with ``length`` bytes of content, after all frames before it.
 
         Raises:
             OSError: it can't be written.
-            DumpError: there are too many.
+            DumpError: there are too many frames.
             InterruptedDumpError: the run was stopped, or another thread failed.
         """
         with self._turn:
@@ -55,7 +59,8 @@ class Packer:
             self._table.add(frame, length)
             blocks: list[tuple[Buffer, int, int]] = []
             for block in self._add(memoryview(frame)):
-                # Written side by side with the next frame. Of a large frame all but the last, for it fills many.
+                # The last block is written after the turn. A large frame fills many blocks: write all others now, so
+                # that it takes no more than two buffers.
                 self._flush(blocks)
                 blocks = [block]
             if self._sink.sequential:
@@ -66,7 +71,7 @@ class Packer:
         self._flush(blocks)
 
     def _add(self, data: memoryview) -> Iterator[tuple[Buffer, int, int]]:
-        """Copy data into blocks and yield each that is full, as ``(block, length, offset)``."""
+        """Copy data into blocks and yield each full block as ``(block, length, offset)``."""
         if self.hasher is not None:
             self.hasher.update(data)
         while data:
@@ -91,7 +96,7 @@ class Packer:
                 self._buffers.give_back(block)
 
     def _write(self, data: memoryview, offset: int) -> None:
-        """Write a block, on a slow disk in pieces: the run may be stopped between them."""
+        """Write a block, on a slow disk in pieces, between which the run may be stopped."""
         pace, done = self._sink.pace, 0
         while done < len(data):
             self._check()
@@ -100,7 +105,7 @@ class Packer:
             done += len(piece)
 
     def finish(self) -> None:
-        """Write the seek table and whatever waits for its block to fill, and set the size of the file.
+        """Write the seek table and the last block, and set the size of the file.
 
         Raises:
             OSError: it can't be written.
@@ -114,7 +119,7 @@ class Packer:
         self._sink.resize(self._written)
 
     def discard(self) -> None:
-        """Give the block back that was being filled; threads that wait for their turn learn that it won't come."""
+        """Release the current block; threads that wait for their turn raise, because it will never come."""
         with self._turn:
             self._failed = True
             self._turn.notify_all()

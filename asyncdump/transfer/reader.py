@@ -1,6 +1,7 @@
-"""The reading side of a transfer: spans in their order, each loaded and hashed, by an engine that the kernel accepts.
+"""The reading side of a transfer: spans are loaded and hashed in order, by an engine that the kernel accepts.
 
-Only what is read once, in order, from the first byte on can be hashed on the way. `Reader` enforces that order.
+Bytes can only be hashed while they are moved if they are read once and in order, from the first byte on. `Reader`
+enforces that order.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import UNREADABLE, BadRange, Span
 
 _LONGEST_HOLE: Final = 64 << 20
-"""Bytes of a hole that are taken in one step: hashing that many zeros takes some 3 ms, with sha256 some 40."""
+"""The maximum length of a span of a hole: hashing that many zeros takes about 3 ms, or 40 ms with sha256."""
 
 
 _Blocks = tuple[int, memoryview]
-"""Whole blocks that are still to be hashed, and their place: what `Hasher.take` returns."""
+"""Complete blocks that are still to be hashed, and their place: what `Hasher.take` returns."""
 
 
 class Taken(NamedTuple):
-    """A span that a lane has taken, with its number; ``data`` is None for a hole, and where only the kernel reads."""
+    """A span that a lane has taken, with its number; ``data`` is None for a hole, and if only the kernel sees it."""
 
     number: int
     span: Span
@@ -47,23 +48,24 @@ class Taken(NamedTuple):
 
 
 class Reader:
-    """Loads the spans of one source, for any number of lanes; `start` comes before all but `bad`.
+    """Loads the spans of one source, for any number of lanes. Call `start` before anything but `bad`.
 
-    Under ``_turn`` a span is taken, loaded and hashed, and the engine is changed. So spans are loaded in the order of
-    the file, and a lane whose engine was refused sees whether another lane has replaced it already. The digests of
-    blocks are taken right after that, outside of the turn, while the bytes are in the caches of this core still.
+    ``_turn`` is held while a span is taken, loaded and hashed, and while the engine is replaced. Spans are therefore
+    loaded in the order of the file, and a lane whose engine was refused sees whether another lane has replaced it
+    already. Block digests are computed right after that, outside of the turn, while the bytes are still in the caches
+    of this core.
 
-    Lock order: ``_turn`` first, then the locks of a load (bad ranges, the pace of a device). Who waits for ``_turn``
-    holds no other lock, but may hold room of the compressors: whoever has the turn never waits for that. Spans are
-    stored outside of it.
+    Lock order: ``_turn`` first, then the locks of a load (bad ranges, the pace of a device). A thread that waits for
+    ``_turn`` holds no other lock. It may hold a share of the compressors' budget, but the thread with the turn never
+    waits for that, so there is no deadlock. Spans are stored outside of the turn.
 
     Attributes:
-        engine: what loads, and stores, now; None before `start`.
-        hasher: the digest of the source's bytes, or None if there is none to be taken.
-        hashes: whether ``hasher`` sees each byte on the way; otherwise the sink is read back for it.
-        proved: whether the engine has moved anything yet: only before that may the kernel refuse it.
-        taken: how many spans have been taken.
-        failed: whether a lane has failed: then no other takes a further span.
+        engine: the engine that currently loads and stores; None before `start`.
+        hasher: computes the digest of the source's bytes, or None if no digest is wanted.
+        hashes: whether ``hasher`` sees each byte while it is moved; otherwise the sink is read back to hash it.
+        proved: whether the engine has moved anything; only before that may the kernel refuse it.
+        taken: the number of spans taken so far.
+        failed: whether a lane has failed; then no lane takes another span.
     """
 
     def __init__(self, planned: PlannedDump, stop: Stop) -> None:
@@ -82,10 +84,10 @@ class Reader:
         self.taken = 0
 
     def start(self, route: Route, engines: list[Engine], spans: Iterator[Span], lane: Lane) -> None:
-        """Begin with the first of the ``engines`` that doesn't refuse at sight.
+        """Begin with the first of the ``engines`` that doesn't refuse the route up front.
 
         Raises:
-            MethodRefusedError: all do.
+            MethodRefusedError: all of them refuse it.
         """
         self._route = route
         engine, *self._others = engines
@@ -96,19 +98,20 @@ class Reader:
 
     @property
     def bad(self) -> tuple[tuple[BadRange, ...], int]:
-        """What could not be read so far, in the order of the source, and the bytes of what isn't listed."""
+        """The unreadable ranges so far, in the order of the source, and the number of bytes in ranges not listed."""
         return self._bad.told()
 
     # --- spans -----------------------------------------------------------------------------------------------------
 
     def take(self, lane: Lane) -> Taken | None:
-        """Take the next span, load and hash it; None when there is none left, or another lane has failed.
+        """Take the next span, load and hash it; return None if none is left, or another lane has failed.
 
         Raises:
             AsyncdumpError: it can't be loaded, the source changed, or the run was stopped.
         """
         with self._turn:
-            self._stop.check()  # Others have had their turn meanwhile, one after another.
+            self._stop.check()  # Waiting for the turn may have taken long.
+            # Two threads must not advance a generator; and its spans depend on the current engine (`cut`).
             span = None if self.failed else next(self._spans, None)
             if span is None:
                 return None
@@ -121,26 +124,27 @@ class Reader:
         return taken
 
     def steps(self, offset: int, end: int) -> Iterator[Span]:
-        """Yield the steps of a range of the source as `cut` does, its holes as such."""
+        """Yield the spans of a range of the source, cut by `cut`, with its holes."""
         assert self.engine is not None
-        # An engine that looks at the bytes finds short holes sooner than it would seek around them.
+        # An engine that sees the bytes finds short holes faster in the data than by seeking.
         shortest = self.engine.span if self.engine.sees_bytes else 1
         for extent in self._route.origin.spans(offset, end, shortest_hole=shortest):
             yield from self.cut(extent)
 
     def cut(self, extent: Span) -> Iterator[Span]:
-        """Yield the steps in which the present engine takes an extent; it may be another one before the next step."""
+        """Cut an extent into spans for the current engine, which may be replaced between two spans."""
         offset, start = extent.offset, self._route.start
         while offset < extent.end:
             assert self.engine is not None
-            # Cut at multiples of the step: behind a hole the grains of the sink are aligned again.
+            # Cut at multiples of the I/O size from the start, not from the extent: after a hole, spans are aligned to
+            # the granularity of the sink again.
             step = _LONGEST_HOLE if extent.hole and self._route.sparse else self._step(self.engine.span)
             length = min(step - (offset - start) % step, extent.end - offset)
             yield Span(offset=offset, length=length, hole=extent.hole)
             offset += length
 
     def _step(self, span: int) -> int:
-        """Return the bytes of a step: no more than both ends take in a short time."""
+        """Return the I/O size in bytes: what both devices move in a short time."""
         for pace in (self._route.origin.pace, self._route.sink.pace):
             span = span if pace is None else pace.step(span)
         return span
@@ -148,11 +152,11 @@ class Reader:
     # --- loading ---------------------------------------------------------------------------------------------------
 
     def load(self, engine: Engine, span: Span, lane: Lane) -> memoryview | None:
-        """Load a span; None for a hole, and where only the kernel sees the bytes.
+        """Load a span; return None for a hole, and if only the kernel sees the bytes.
 
         Raises:
-            MethodRefusedError: the kernel refuses an engine that would load, which has moved nothing yet.
-            AsyncdumpError: it can't be loaded.
+            MethodRefusedError: the kernel refuses the engine, which has moved nothing yet.
+            AsyncdumpError: the span can't be loaded.
         """
         if span.hole:
             return None
@@ -171,7 +175,7 @@ class Reader:
             return self.salvage(error, engine, span, lane)
 
     def load_again(self, engine: Engine, span: Span, lane: Lane, *, hashed: bool) -> memoryview | None:
-        """Load a piece of a span whose engine was refused, and hash it if `fall_back` says that it wasn't before."""
+        """Load a piece of a span whose engine was refused, and hash it if it wasn't hashed before (`fall_back`)."""
         with self._turn:
             data = self.load(engine, span, lane)
             blocks = self._hash(span, data) if hashed else None
@@ -179,10 +183,10 @@ class Reader:
         return data
 
     def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
-        """Bring a span that an engine failed to load into the lane's buffer, with zeros for what can't be read of it.
+        """Read a span that an engine failed to load into the lane's buffer, with zeros for unreadable pages.
 
         Raises:
-            DumpError: that isn't asked for, ``error`` is none of a page that can't be read, or reading fails anew.
+            DumpError: the settings don't allow that, ``error`` isn't about an unreadable page, or reading fails again.
         """
         if not self.forgives(error):
             raise self.failure(error, engine, span, lane) from error
@@ -195,15 +199,15 @@ class Reader:
         return view
 
     def forgives(self, error: OSError) -> bool:
-        """Tell whether an error is that of a page which is to be zeros in the dump."""
+        """Return whether an error is about an unreadable page that becomes zeros in the dump."""
         return self._planned.on_read_error == "zero" and error.errno in UNREADABLE
 
     def hash(self, span: Span, data: memoryview | None) -> None:
-        """Hash a span, the zeros of a hole too, if digests are taken on the way."""
+        """Hash a span, or the zeros of a hole, if bytes are hashed while they are moved."""
         self._hash_blocks(self._hash(span, data))
 
     def _hash(self, span: Span, data: memoryview | None) -> _Blocks | None:
-        """Do the part of `hash` that needs the order of the file; what is returned is for `_hash_blocks`."""
+        """Do the part of `hash` that depends on the order of the file; the rest is returned for `_hash_blocks`."""
         if self.hasher is None or not self.hashes:
             return None
         if data is not None:
@@ -212,7 +216,7 @@ class Reader:
         return None
 
     def _hash_blocks(self, blocks: _Blocks | None) -> None:
-        """Take the digests of whole blocks, outside of the turn: a block needs no other to be hashed before it."""
+        """Compute the digests of complete blocks, outside of the turn, because they don't depend on each other."""
         if blocks is not None:
             assert self.hasher is not None
             self.hasher.put(*blocks)
@@ -220,15 +224,16 @@ class Reader:
     # --- engines that are refused ----------------------------------------------------------------------------------
 
     def fall_back(self, refused: Engine, refusal: Refusal, lane: Lane, *, first: bool) -> Engine:
-        """Replace an engine that the kernel refused, unless another lane has done so before; return its successor.
+        """Replace an engine that the kernel refused, unless another lane has replaced it; return its successor.
 
-        From now on ``hashes`` holds only if this is the ``first`` span, of which nothing was moved: `load_again` then
-        hashes its pieces, and `take` all that follow. Later in the file, what was moved unseen is missing from the
-        digest, and the sink is read back at the end. The first span isn't hashed twice, because an engine that hashes
-        has no successor: ``read`` is the last of each list. (Of the two that feed a pipe neither hashes.)
+        From now on, ``hashes`` can only be true if this is the ``first`` span, of which nothing was moved: `load_again`
+        hashes its pieces, and `take` hashes all spans that follow. After the first span, bytes that were moved unseen
+        are missing from the digest, so the sink is read back at the end. The first span is never hashed twice, because
+        an engine that hashes has no successor: ``read`` is the last of each list, and of the two engines that feed a
+        pipe, neither hashes.
 
         Raises:
-            MethodRefusedError: there is no other.
+            MethodRefusedError: no engine is left.
         """
         with self._turn:
             if refused is self.engine:
@@ -238,7 +243,7 @@ class Reader:
             return self.engine
 
     def _replace_engine(self, engine: Engine, refusal: Refusal, lane: Lane) -> Engine:
-        """Take the next engine that doesn't refuse at sight."""
+        """Take the next engine that doesn't refuse the route up front."""
         reason: Refusal | None = refusal
         while reason is not None:
             if not self._others:
@@ -249,6 +254,7 @@ class Reader:
 
     def _refused(self, engine: Engine, refusal: Refusal, lane: Lane) -> MethodRefusedError:
         others: list[str] = []
+        # Trying engines spoils the sink, which is discarded because of this error anyway.
         with suppress(OSError, AsyncdumpError):
             others += accepting(self._route, lane)
         source = self._planned.source
@@ -263,12 +269,14 @@ class Reader:
     # --- failures --------------------------------------------------------------------------------------------------
 
     def failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
-        """Return the error to show for a call that failed on a span: often it's the source that changed."""
+        """Return the error to report for a call that failed on a span: often, the reason is that the source changed."""
         origin = self._route.origin
+        # First the source: a truncation explains any errno, in particular EFAULT.
         try:
             origin.check_end(span.end)
         except (SourceChangedError, DamagedError) as changed:
             return changed
+        # An engine that sees the bytes reads and writes in different calls, so that the call shows which side failed.
         if storing and engine.sees_bytes:
             return self._failure_of_sink(error, engine, span)
         if error.errno in UNREADABLE:
@@ -278,13 +286,13 @@ class Reader:
         return origin.failure(error, engine.method, span.offset)
 
     def _failure_of_sink(self, error: OSError, engine: Engine, span: Span) -> DumpError:
-        what = "write" if engine.sees_bytes else engine.method  # To read was not what failed.
+        what = "write" if engine.sees_bytes else engine.method  # Not "read": reading didn't fail.
         failure = from_oserror(error, f"{what} at byte {self._route.target(span)}", self._route.sink.path)
         failure.operation = engine.method
         return failure
 
     def _failure_to_read(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool) -> DumpError:
-        """Find the page that can't be read; if there is none, an EIO of a call that also wrote is the sink's."""
+        """Search for the unreadable page; if there is none, an EIO of a call that also wrote is the sink's."""
         bad: BadRange | None = None
         with suppress(OSError, DumpError):
             bad = next(self._look_for_bad(span, lane), None)
@@ -300,7 +308,7 @@ class Reader:
 
 
 def pieces(span: Span, lane: Lane) -> Iterator[Span]:
-    """Yield a span in pieces that the lane's buffer holds."""
+    """Yield a span in pieces that fit into the lane's buffer."""
     step = len(lane.buffer.view)
     for offset in range(span.offset, span.end, step):
         yield Span(offset=offset, length=min(step, span.end - offset))

@@ -1,23 +1,23 @@
-"""What the transfers of one run share."""
+"""The resources that all transfers of a run share."""
 
 from __future__ import annotations
 
 import msgspec
 
-from asyncdump.codecs.zstd import Compressors
+from asyncdump.codecs.compressors import Compressors
 from asyncdump.kernel.lane import Buffers
 from asyncdump.sinks.place import Store
 from asyncdump.vocabulary.stop import Stop
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """What the transfers of one run share; each part may be used by any thread.
+    """The resources that all transfers of a run share; any thread may use them.
 
     Attributes:
-        stop: ends the run.
-        compressors: as many at work at once as there are cores.
-        buffers: those that are on their way from one thread to another.
-        store: where dumps are that are read back, or None where none are.
+        stop: the flag that stops the run.
+        compressors: compressors, of which as many are in use at a time as there are cores.
+        buffers: buffers that one thread fills and another one empties.
+        store: the store with the dumps that are read back, or None if there are none.
     """
 
     stop: Stop
@@ -27,5 +27,5 @@ class Resources(msgspec.Struct, frozen=True):
 
 
 def resources(stop: Stop, store: Store | None = None) -> Resources:
-    """Return the resources of one run."""
+    """Return the resources of a new run."""
     return Resources(stop=stop, compressors=Compressors(stop.check), buffers=Buffers(), store=store)

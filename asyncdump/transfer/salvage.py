@@ -1,4 +1,4 @@
-"""Memory that can't be read: the errors that say so, and what of a span can be read around it."""
+"""Unreadable memory: how the rest of a span is read around it, and where it was."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import SMALL_PAGE, UNREADABLE, BadRange, Span
 
 MOST_BAD: Final = 4096
-"""Ranges that are listed of one file; of more there are only the bytes."""
+"""The maximum number of ranges listed for one file; of any others, only the bytes are counted."""
 
 
 def read_around(origin: OpenSource, span: Span, view: memoryview, check: Callable[[], None]) -> Iterator[BadRange]:
-    """Read a span into ``view`` and yield each page of 4 KiB in it that can't be read: there ``view`` holds zeros.
+    """Read a span into ``view`` and yield each unreadable page of 4 KiB in it, for which ``view`` gets zeros.
 
-    A good stretch is read in steps that double, so that it costs few calls; a bad one costs a call for each page, as
-    nothing else tells that the next is bad too. ``check`` is called before each, and may raise to end it.
+    After a good read, the read size doubles, so that good memory costs few calls. Bad memory costs one call for each
+    page, because nothing else shows whether the next page is bad, too. ``check`` is called before each read, and may
+    raise.
 
     Raises:
         DumpError: the source ends before the span does.
-        OSError: another error than those of `UNREADABLE`.
+        OSError: with an errno that isn't one of `UNREADABLE`.
     """
     done, step = 0, span.length
     while done < span.length:
@@ -36,7 +37,7 @@ def read_around(origin: OpenSource, span: Span, view: memoryview, check: Callabl
             if number not in UNREADABLE:
                 raise
             step = 0
-            if wanted > page:  # Which page it was is only told by reading one.
+            if wanted > page:  # Only reading single pages shows which one is bad.
                 continue
             view[done : done + page] = bytes(page)
             yield BadRange(offset=offset, length=page, errno=number)
@@ -49,7 +50,7 @@ def read_around(origin: OpenSource, span: Span, view: memoryview, check: Callabl
 
 
 class BadRanges:
-    """What of one source can't be read, from several threads: the first `MOST_BAD` ranges, and how much more."""
+    """The unreadable ranges of one source, added by several threads: the first `MOST_BAD`, and the bytes of others."""
 
     def __init__(self) -> None:
         self._ranges: list[BadRange] = []
@@ -68,14 +69,14 @@ class BadRanges:
         del self._ranges[MOST_BAD:]
 
     def told(self) -> tuple[tuple[BadRange, ...], int]:
-        """Return the ranges, in the order of the source, and the bytes of those that are not among them."""
+        """Return the ranges in the order of the source, and the number of bytes in ranges that were dropped."""
         with self._lock:
             self._shorten()
             return tuple(self._ranges), self._more
 
 
 def merged(ranges: Iterable[BadRange]) -> list[BadRange]:
-    """Return ranges in the order of the source, neighbours with the same errno as one."""
+    """Return ranges in the order of the source, with adjacent ones of the same errno merged."""
     merged: list[BadRange] = []
     for each in sorted(ranges, key=lambda each: each.offset):
         last = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""The arguments of programs, which may be secrets, kept out of what the programs say."""
+"""Mask the arguments of a program, which may be secrets, in the output of that program."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Final
 from asyncdump.text import utf8
 
 _SHORTEST: Final = 4
-"""Characters of a secret: shorter ones can't be told from ordinary words."""
+"""The minimum length of a secret: shorter ones can't be distinguished from ordinary words."""
 _TELLING: Final = 8
-"""Characters from which on a word of a script is taken for a secret whatever it is made of."""
+"""The length from which any word of a script counts as a secret, whatever its characters are."""
 
 _FLAG: Final = re.compile(r"--[a-z][a-z-]*|-[A-Za-z0-9]")
 _VALUE: Final = re.compile(r"--?[\w-]+=|[\w.-]+[=:]|-[A-Za-z]")
-"""What stands before a value in one argument: ``--key=``, ``user:``, ``-p``."""
+"""The part of an argument before a value: ``--key=``, ``user:``, ``-p``."""
 _PUNCTUATION: Final = re.compile(r"""[=:,;@/&?|<>(){}'"]+""")
 _PLAIN: Final = re.compile(r"[a-z]*")
 
 
 def masked(said: str, command: Sequence[str], *, cut: bool = False) -> str:
-    """Return what a program says with ``[argument N]`` in the place of its arguments, of their values and parts.
+    """Return the output of a program with its arguments, their values and their parts replaced by ``[argument N]``.
 
-    Of a script only those words are taken that aren't plain: what it says is mostly made of them. With ``cut`` the
-    beginning is missing: the end of an argument is looked for there.
+    Of a script (an argument with spaces), only words that aren't plain lower-case words are replaced, because its
+    messages mostly consist of plain words. With ``cut``, the start of the output is missing, and may begin with the end
+    of an argument.
     """
     places: dict[str, int] = {}
     for place, argument in enumerate(command[1:], 1):

@@ -1,7 +1,7 @@
-"""One file under way: from its opening to a sealed sink that only waits to be made durable.
+"""One file in progress: from opening its source to a sealed sink that only waits to be made durable.
 
-Any number of lanes (worker threads) may work on a transfer at once. The loop over spans is here and nowhere else; what
-is read, and by which engine, is the business of the `Reader`.
+Any number of lanes (worker threads) may work on a transfer at the same time. The only loop over spans is here; the
+`Reader` decides what is read, and with which engine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 
 
 def _gives_back(step: Callable[Concatenate[Transfer, P], None]) -> Callable[Concatenate[Transfer, P], None]:
-    """Have a step that fails give back at once what its transfer holds, in its own thread: others may wait for it."""
+    """Make a failed step release the resources of its transfer immediately, because other threads may wait for them."""
 
     @wraps(step)
     def giving_back(self: Transfer, /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -44,18 +44,19 @@ def _gives_back(step: Callable[Concatenate[Transfer, P], None]) -> Callable[Conc
 
 
 class Transfer:
-    """One dump: `begin`, then `work` in one or more lanes, then `seal`; `abort` ends it at any point before.
+    """One dump: call `begin`, then `work` in one or more lanes, then `seal`; or `abort` at any point before.
 
-    A step that fails gives back at once what the transfer holds, but for its files: those `abort` removes and closes.
+    A failed step releases the resources of the transfer immediately, except for its files, which `abort` removes and
+    closes.
 
     Attributes:
-        length: bytes to move; of a source that doesn't tell its size this is known once `begin` has read it.
-        size, inode: of the file as it is stored (in bytes), once sealed.
-        moved: bytes moved so far, holes included.
-        digest: the digest of the file as it is stored, in hexadecimal, once sealed.
-        content_digest: the digest of the bytes of the source; the same, unless they went through stages.
-        blocks, content_blocks: the digests of the blocks of both.
-        phase: what is being done: ``open``, ``move``, ``digest``.
+        length: the number of bytes to move; for a source of unknown size, it is known after `begin`.
+        size, inode: the size in bytes and the inode number of the file as stored, after `seal`.
+        moved: the number of bytes moved so far, including holes.
+        digest: the digest of the file as stored, in hexadecimal, after `seal`.
+        content_digest: the digest of the bytes of the source; the same unless they were processed by stages.
+        blocks, content_blocks: the block digests of both.
+        phase: the current phase: ``open``, ``move``, ``digest``.
     """
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
@@ -74,7 +75,7 @@ class Transfer:
         self._origin: OpenSource | None = None
         self._route: Route
         self._reader: Final = Reader(planned, resources.stop)
-        self._counting: Final = threading.Lock()  # Held for an addition, and never together with another lock.
+        self._counting: Final = threading.Lock()  # Held only for an addition; no other lock is taken within it.
 
     @property
     def name(self) -> str:
@@ -87,22 +88,22 @@ class Transfer:
 
     @property
     def engine(self) -> Engine | None:
-        """What moves the bytes, once `begin` has opened both ends."""
+        """The engine that moves the bytes, after `begin` has opened both ends."""
         return self._reader.engine
 
     @property
     def bad(self) -> tuple[BadRange, ...]:
-        """What could not be read so far, in the order of the source: it is zeros in the sink."""
+        """The unreadable ranges so far, in the order of the source; they are zeros in the sink."""
         return self._reader.bad[0]
 
     @property
     def bad_left_out(self) -> int:
-        """The bytes that could not be read either, and are not in ``bad``, which has an end."""
+        """The number of unreadable bytes that aren't listed in ``bad``, whose length is limited."""
         return self._reader.bad[1]
 
     @property
     def most_lanes(self) -> int | None:
-        """How many lanes may work on it at once, or None for any number."""
+        """How many lanes may work on it at the same time, or None for any number."""
         return self.sink.most_lanes if self.sink is not None else None
 
     @property
@@ -114,7 +115,7 @@ class Transfer:
         """Open both ends and move the first span with the first engine that the kernel accepts.
 
         Raises:
-            MethodRefusedError: it accepts none of those that were asked for.
+            MethodRefusedError: the kernel accepts none of the engines.
             AsyncdumpError: an end can't be opened, the source changed, or a call failed.
         """
         self._stop.check()
@@ -123,7 +124,7 @@ class Transfer:
             self._measure(self._origin.described.size)
         self.sink = place.create(self.name)
         self.phase = "move"
-        sparse = self.planned.sparse and not self.sink.sequential  # Bytes in order have no holes between them.
+        sparse = self.planned.sparse and not self.sink.sequential  # A sequential sink can't have holes.
         self._route = Route(origin=self._origin, sink=self.sink, start=self.planned.offset, sparse=sparse)
         self._reader.start(self._route, self._prepare(place), self._spans(), lane)
         self._step(lane)
@@ -132,7 +133,7 @@ class Transfer:
         return open_planned(self.source)
 
     def _measure(self, size: int) -> None:
-        """Take the length from what a source has given that didn't tell its size."""
+        """Set the length for a source of unknown size, which has been read completely."""
         if self.planned.most is not None:
             self.length = max(0, min(self.planned.most, size - self.planned.offset))
         if size < self._end:
@@ -140,11 +141,12 @@ class Transfer:
 
     @property
     def _end(self) -> int:
-        """The byte of the source at which the dump ends."""
+        """The offset in the source at which the dump ends."""
         return self.planned.offset + self.length
 
     def _prepare(self, place: Place) -> list[Engine]:
-        """Get the sink ready and return the engines to try, the best first."""
+        """Prepare the sink and return the engines to try, the best one first."""
+        # With the final size, writes in any order don't have to extend the file.
         self._route.sink.resize(self.length)
         return candidates(
             self.planned.method,
@@ -156,15 +158,15 @@ class Transfer:
         )
 
     def _spans(self) -> Iterator[Span]:
-        """Yield the steps in which the source is moved; only looked at once an engine was chosen."""
+        """Yield the spans in which the source is moved; it is first iterated after an engine was chosen."""
         return self._reader.steps(self.planned.offset, self._end)
 
     @_gives_back
     def work(self, lane: Lane) -> None:
-        """Move spans until none is left; several lanes may do so at once.
+        """Move spans until none is left; several lanes may call this at the same time.
 
         Raises:
-            AsyncdumpError: a call failed, the source changed, or the run was stopped. Other lanes then stop too.
+            AsyncdumpError: a call failed, the source changed, or the run was stopped. The other lanes then stop, too.
         """
         while self._step(lane):
             pass
@@ -187,7 +189,7 @@ class Transfer:
             self.moved += span.length
 
     def _store(self, engine: Engine, span: Span, lane: Lane, data: memoryview | None) -> None:
-        """Write one span; what is refused goes to the next engine, as long as that loses nothing."""
+        """Write one span; if the engine is refused before anything was moved, write it with the next engine."""
         reader = self._reader
         try:
             engine.store(self._route, span, lane, data)
@@ -203,15 +205,16 @@ class Transfer:
         else:
             reader.proved = True
             return
+        # Nothing of this span was moved. If it is the first one, nothing was moved at all (see `fall_back`).
         first = span.offset == self.planned.offset
         successor = reader.fall_back(engine, refusal, lane, first=first)
         for piece in reader.cut(span):
             self._store(successor, piece, lane, reader.load_again(successor, piece, lane, hashed=first))
 
     def _store_around(self, error: OSError, span: Span, lane: Lane) -> None:
-        """Write a span that the kernel could not move by itself from the buffer: that has the sink's errors alone.
+        """Read a span around its unreadable pages and write it from the buffer, so that only the sink can fail.
 
-        All of it is written, whatever the engine has left there.
+        The entire span is written, regardless of what the engine has written already.
         """
         sink = self._route.sink
         for piece in pieces(span, lane):
@@ -228,13 +231,14 @@ class Transfer:
 
     @_gives_back
     def seal(self, lane: Lane) -> None:
-        """Check that the source still holds what was moved, take the digest if it wasn't taken on the way, close it.
+        """Check that the source hasn't changed, compute the digest if it isn't known yet, and close the source.
 
         Raises:
-            SourceChangedError: the source has shrunk meanwhile, or lost memory: what was moved last may be zeros.
+            SourceChangedError: the source has shrunk or lost memory, so that zeros may have been moved.
             DumpError: the sink can't be read back.
         """
         assert self.sink is not None
+        # After the last read, so that a loss during any of the reads is found.
         self._route.origin.check_still_valid(self._end)
         self._finish(lane)
         self.sink.close_direct()
@@ -242,7 +246,7 @@ class Transfer:
         self._close_source()
 
     def _finish(self, lane: Lane) -> None:
-        """Take the digests, with whatever has to be written before."""
+        """Compute the digests, after writing what is still to be written."""
         hasher = self._reader.hasher
         if hasher is None:
             return
@@ -261,15 +265,15 @@ class Transfer:
             self.digest, self.blocks = hasher.hexdigest(), hasher.blocks()
 
     def give_back(self, error: BaseException | None = None) -> None:
-        """Give back what others may be waiting for, with ``error`` if a step has failed; called more than once.
+        """Release what other threads may be waiting for; ``error`` is that of a failed step. It may be called again.
 
         Raises:
-            FilterError: something of it can't be had back.
+            FilterError: a program can't be stopped.
         """
 
     def abort(self) -> None:
         """Remove what was written and close both ends."""
-        with suppress(FilterError):  # Told when it failed.
+        with suppress(FilterError):  # Reported when the step failed.
             self.give_back()
         self._close_source()
         if self.sink is not None:

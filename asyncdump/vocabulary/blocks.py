@@ -1,4 +1,4 @@
-"""The digests of blocks, each by itself: they place damage, and tell what has changed since a former dump."""
+"""Separate digests of the blocks of a file: they locate damage, and show what has changed since an earlier dump."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 from asyncdump.vocabulary.values import Span
 
 BLOCK: Final = 2 << 20
-"""Bytes of one block: a huge page of the common size, and the buffer in which a digest is taken."""
+"""The size of a block in bytes: that of the usual huge page, and of the buffer in which bytes are hashed."""
 
 MOST: Final = 1 << 17
-"""Digests recorded of one file, which are a MiB: one of more than 256 GiB has one for each 4 MiB, and so on."""
+"""The maximum number of digests of one file, 1 MiB in all: a file of more than 256 GiB has one per 4 MiB, and so on."""
 
 WIDTH: Final = 8
-"""Bytes of a digest."""
+"""The size of a digest in bytes."""
 
 ZERO: Final = bytes.fromhex("94e26d8e04364852")
 """The digest of a block of zeros."""
@@ -25,19 +25,20 @@ _COARSEST: Final = 1 << 62
 
 
 class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The digest of each block of a file, by itself.
+    """A separate digest of each block of a file.
 
-    Equal blocks have equal digests, whatever stands before them. XXH3 finds what has changed by chance or by its
-    owner; it is no proof against somebody who makes blocks to match.
+    Equal blocks have equal digests, regardless of what precedes them. XXH3 detects changes by accident or by the owner
+    of the data. It doesn't protect against an attacker who constructs a matching block.
 
     Attributes:
-        length: the bytes of all blocks together.
-        grain: the bytes of one block; the last may be shorter. It is 2 MiB, times a power of two for a huge file.
-        digests: 8 bytes for each block, one after another: the XXH3-64 of its bytes, big-endian. Of a block of twice
-            the grain it is the XXH3-64 of the digests of its halves (16 bytes; 8 where there is only the first half).
+        length: the total length of all blocks, in bytes.
+        grain: the length of one block, in bytes; the last one may be shorter. It is 2 MiB, times a power of two for a
+            huge file.
+        digests: 8 bytes for each block, concatenated: the XXH3-64 of the block, big-endian. For a block of twice the
+            size, it is the XXH3-64 of the two digests of its halves (16 bytes; 8 if only the first half exists).
 
     Raises:
-        ValueError: these can't be the digests of so many bytes.
+        ValueError: the number of digests doesn't match the length.
     """
 
     length: int
@@ -52,27 +53,28 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return len(self.digests) // WIDTH
 
     def coarser(self, grain: int) -> Blocks:
-        """Return the same with blocks of ``grain`` bytes, where that is more."""
+        """Return the same content with blocks of at least ``grain`` bytes."""
         digests, own = self.digests, self.grain
         while own < grain:
             digests, own = _halved(digests), own * 2
         return Blocks(length=self.length, grain=own, digests=digests)
 
     def within(self, most: int = MOST) -> Blocks:
-        """Return the same in at most ``most`` blocks."""
+        """Return the same content with at most ``most`` blocks."""
         grain = self.grain
         while self.length > grain * most:
             grain *= 2
         return self if grain == self.grain else self.coarser(grain)
 
     def changed(self, since: Blocks) -> tuple[Span, ...]:
-        """Return the ranges of this content whose blocks aren't the same in ``since``; neighbours are one range.
+        """Return the ranges of this content whose blocks differ from ``since``; adjacent blocks are merged.
 
-        What lies past the end of ``since`` has changed. What only ``since`` has isn't told: compare the lengths.
+        Blocks past the end of ``since`` count as changed. Content that only ``since`` has isn't reported: compare the
+        lengths for that.
         """
         return tuple(self._ranges(since))
 
@@ -92,7 +94,7 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def _halved(digests: bytes) -> bytes:
-    """Return the digests of blocks twice as large."""
+    """Return the digests of blocks of twice the size."""
     from xxhash import xxh3_64_digest
 
     return b"".join(xxh3_64_digest(digests[start : start + 2 * WIDTH]) for start in range(0, len(digests), 2 * WIDTH))

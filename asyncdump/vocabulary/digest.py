@@ -1,4 +1,4 @@
-"""xxh128, blake3 and sha256 behind one name, and the digests of blocks taken with them."""
+"""One interface for xxh128, blake3 and sha256, and the block digests that are computed along with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ZEROS: Final = memoryview(bytes(1 << 20))
 
 
 class Digest(Protocol):
-    """What hashes: each ``update`` of more than 100 KiB releases the GIL."""
+    """A running digest. Each ``update`` of more than 100 KiB releases the GIL."""
 
     def update(self, data: memoryview, /) -> object: ...
 
@@ -22,15 +22,16 @@ class Digest(Protocol):
 
 
 class Hasher:
-    """The digest of a file, and the digest of each `BLOCK` of it by itself.
+    """Computes the digest of a file, and a separate digest of each `BLOCK` of it.
 
-    The bytes come in their order: `update` and `zeros` are called by one thread at a time. `take` does the part of
-    `update` that needs the order, and leaves whole blocks to `put`, which any thread may call at any time, several at
-    once: the row has a place for each block, and nobody else writes there.
+    The bytes must come in the order of the file, so only one thread at a time may call `update`, `take` and `zeros`.
+    `take` does the part of `update` that depends on the order, and leaves complete blocks to `put`. Several threads may
+    call `put` at the same time: `take` has already reserved a place in the row for each block, and no other call writes
+    there.
     """
 
     def __init__(self, digest: Digest, *, halves: bool = False) -> None:
-        """With ``halves``, the last 8 bytes of the digest are the XXH3-64 of the same bytes, as XXH3-128 has it."""
+        """With ``halves``, the last 8 bytes of the digest are the XXH3-64 of the same bytes, as with XXH3-128."""
         from xxhash import xxh3_64_digest
 
         self.length = 0
@@ -44,9 +45,9 @@ class Hasher:
         self.put(*self.take(data))
 
     def take(self, data: memoryview) -> tuple[int, memoryview]:
-        """Take what comes next; return the whole blocks in it, which are still to be `put`, and the place for them."""
+        """Hash the next bytes of the file; return the complete blocks in them, for `put`, and their place."""
         if self._halves and not self.length and len(data) >= BLOCK:
-            # Up to here the file is its first block: one pass over it gives both digests.
+            # After the first block, the digest of the file is also that of the block: one pass computes both.
             self._digest.update(data[:BLOCK])
             self._row.extend(self._digest.digest()[-WIDTH:])
             self.length, data = BLOCK, data[BLOCK:]
@@ -69,13 +70,13 @@ class Hasher:
         return place, data[:whole]
 
     def put(self, place: int, data: memoryview) -> None:
-        """Take the digests of whole blocks, and note them from ``place`` on."""
+        """Compute the digests of complete blocks and store them, starting at ``place``."""
         for start in range(0, len(data), BLOCK):
             self._row[place : place + WIDTH] = self._digest_of(data[start : start + BLOCK])
             place += WIDTH
 
     def zeros(self, length: int) -> None:
-        """Take ``length`` zeros: the digest of a block of them is known."""
+        """Hash ``length`` zeros; the digest of a block of zeros is a constant."""
         for done in range(0, length, len(_ZEROS)):
             self._digest.update(_ZEROS[: length - done])
         first = min(length, -self.length % BLOCK)
@@ -85,7 +86,7 @@ class Hasher:
         self._fill_up((length - first) % BLOCK)
 
     def _fill_up(self, length: int) -> None:
-        """Note zeros that are less than a block, and lie in one."""
+        """Add zeros that are less than a block, and don't cross the end of one."""
         for done in range(0, length, len(_ZEROS)):
             self._give_places(_ZEROS[: length - done])
 
@@ -93,19 +94,19 @@ class Hasher:
         return self._digest.hexdigest()
 
     def blocks(self) -> Blocks:
-        """Return the digests of all blocks so far; those that were taken have been put."""
+        """Return the digests of all blocks so far. Call this only after `put` for everything that `take` returned."""
         last = self._open.digest() if self.length % BLOCK else b""
         return Blocks(length=self.length, grain=BLOCK, digests=bytes(self._row) + last).within()
 
 
 def new_digest(checksum: Checksum) -> Hasher | None:
-    """Return a fresh digest, or None for ``none``."""
+    """Return a new hasher, or None for ``none``."""
     digest = bare_digest(checksum)
     return None if digest is None else Hasher(digest, halves=checksum == "xxh128")
 
 
 def bare_digest(checksum: Checksum) -> Digest | None:
-    """Return a fresh digest of the whole alone, or None for ``none``. The library is imported on first use."""
+    """Return a new digest without block digests, or None for ``none``. The library is imported on first use."""
     match checksum:
         case "none":
             return None

@@ -1,4 +1,4 @@
-"""What records of version 1 place damage by: digests of all up to each block, noted on the way."""
+"""The marks of version 1 records, which locate damage: the digest of everything up to each block."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from asyncdump.vocabulary.blocks import BLOCK
 from asyncdump.vocabulary.digest import Digest
 
 MOST_MARKS: Final = 1 << 17
-"""Marks of one file. A file of more than 256 GiB has one each 4 MiB, and so on."""
+"""The maximum number of marks of one file. A file of more than 256 GiB has one per 4 MiB, and so on."""
 
 _MARK: Final = 4
 
 
 class Marked:
-    """A digest that notes on its way what it is after each `BLOCK`: comparing two such rows places the first damage.
+    """A digest that records its value after each `BLOCK`: comparing two such rows locates the first damage.
 
     Attributes:
-        marks: the first bytes of the digest after each whole block, or of a larger `grain` after each of those.
+        marks: the first bytes of the digest after each complete block, or after each `grain` bytes of a huge file.
     """
 
     def __init__(self, digest: Digest) -> None:
@@ -32,7 +32,7 @@ class Marked:
             self.marks.extend(self._digest.digest()[:_MARK])
             self._left = self._grain
             if len(self.marks) > MOST_MARKS * _MARK:
-                # The last of an odd number has no place in the larger grain: the next comes after one more of these.
+                # MOST_MARKS + 1 is odd: the last mark is dropped, and the next one follows after one more old grain.
                 self.marks[:] = _halved(self.marks, _MARK)
                 self._grain *= 2
         if data:
@@ -60,15 +60,15 @@ def _halved(marks: bytes | bytearray, width: int) -> bytes:
 
 
 def first_damage(marks: str, others: str, size: int) -> int:
-    """Return the byte where the first block begins, of a file of ``size`` bytes, in which two rows of marks differ."""
+    """Return the offset of the first block in which two rows of marks of a file of ``size`` bytes differ."""
     ours, theirs = marks.encode(), others.encode()
-    while len(theirs) > MOST_MARKS * 2 * _MARK:  # Recorded when there was no limit.
+    while len(theirs) > MOST_MARKS * 2 * _MARK:  # Recorded before there was a limit.
         theirs = _halved(theirs, 2 * _MARK)
     return first_difference(ours.decode(), theirs.decode()) * grain(size)
 
 
 def first_difference(marks: str, others: str) -> int:
-    """Return the number of the first block in which two rows of marks, in hexadecimal, differ; else how many agree."""
+    """Return the number of the first block in which two rows of hexadecimal marks differ, or how many they share."""
     width = 2 * _MARK
     blocks = min(len(marks), len(others)) // width
     for block in range(blocks):

@@ -1,4 +1,4 @@
-"""The names that asyncdump gives to its own files in a folder of dumps, and the names that it refuses."""
+"""The names of asyncdump's own files in an output directory, and the names that a dump can't have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEMPORARY_PREFIX: Final = ".asyncdump-"
 
 
 LISTS: Final = {"xxh128": "XXH128SUMS", "blake3": "B3SUMS", "sha256": "SHA256SUMS"}
-"""The file that holds the digests of each kind, in the form that ``xxhsum -c`` and its like verify."""
+"""The digest list for each checksum, in the format that ``xxhsum -c`` and similar tools verify."""
 
 
 RECEIPT: Final = "receipt.json"
@@ -24,7 +24,7 @@ _LONGEST_NAME: Final = 255
 
 
 def name_complaint(name: str) -> str:
-    """Return what is wrong with a dump's name, or an empty string."""
+    """Return why a dump can't have this name, or an empty string."""
     if len(name) > _LONGEST_NAME:
         return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
     if "/" in name:

@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them: ``4096``, ``512KiB``, ``1GiB``, and all that dd takes."""
+"""Sizes in bytes as people write them: ``4096``, ``512KiB``, ``1GiB``, and every form that dd accepts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MAXIMUM: Final = 2**63 - 1
 def parse_size(text: int | str) -> int:
     """Return a size in bytes.
 
-    Takes whole numbers and dd's suffixes: ``c`` 1, ``w`` 2, ``b`` 512, ``K`` or ``KiB`` 1024, ``KB`` 1000, and so
-    on through M, G, T and P. Factors are multiplied: ``2x512``. Numbers alone may be hexadecimal or octal, ``0x1000``
-    and ``0o17``, as YAML 1.2 has them; a zero before others means nothing.
+    The text is an integer with one of dd's suffixes: ``c`` 1, ``w`` 2, ``b`` 512, ``K`` or ``KiB`` 1024, ``KB`` 1000,
+    and so on for M, G, T and P. Factors are multiplied: ``2x512``. A number without a suffix may be hexadecimal or
+    octal as in YAML 1.2, ``0x1000`` and ``0o17``. Leading zeros are ignored.
 
     Raises:
-        ValueError: the text is no size, is negative, or is larger than a file can be.
+        ValueError: the text isn't a size, is negative, or exceeds the largest file size.
     """
     if isinstance(text, bool) or not isinstance(text, int | str):
         raise _no_size(text)
@@ -41,7 +41,7 @@ def parse_size(text: int | str) -> int:
     if product < 0:
         raise _no_size(text)
     if product > MAXIMUM:
-        raise ValueError(f"{shown(text)} is more than a file can hold ({MAXIMUM} bytes)")
+        raise ValueError(f"{shown(text)} is more than a file can contain ({MAXIMUM} bytes)")
     return product
 
 
@@ -58,17 +58,17 @@ def _product(text: str) -> int:
 
 
 def _no_size(text: object) -> ValueError:
-    return ValueError(f"{shown(text)} is no size: write bytes, or 512KiB, 16MiB, 1GiB")
+    return ValueError(f"{shown(text)} is not a size: write bytes, or 512KiB, 16MiB, 1GiB")
 
 
 def refuse_zero_times(text: str) -> None:
-    """Raise `ValueError` for what is hexadecimal here, and to dd 0 times something: ``0x10``."""
+    """Raise `ValueError` for a text that is hexadecimal here but means "0 times" to dd: ``0x10``."""
     if _ZERO_TIMES.search(text):
         raise ValueError(f"{shown(text)} is 0 times something to dd, and hexadecimal elsewhere: write it in decimal")
 
 
 def format_size(count: float) -> str:
-    """Return a number of bytes for people, in binary units: ``8.0 MiB``."""
+    """Return a number of bytes in binary units for display: ``8.0 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < KIB:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

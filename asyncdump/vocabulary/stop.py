@@ -1,4 +1,4 @@
-"""The flag that ends a run."""
+"""The flag that stops a run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from asyncdump.errors import (
 
 
 class Stop:
-    """A flag that ends a run: set from any thread, looked at before each step."""
+    """A flag that stops a run: set from any thread, checked before each read or write.
+
+    It is a plain attribute, so that a signal handler may set it and checking it costs no lock.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     def request(self) -> None:
-        """Have the run end at its next look."""
+        """Stop the run at its next check."""
         self.requested = True
 
     def check(self) -> None:
-        """Raise `InterruptedDumpError` when the run is to end."""
+        """Raise `InterruptedDumpError` if the run is to stop."""
         if self.requested:
             raise InterruptedDumpError("interrupted before it was whole", operation="move")

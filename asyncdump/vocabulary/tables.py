@@ -10,27 +10,27 @@ import msgspec
 from asyncdump.text import text
 
 WIDE: Final = 1 << 16
-"""The width of what isn't a terminal, in characters."""
+"""The width of output that doesn't go to a terminal, in characters."""
 
 _NARROW: Final = 60
 _SHORTEST: Final = 8
-"""What is left of a column that is cut, in characters."""
+"""The smallest width of a column that is cut, in characters."""
 
 _MOST_ROWS: Final = 500
-"""Rows of a table in HTML: a notebook keeps all of them."""
+"""The maximum number of rows of an HTML table, because a notebook stores all of them."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a plan, a run or a verification.
+    """The summary of a plan, a run or a verification.
 
     Attributes:
         title: the outcome in one sentence, or an empty string.
-        rows: a table, the first row being its head. A column without any text is left out.
-        right: its columns that are aligned to the right.
-        shrink: its columns that are cut, in their middle, if the width is too small: the first as far as it goes.
-        spare: its columns that are left out where there are fewer than 60 characters.
+        rows: a table; its first row is the header. Columns without any text are omitted.
+        right: the columns that are aligned to the right.
+        shrink: the columns that are cut in the middle if the table is too wide; earlier ones are cut first.
+        spare: the columns that are omitted if the width is less than 60 characters.
         notes: sentences below the table.
-        complaints: what went wrong; a line that begins with two spaces belongs to the one before.
+        complaints: lines about failures; a line that begins with two spaces belongs to the previous one.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         """Return the lines of all but the complaints."""
         parts = [[self.title]] if self.title else []
         parts += [self._table(width)] if self.rows else []
-        # What has no table is a sentence or few: they stand together.
+        # Without a table, there are only a few sentences, which need no blank lines between them.
         parts += [fill(note, width) for note in self.notes]
         between = [""] if self.rows else []
         return parts[0] + [line for part in parts[1:] for line in (*between, *part)]
@@ -89,13 +89,13 @@ def _escaped(cell: str) -> str:
 def table(
     rows: Sequence[Sequence[str]], *, width: int = WIDE, right: Sequence[int] = (), shrink: Sequence[int] = (0,)
 ) -> list[str]:
-    """Return the lines of a table; the first row is its head.
+    """Return the lines of a table. Columns without any text are omitted.
 
     Args:
-        rows: as many cells in each.
-        width: the characters of a line.
-        right: the columns that are aligned to the right. A column without any text is left out.
-        shrink: the columns that are cut, in their middle, if the width is too small: the first as far as it goes.
+        rows: the rows, all of the same length; the first one is the header.
+        width: the maximum length of a line, in characters.
+        right: the columns that are aligned to the right.
+        shrink: the columns that are cut in the middle if the table is too wide; earlier ones are cut first.
     """
     used = [column for column in range(len(rows[0])) if any(row[column] for row in rows)]
     right = [used.index(column) for column in right if column in used]
@@ -117,7 +117,7 @@ def table(
 
 
 def cut(cell: str, size: int) -> str:
-    """Return a text of at most ``size`` characters: the end of a path tells more than its middle."""
+    """Return a text of at most ``size`` characters, cut in the middle: the end of a path says more than its middle."""
     if len(cell) <= size:
         return cell
     head = (size - 1) // 3
@@ -125,14 +125,14 @@ def cut(cell: str, size: int) -> str:
 
 
 def fill(sentence: str, width: int = WIDE) -> list[str]:
-    """Return a sentence in lines no wider than ``width``."""
+    """Wrap a sentence to a width."""
     import textwrap
 
     return textwrap.wrap(sentence, width, break_long_words=False, break_on_hyphens=False)
 
 
 def seconds(number: float) -> str:
-    """Return a time for people: ``0.81 s``, ``3 min 20 s``."""
+    """Return a time for display: ``0.81 s``, ``3 min 20 s``."""
     if number < 60:  # noqa: PLR2004
         return f"{number:.2f} s"
     return f"{number // 60:.0f} min {number % 60:.0f} s"
@@ -144,7 +144,7 @@ def count(number: int, noun: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are: ``a, b, c and 8 more``."""
+    """Return the first names and the number of the others: ``a, b, c and 8 more``."""
     found = list(names)
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(map(text, found[:most])) + more

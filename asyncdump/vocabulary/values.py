@@ -1,4 +1,4 @@
-"""The frozen values that cross seams: what a source is, what is asked for, what could not be read."""
+"""The frozen values that cross seams: sources, spans, unreadable ranges, and the values of settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALL_PAGE: Final = 4096
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A range of bytes of a source; a hole holds no memory and reads as zeros."""
+    """A range of bytes of a source; a hole has no memory allocated and reads as zeros."""
 
     offset: int
     length: int
@@ -26,9 +26,9 @@ class Span(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What tells whether a source is still the same: stat(2), times in nanoseconds since the epoch.
+    """What identifies the state of a source (stat(2)); the mtime is in nanoseconds since the epoch.
 
-    What is stored through a mapping changes the time on few filesystems, and never on hugetlbfs.
+    Stores through a mapping change the mtime on few filesystems, and never on hugetlbfs.
     """
 
     inode: int
@@ -37,12 +37,12 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Stat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Whose a source was, and since when (stat(2)).
+    """The type, the owner and the mtime of a source (stat(2)).
 
     Attributes:
         mode: its type and permissions; ``stat.filemode`` shows them.
-        uid, gid: the numbers of its owner and group.
-        mtime_ns: the time of its last change, in nanoseconds since the epoch.
+        uid, gid: the IDs of its owner and group.
+        mtime_ns: its mtime, in nanoseconds since the epoch.
     """
 
     mode: int
@@ -55,13 +55,13 @@ class ProcessMapping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A range of a source that a process had mapped (proc_pid_maps(5)).
 
     Attributes:
-        pid: the process; comm: its name, at most 15 bytes, escaped where that can't be shown.
-        started: when the process began, in seconds since the system was started: with ``pid`` this names one process.
-        address: where in the memory of the process the range begins.
-        offset: where in the source it begins, in bytes.
-        length: in bytes.
-        inode: of the source.
-        shared: whether what the process stores there goes into the source (MAP_SHARED).
+        pid: the process; comm: its name, at most 15 bytes, made printable.
+        started: when the process started, in seconds since boot; together with ``pid``, this identifies the process.
+        address: the start of the range in the memory of the process.
+        offset: the start of the range in the source, in bytes.
+        length: the length of the range, in bytes.
+        inode: the inode of the source.
+        shared: whether stores of the process go into the source (MAP_SHARED).
     """
 
     pid: int
@@ -75,13 +75,13 @@ class ProcessMapping(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ProcessRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A range of addresses of one process, as it was when it was looked at.
+    """A range of addresses of one process, as it was when it was examined.
 
     Attributes:
-        pid: its number.
-        address: where the range begins.
-        started: when the process was started, in clock ticks since the system was (proc_pid_stat(5)).
-        executed: differs for each program that the process executes (execve(2)); a digest.
+        pid: the process.
+        address: the start of the range.
+        started: when the process was started, in clock ticks since boot (proc_pid_stat(5)).
+        executed: a digest that differs for each program that the process executes (execve(2)).
     """
 
     pid: int
@@ -91,21 +91,22 @@ class ProcessRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a source was when it was looked at.
+    """A source, as it was when it was examined.
 
     Attributes:
-        path: as it was opened; of memory of a process, ``pid 4242 0x7f0000000000-0x7f0000200000``.
+        path: its path; for the memory of a process, ``pid 4242 0x7f0000000000-0x7f0000200000``.
         filesystem: ``hugetlbfs``, ``tmpfs``, ``ext4`` and so on, or ``block device``, or ``process``.
-        page: the bytes of one page of its mapping: 4096, or the size of a huge page.
-        size: in bytes.
-        allocated: the bytes that hold memory or disk blocks; less than ``size`` where there are holes.
+        page: the page size of its mapping in bytes: 4096, or the size of a huge page.
+        size: its size, in bytes.
+        allocated: the bytes for which memory or disk blocks are allocated; less than ``size`` if it has holes.
         device, inode: the identity of the file (stat(2)).
-        mtime_ns: the time of its last change, in nanoseconds since the epoch.
-        memfd: True for a memfd, reached through ``/proc/PID/fd/N``.
-        sized: False where ``size`` isn't what a read gives (``/proc``, ``/sys``, some of FUSE).
-        found: whether a glob found it. A symbolic link in its place isn't followed: anybody could have put it there.
-        stat: whose it is, or None for what is no file.
-        process: the range of memory that it is, unless it is a file.
+        mtime_ns: its mtime, in nanoseconds since the epoch.
+        memfd: True for a memfd, opened through ``/proc/PID/fd/N``.
+        sized: False if reading yields more or less than ``size`` bytes (``/proc``, ``/sys``, some of FUSE).
+        found: whether a glob found it. If so, a symbolic link in its place isn't followed, because anyone could have
+            put it there.
+        stat: its type, owner and mtime, or None if it isn't a file.
+        process: the range of memory, if it is memory of a process.
     """
 
     path: str
@@ -124,17 +125,17 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def scheme(self) -> Literal["file", "process"]:
-        """What opens it."""
+        """Which kind of source it is, and so which module opens it."""
         return "file" if self.process is None else "process"
 
     @property
     def label(self) -> str:
-        """What names of dumps are made from: its path, or ``pid-4242-0x7f0000000000``."""
+        """What the names of dumps are derived from: its path, or ``pid-4242-0x7f0000000000``."""
         return self.path if self.process is None else f"pid-{self.process.pid}-{self.process.address:#x}"
 
     @property
     def kind(self) -> str:
-        """The kind of file for people: ``hugetlbfs 2 MiB``, ``memfd``, ``ext4``."""
+        """The kind of source for display: ``hugetlbfs 2 MiB``, ``memfd``, ``ext4``."""
         if self.in_huge_pages:
             size = f"{self.page >> 30} GiB" if self.page >> 30 else f"{self.page >> 20} MiB"
             return f"memfd {size}" if self.memfd else f"{self.filesystem} {size}"
@@ -142,7 +143,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def identity(self) -> Identity | None:
-        """What tells whether it is still the same, or None where nothing does."""
+        """What shows whether it has changed, or None if nothing does."""
         if self.filesystem == "block device" or self.process is not None or not self.sized:
             return None
         return Identity(inode=self.inode, size=self.size, mtime_ns=self.mtime_ns)
@@ -153,7 +154,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def in_huge_pages(self) -> bool:
-        """Whether it is a file of huge pages: it doesn't list its holes, and mapping one takes a page from the pool."""
+        """Whether it is a file of huge pages: it has no SEEK_HOLE, and reading a mapped hole takes a page of a pool."""
         return traits(self.filesystem).huge_pages
 
     @property
@@ -172,16 +173,16 @@ OnReadError = Literal["fail", "zero"]
 
 
 UNREADABLE: Final = frozenset({errno.EIO, EHWPOISON, errno.EFAULT})
-"""What the kernel answers where a page can't be read: by a call that reads, by one that was handed a mapping of it."""
+"""The errnos of an unreadable page: EIO and EHWPOISON from a read, EFAULT from a call that reads a mapping."""
 
 
 class BadRange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A range of a source that could not be read: in the dump it is zeros.
+    """A range of a source that could not be read, and is zeros in the dump.
 
     Attributes:
-        offset: where it begins in the source, in bytes.
-        length: in bytes.
-        errno: the kernel's answer to reading it.
+        offset: its start in the source, in bytes.
+        length: its length, in bytes.
+        errno: the errno of reading it.
     """
 
     offset: int

@@ -1,4 +1,4 @@
-"""The command as a user runs it: in a process of its own, its manifests, and sources that keep it busy."""
+"""Run the command as a user does, in a separate process; its manifests, receipts and events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import forked
 COMMAND = (sys.executable, "-m", "asyncdump")
 TiB = 1 << 40
 ENOUGH = 30
-"""Seconds after which a command hangs."""
+"""Seconds after which a command is considered to hang."""
 
 _NOT_OURS = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "PYTHONUNBUFFERED")
 
@@ -25,12 +25,12 @@ Output = subprocess.CompletedProcess[str]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment without what a developer's terminal adds to it."""
+    """Return the environment without the variables that a developer's terminal adds."""
     return {**{name: value for name, value in os.environ.items() if name not in _NOT_OURS}, **changes}
 
 
 def asyncdump(*arguments: str | Path | bytes, cwd: Path, **options: Any) -> Output:
-    """Run the command to its end, without a terminal; by a fork, unless ``options`` ask for what takes a real start."""
+    """Run the command to its end, without a terminal; with a fork, unless ``options`` need a real start."""
     if not options:
         done = forked.run(*arguments, cwd=cwd, env=environment(), timeout=ENOUGH)
         said = (os.fsdecode(stream).replace("\r\n", "\n") for stream in (done.stdout, done.stderr))
@@ -52,7 +52,7 @@ def asyncdump(*arguments: str | Path | bytes, cwd: Path, **options: Any) -> Outp
 
 @contextmanager
 def running(*arguments: str | Path, cwd: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start the command, and leave no process behind whatever the test does."""
+    """Start the command, and make sure that no process is left after the block."""
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with subprocess.Popen(
         [*COMMAND, *arguments], cwd=cwd, text=True, env=options.pop("env", environment()), **options
@@ -64,14 +64,14 @@ def running(*arguments: str | Path, cwd: Path, **options: Any) -> Iterator[subpr
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> Output:
-    """Send a signal, and return what the process wrote from then on."""
+    """Send a signal, and return what the process writes from then on."""
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=ENOUGH)
     return Output(process.args, process.returncode, stdout, stderr)
 
 
 def redirected(how: str, *arguments: str | Path, cwd: Path, **options: Any) -> Output:
-    """Run the command with the shell's redirections, ``2>&-`` for instance."""
+    """Run the command with shell redirections, such as ``2>&-``."""
     shell = ["sh", "-c", f'exec "$@" {how}', "sh", *COMMAND, *map(str, arguments)]
     return subprocess.run(
         shell,
@@ -86,7 +86,7 @@ def redirected(how: str, *arguments: str | Path, cwd: Path, **options: Any) -> O
 
 @contextmanager
 def unread() -> Iterator[int]:
-    """Give the end for writing of a pipe whose reader has gone."""
+    """Yield the write end of a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -96,7 +96,7 @@ def unread() -> Iterator[int]:
 
 
 def write_manifest(folder: Path, *dumps: dict[str, Any] | str | Path, name: str = "m.yaml", **head: Any) -> Path:
-    """Write a manifest: JSON is YAML."""
+    """Write a manifest as JSON, which is valid YAML."""
     entries = [dump if isinstance(dump, dict) else {"source": str(dump)} for dump in dumps]
     path = folder / name
     path.write_text(json.dumps({"version": 1, "output": "out", **head, "dumps": entries}))
@@ -104,7 +104,7 @@ def write_manifest(folder: Path, *dumps: dict[str, Any] | str | Path, name: str 
 
 
 def receipt(folder: Path) -> dict[str, Any]:
-    """Return the receipt in an output folder."""
+    """Return the receipt in an output directory."""
     content: dict[str, Any] = json.loads((folder / "receipt.json").read_bytes())
     return content
 

@@ -1,4 +1,4 @@
-"""A terminal to run the command on: a pty of a given size, and a screen that draws what arrives as one would."""
+"""A terminal to run the command on: a pty of a given size, and a screen that interprets its output."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m
 
 
 class Screen:
-    """What a terminal shows, and what went wrong while it was drawn.
+    """The content of a terminal, and what went wrong while it was drawn.
 
     Attributes:
-        lines: what was printed, those that have scrolled away first.
-        widest: the most characters that a line got, were there no margin.
-        clamped: whether the cursor was sent above the top: what is drawn there can't be erased again.
-        tallest: the most lines that were gone back to be drawn anew.
+        lines: the printed lines, including those that have scrolled off.
+        widest: the length of the longest line if lines didn't wrap.
+        clamped: whether the cursor was moved above the top, where nothing can be erased.
+        tallest: the largest number of lines that the cursor moved up to redraw.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -58,7 +58,7 @@ class Screen:
         elif letter == "K":
             self.lines[self.row] = "" if arguments == "2" else self.lines[self.row][: self.column]
         else:
-            # Colours, and the cursor that is hidden and shown: nothing that moves.
+            # Colors, and hiding or showing the cursor: nothing moves.
             assert letter in "mhl", f"the screen doesn't know {letter}"
 
     def _print(self, character: str) -> None:
@@ -81,7 +81,7 @@ class Screen:
 
 
 class Shown:
-    """What a command wrote to its terminal, and its exit code."""
+    """The terminal output of a command, and its exit code."""
 
     def __init__(self, columns: int, rows: int) -> None:
         self.screen = Screen(columns, rows)
@@ -104,7 +104,7 @@ def on_terminal(
     """Run the command on a terminal of ``size`` columns and rows, and return all that it shows.
 
     Args:
-        until: told of all that is there, each time that something comes; once it says True, ``then`` is called.
+        until: called with all output so far each time that some arrives; ``then`` is called after it returned True.
         variables: environment variables.
     """
     columns, rows = size
@@ -117,7 +117,7 @@ def on_terminal(
         os.close(slave)
         try:
             while chunk := _read(master, deadline):
-                # A character may arrive in two pieces: then the rest is waited for.
+                # A character may arrive in two pieces: wait for the rest.
                 while chunk[-1] & 0x80 and not _whole(chunk):
                     chunk += _read(master, deadline)
                 shown.add(chunk)
@@ -141,7 +141,7 @@ def _whole(chunk: bytes) -> bool:
 
 
 def _read(master: int, deadline: float) -> bytes:
-    """Return what has arrived, or nothing once the command has ended: Linux calls that an error (EIO)."""
+    """Return what has arrived, or nothing after the command has exited, which Linux reports as EIO."""
     readable, _, _ = select.select([master], [], [], max(0.0, deadline - time.monotonic()))
     assert readable, "the command hangs"
     try:

@@ -201,7 +201,7 @@ def test_a_signal_ends_the_run_in_order(number, code, sources: list[Path], endle
     write_manifest(tmp_path, endless, *sources)
     with running("m.yaml", "--progress", "json", "--concurrency", "2", cwd=tmp_path) as process:
         assert process.stdout is not None
-        waited = set()
+        waited: set[tuple[str, str]] = set()
         while not {("file_finished", source.name) for source in sources} | {("progress", "endless")} <= waited:
             event = json.loads(process.stdout.readline())
             waited.add((event["event"], event.get("name")))
@@ -692,7 +692,7 @@ def test_progress_goes_forward(endless: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, endless)
     with running("m.yaml", "--progress", "json", cwd=tmp_path) as process:
         assert process.stdout is not None
-        told = []
+        told: list[dict[str, Any]] = []
         while len(told) < 6:
             told.append(json.loads(process.stdout.readline()))
         told += events(end(process, signal.SIGINT).stdout)

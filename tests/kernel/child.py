@@ -1,4 +1,4 @@
-"""A run in a process of its own, for strace to watch: its argument is JSON, and so is its last line."""
+"""A run in a separate process, to be traced by strace: its argument is JSON, and so is its last line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def say(event: asyncdump.Event) -> None:
 
 
 def spare_the_receipt() -> None:
-    """Have a fault of the first pwritev2(2) pass before the receipt is written: strace counts each thread by itself."""
+    """Use up the fault of the first pwritev2(2) before the receipt is written: strace counts each thread separately."""
     write = Run._write_records
 
     def write_late(run: Run, report: asyncdump.Report) -> None:
@@ -28,7 +28,7 @@ def spare_the_receipt() -> None:
             os.pwritev(nothing.fileno(), [b"x"], 0)
         write(run, report)
 
-    Run._write_records = write_late
+    Run._write_records = write_late  # type: ignore[method-assign, assignment]
 
 
 async def run(dumps: list[dict[str, Any]], options: dict[str, Any]) -> None:

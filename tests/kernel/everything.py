@@ -1,6 +1,6 @@
-"""All that asyncdump does, once, in one process: ``everything.py FOLDER``; for `test_sandbox`, which denies it calls.
+"""Everything that asyncdump does, once, in one process: ``everything.py FOLDER``. `test_sandbox` denies it calls.
 
-Fails unless all of it succeeds, with the right bytes.
+It fails unless everything succeeds with the right bytes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def command(base: Path) -> None:
-    """Dump to a pipe, and copy with dd."""
+    """Dump into a pipe, and copy with dd."""
     content = (base / "source").read_bytes()
     manifest = base / "manifest.yaml"
     manifest.write_text(f"version: 1\noutput: '-'\ndumps: [{{source: {base / 'source'}}}]\n")

@@ -1,12 +1,12 @@
-"""A filesystem of the tests, in memory, served over /dev/fuse (fuse(4)) by a process of its own: it folds names, or lies.
+"""A filesystem for tests, in memory, served over /dev/fuse (fuse(4)) by a separate process: it folds names, or lies.
 
-``python fuse.py POINT OPTION ...`` mounts it and serves it until it's unmounted; tests use `mounted`.
+``python fuse.py POINT OPTION ...`` mounts it and serves it until it is unmounted; tests use `mounted`.
 
 Options:
-    fold: names are the same that differ in case, in Unicode's normal form, or in dots at their end; they are preserved.
-    noreplace: rename(2) takes no flags.
-    close=N: each close(2) of a file fails with errno N, which is how a server tells what it didn't take.
-    direct_io: reads and writes go past the page cache; ``size=N`` has every file claim to have N bytes, as in /proc.
+    fold: names are equal if they differ only in case, Unicode normalization, or trailing dots; it preserves them.
+    noreplace: rename(2) supports no flags.
+    close=N: each close(2) of a file fails with errno N, which is how a server reports lost writes.
+    direct_io: reads and writes bypass the page cache; with ``size=N``, every file claims to have N bytes, as in /proc.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOREPLACE = 1
 
 @contextmanager
 def mounted(point: Path, *options: str) -> Iterator[Path]:
-    """Have such a filesystem at an empty folder."""
+    """Mount such a filesystem on an empty directory."""
     command = [sys.executable, __file__, str(point), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -45,11 +45,11 @@ def mounted(point: Path, *options: str) -> Iterator[Path]:
             yield point
         finally:
             subprocess.run(["umount", "--lazy", point], check=False)
-            server.kill()  # Else it would wait for whoever has a file open still.
+            server.kill()  # Otherwise it would wait until every file is closed.
 
 
 class Node:
-    """A file or a folder; ``size`` is what it claims to have."""
+    """A file or a directory; ``size`` is the size that it claims to have."""
 
     def __init__(self, number: int, mode: int) -> None:
         self.number = number
@@ -57,7 +57,7 @@ class Node:
         self.links = 1
         self.data = bytearray()
         self.time = time.time_ns()
-        self.entries: dict[str, tuple[str, Node]] = {}  # By the folded name: the name as it was given, and the node.
+        self.entries: dict[str, tuple[str, Node]] = {}  # By folded name: the name as specified, and the node.
 
 
 class FuseError(Exception):
@@ -106,7 +106,7 @@ class Server:
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                     continue
-                return  # ENODEV: it has been unmounted.
+                return  # ENODEV: it was unmounted.
             _, code, unique, number, *_ = _HEADER.unpack_from(request)
             if code in silent:
                 continue
@@ -120,7 +120,7 @@ class Server:
                 failure = 0
             except FuseError as failed:
                 answer, failure = b"", failed.number
-            with suppress(FileNotFoundError):  # Whoever asked was killed.
+            with suppress(FileNotFoundError):  # The caller was killed.
                 os.write(self.fd, struct.pack("<IiQ", 16 + len(answer), -failure, unique) + answer)
 
     def key(self, name: str) -> str:
@@ -213,7 +213,7 @@ class Server:
                 raise FuseError(errno.EISDIR)
             standing[1].links = 0
         del folder.entries[self.key(os.fsdecode(old))]
-        # What is replaced leaves its name as it was first written, as a casefolding ext4 has it.
+        # A replaced file leaves its name in its first spelling, as on an ext4 with casefold.
         target.entries[self.key(shown)] = (standing[0] if standing else shown, node)
         return b""
 

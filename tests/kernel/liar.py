@@ -1,6 +1,6 @@
-"""A disk that lies to order: zram(4) refuses what doesn't compress while its memory is limited, and heals after.
+"""A disk that loses writes on demand: while its memory is limited, zram rejects incompressible data.
 
-Its errors come below the page cache: to those who wait for a write-back, and to each of them once.
+Its errors occur below the page cache. Anyone who waits for write-back gets them, once each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MKFS = {
 
 
 class Liar:
-    """One device and where it is mounted; it is the test's alone."""
+    """One device, and where it is mounted. Only the test uses it."""
 
     def __init__(self) -> None:
         if os.geteuid() != 0:
@@ -51,7 +51,7 @@ class Liar:
         self.point.rmdir()
 
     def _give_back(self) -> None:
-        for fd in os.listdir("/proc/self/fd"):  # What a test that failed has left open would keep it busy.
+        for fd in os.listdir("/proc/self/fd"):  # Descriptors that a failed test left open would keep it busy.
             with suppress(OSError):
                 if os.readlink(f"/proc/self/fd/{fd}").startswith(f"{self.point}/"):
                     os.close(int(fd))
@@ -62,14 +62,14 @@ class Liar:
                 (self._knobs / "reset").write_text("1")
                 return
             except OSError as error:
-                # A mount namespace that somebody made meanwhile has a copy of the mount, as long as it lasts.
+                # A mount namespace that was created meanwhile has a copy of the mount, as long as it exists.
                 if error.errno != errno.EBUSY or time.monotonic() > until:
                     raise
             time.sleep(0.05)
 
     @contextmanager
     def formatted(self, kind: str, size: int = 512 * MiB) -> Iterator[Path]:
-        """Have an empty filesystem on it."""
+        """Create and mount an empty filesystem on it."""
         if shutil.which(_MKFS[kind][0]) is None:
             unavailable(f"{_MKFS[kind][0]} is not installed")
         (self._knobs / "disksize").write_text(str(size))
@@ -85,18 +85,18 @@ class Liar:
         subprocess.run(["mount", self._device, self.point], check=True, capture_output=True)
 
     def mount_again(self) -> bool:
-        """See what the disk holds, past every cache; return whether the filesystem can be mounted at all."""
+        """Mount it again, so that only what is on the disk is visible; return whether it can be mounted at all."""
         subprocess.run(["umount", self.point], check=True, capture_output=True)
         return subprocess.run(["mount", self._device, self.point], check=False, capture_output=True).returncode == 0
 
     @property
     def refused(self) -> int:
-        """How many writes it has refused so far."""
+        """The number of writes that it has rejected so far."""
         return int((self._knobs / "io_stat").read_text().split()[1])
 
     @contextmanager
     def lying(self, after: int, writes: int) -> Iterator[None]:
-        """Refuse to store more than ``after`` bytes, until it has refused ``writes`` times, or the block ends."""
+        """Reject data beyond ``after`` bytes, until ``writes`` writes were rejected, or the block ends."""
         used = int((self._knobs / "mm_stat").read_text().split()[2])
         (self._knobs / "mem_limit").write_text(str(max(used + after, 4096)))
         most, ended = self.refused + writes, threading.Event()

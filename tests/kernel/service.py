@@ -1,6 +1,6 @@
-"""A service for `test_hostile_host`: it dumps, has pipes of its own, and is shut down at random instants.
+"""A service for `test_hostile_host`: it dumps, has its own pipes, and is shut down at random times.
 
-``python service.py FOLDER COUNT`` prints what it saw as JSON on stderr: what must not be, one line for each sight.
+``python service.py FOLDER COUNT`` prints each observation that must not occur as a line of JSON on stderr.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class Chat:
-    """Threads that say something into a pipe, hear it, and close the pipe; again and again."""
+    """Threads that write into a pipe, read it back, and close the pipe, again and again."""
 
     def __init__(self) -> None:
         self.wrong = 0
@@ -70,7 +70,7 @@ class Chat:
 
 @contextmanager
 def emptied_standard_output() -> Iterator[None]:
-    """Have standard output be a pipe that somebody reads."""
+    """Replace standard output by a pipe with a reader."""
     reading, writing = os.pipe()
     os.dup2(writing, 1)
     os.close(writing)
@@ -91,7 +91,7 @@ def emptied_standard_output() -> Iterator[None]:
 
 
 async def shut_down(dumps: list[asyncdump.Dump], options: dict[str, Any], delay: float, *, again: int) -> None:
-    """Begin a dump, and end as services do: by cancelling all that is there, some more than once."""
+    """Start a dump and shut down as services do: by cancelling all tasks, some of them more than once."""
     listening = random.random() < 0.5
 
     async def serve() -> None:
@@ -128,7 +128,7 @@ def busy_threads() -> int:
 
 
 def look_around(output: Path, content: bytes, way: str) -> Iterator[str]:
-    """Yield what isn't as it must be after a run."""
+    """Yield everything that is wrong after a run."""
     if busy_threads():
         yield "threads go on"
     if not output.exists():
@@ -177,7 +177,7 @@ def main(base: Path, count: int) -> Counter[str]:
             options = {"output": output, **WAYS[way]}
             if way in {"verify", "restore"}:
                 options = {"what": made, **({"to": output} if way == "restore" else {})}
-            through = {"filter": [["cat"]]} if way in {"filter", "standard output"} else {}
+            through: dict[str, Any] = {"filter": [["cat"]]} if way in {"filter", "standard output"} else {}
             files = 1 if way == "standard output" else FILES
             dumps = [asyncdump.Dump(source=str(source), name=f"dump-{n}", **through) for n in range(files)]
             loop = random.choice([asyncio.new_event_loop, uvloop.new_event_loop])
@@ -194,7 +194,7 @@ def main(base: Path, count: int) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    uvloop.run(asyncio.sleep(0))  # It keeps a pipe for good.
+    uvloop.run(asyncio.sleep(0))  # uvloop keeps a pipe open for the life of the process.
     before = descriptors()
     seen = main(Path(sys.argv[1]), int(sys.argv[2]))
     after = descriptors()

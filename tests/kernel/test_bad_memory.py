@@ -109,8 +109,8 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if shutil.which("mkfs.btrfs") is None:
         unavailable("mkfs.btrfs is not installed")
     image, point = tmp_path_factory.mktemp("damaged") / "image", tmp_path_factory.mktemp("damaged-mount")
-    with image.open("wb") as file:
-        file.truncate(160 * MiB)
+    with image.open("wb") as made:
+        made.truncate(160 * MiB)
     run("mkfs.btrfs", "-q", "-d", "single", "-m", "single", image)
     run("mount", "-o", "loop", image, point)
     try:
@@ -198,7 +198,7 @@ def test_by_default_the_first_bad_page_is_named(method, checksum, name, bad, dum
     first = file.pages[0] * PAGE
     assert mentions(failed.value, first, file.path, "EIO")
     assert (failed.value.errno, failed.value.operation, failed.value.path) == (errno.EIO, used, file.path)
-    assert "on_read_error: zero" in failed.value.hint
+    assert 'on_read_error="zero"' in failed.value.hint
     assert os.listdir(folder.path) == []
 
 
@@ -256,7 +256,7 @@ async def test_stages_name_the_first_bad_page_and_leave_nothing(stages, method, 
     error = report.files[0].error
     assert isinstance(error, asyncdump.DumpError)
     assert mentions(error, 3 * PAGE, file.path, "EIO")
-    assert "on_read_error: zero" in error.hint
+    assert 'on_read_error="zero"' in error.hint
     assert os.listdir(folder) == ["receipt.json"]
 
 
@@ -556,7 +556,7 @@ async def test_a_truncated_source_is_no_zeros_to_a_stage(kind, stages, method, m
     source = make(kind, noise(24 * MiB))
     folder = folder_on("ext4").path
     slow = [["sh", "-c", "sleep 0.2; exec cat"]] if stages == "filter" else None
-    dump = Dump(source=source, name="dump", method=method, filter=slow, **({"compress": "zstd"} if not slow else {}))
+    dump = Dump(source=source, name="dump", method=method, filter=slow, compress=None if slow else "zstd")
     async with asyncdump.open_run([dump], output=folder, allow_filters=True, on_read_error="zero") as running:
         os.truncate(source, 2 * MiB)
     error = running.report.files[0].error
@@ -569,11 +569,12 @@ async def test_a_run_over_bad_pages_can_be_cancelled(damaged: Path, bad, folder_
     """Each call for a bad page may take a disk long: the run ends after the one under way."""
     from asyncdump.sources.file import FileSource
 
-    calls = []
+    calls: list[Any] = []
     read = FileSource.read
 
     def slow(*arguments: Any) -> int:
-        calls.append(time.sleep(0.01))
+        time.sleep(0.01)
+        calls.append(arguments)
         return read(*arguments)
 
     monkeypatch.setattr(FileSource, "read", slow)
@@ -618,7 +619,7 @@ def test_memory_that_is_poisoned(kind, method, make, dump: Dumper, folder_on) ->
     folder = folder_on("ext4")
     with pytest.raises(asyncdump.DumpError, match=r"\d+ .*: E") as failure:
         dump(folder, path, method=method)
-    assert "on_read_error: zero" in failure.value.hint
+    assert 'on_read_error="zero"' in failure.value.hint
     assert os.listdir(folder.path) == []
     transfer = dump(folder, path, method=method, checksum="xxh128", on_read_error="zero")
     written = read(os.path.join(folder.path, "dump"))

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -197,15 +198,18 @@ def doomed(make) -> list[asyncdump.Dump]:
     ]
 
 
-async def conduct(dumps: list[asyncdump.Dump], folder: str, on_error: str) -> tuple[asyncdump.Report, list[object]]:
+async def conduct(
+    dumps: list[asyncdump.Dump], folder: str, on_error: Literal["continue", "abort"]
+) -> tuple[asyncdump.Report, list[object]]:
     """Carry out a run whose first source disappears once the plan stands."""
     from asyncdump.run.opening import running
     from asyncdump.run.run import Run
     from asyncdump.sinks.folder import Folder
 
     plan = await asyncdump.plan_all(dumps, output=folder, on_error=on_error, concurrency=1)
-    os.unlink(dumps[0].source)
-    run = Run(plan, Folder(plan.output))
+    os.unlink(str(dumps[0].source))
+    place = Folder(plan.output)
+    run = Run(plan, place, store=place)
     async with running(run):
         pass
     return run.report, [event async for event in run]

@@ -26,7 +26,7 @@ Attach = Callable[[int], Path]
 @pytest.fixture
 def attach(tmp_path: Path) -> Iterator[Attach]:
     """Makes a block device of so many bytes."""
-    made = []
+    made: list[str] = []
 
     def make(size: int) -> Path:
         image = tmp_path / f"image{len(made)}"

@@ -37,12 +37,13 @@ import asyncdump
 from asyncdump.kernel.lane import Lane
 from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.digest import new_digest
+from asyncdump.vocabulary.values import Checksum
 
 KINDS = ("hugetlbfs", "tmpfs", "memfd", "huge_memfd", "ext4", "xfs", "btrfs")
 DESTINATIONS = ("ext4", "xfs", "btrfs", "tmpfs")
 SIZES = (0, 1, 4095, 4096, 4097, 2 * MiB - 1, 2 * MiB, 2 * MiB + 1)
 OFFSETS = (0, 1, 512, PAGE, 2 * MiB + 1)
-CHECKSUMS = ("none", "xxh128", "none", "blake3", "sha256")
+CHECKSUMS: tuple[Checksum, ...] = ("none", "xxh128", "none", "blake3", "sha256")
 LARGE = content(8 * MiB)
 
 
@@ -346,15 +347,15 @@ async def test_a_page_of_one_gib(checksum, gigantic: Path, folder_on) -> None:
             [asyncdump.Dump(source=str(source), name="dump")], output=folder.path, checksum=checksum
         )
         report.raise_for_failures()
-        [file] = report.files
-        assert file.method == ("direct" if checksum == "none" else "read")
-        check_islands(Path(file.path), islands, file.digest)
+        [done] = report.files
+        assert done.method == ("direct" if checksum == "none" else "read")
+        check_islands(Path(done.path), islands, done.digest)
     finally:
         source.unlink()
 
 
 def test_digests_are_those_of_the_libraries() -> None:
-    for checksum in set(CHECKSUMS):
+    for checksum in CHECKSUMS:
         hasher = new_digest(checksum)
         if hasher is not None:
             hasher.update(memoryview(LARGE))

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from files import MiB, digest_of, leftovers, noise, read, unavailable
+from files import MiB, children, digest_of, leftovers, noise, read, unavailable
 from tool import COMMAND, started, traced, wait_for, write_manifest
 
 import asyncdump
@@ -56,10 +56,6 @@ def running(mark: str) -> bool:
             if mark in process.cmdline():
                 return True
     return False
-
-
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
 
 
 def wait_until(condition: Any, seconds: float = 10) -> None:

@@ -73,7 +73,7 @@ def python(code: str | tuple[str, ...], *arguments: Any, prefix: list[str] | Non
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return str(done.stdout)
 
 
 def left(output: Path) -> set[str]:
@@ -402,9 +402,9 @@ def test_a_user_who_locks_the_folder_keeps_nobody_out(source: Path, output: Path
 @contextmanager
 def few_processes(most: int) -> Iterator[list[str]]:
     """Yield what runs a program in a control group with a limit of processes and threads."""
-    group = Path("/sys/fs/cgroup/pids/asyncdump-tests")
+    group = Path("/sys/fs/cgroup/pids") / f"asyncdump-tests-{os.getpid()}"
     if not group.parent.is_dir():
-        group = Path("/sys/fs/cgroup/asyncdump-tests")
+        group = Path("/sys/fs/cgroup") / group.name
     try:
         group.mkdir()
         (group / "pids.max").write_text(str(most))
@@ -555,7 +555,7 @@ def test_what_one_file_raises_is_its_failure(error: str, compress: str, source: 
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("place", ["publish", "append", "write_small", "_gathered", "_next"])
+@pytest.mark.parametrize("place", ["publish", "append", "write_small", "next_group", "next"])
 def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, output: Path) -> None:
     """A lane, the committer, the journal and the receipt: whatever they raise, the run ends and cleans up."""
     python(
@@ -563,8 +563,9 @@ def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, o
         import logging
         logging.disable()
         from asyncdump.records.journal import Journal
-        from asyncdump.run.scheduler import Scheduler
-        owner = next(each for each in (Folder, Journal, Scheduler) if hasattr(each, "{place}"))
+        from asyncdump.run.committer import Committer
+        from asyncdump.run.queue import Queue
+        owner = next(each for each in (Folder, Journal, Committer, Queue) if hasattr(each, "{place}"))
         def stumble(*args, **options):
             raise MemoryError
         setattr(owner, "{place}", stumble)
@@ -572,7 +573,7 @@ def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, o
         try:
             report = asyncio.run(asyncdump.dump_all(dumps, output=output))
         except MemoryError:
-            assert "{place}".startswith("_")
+            assert "{place}".startswith("next")
         else:
             assert report.receipt_error or len(report.failures) == 24
         end_of_threads()

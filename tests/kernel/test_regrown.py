@@ -104,8 +104,8 @@ def test_what_its_owner_does_to_a_live_source_is_no_error(kind, what, holes, mak
             with open(source, "r+b") as file, mmap.mmap(file.fileno(), len(data)) as mapping:
                 mapping[place : place + 4096] = data[place : place + 4096]
         elif what == "writes":
-            with open(source, "r+b", buffering=0) as file:
-                os.pwrite(file.fileno(), data[place : place + 8192], place)
+            with open(source, "r+b", buffering=0) as raw:
+                os.pwrite(raw.fileno(), data[place : place + 8192], place)
         elif what == "grows":
             os.truncate(source, os.path.getsize(source) + 2 * MiB)
         elif what == "is allocated":
@@ -130,7 +130,12 @@ async def test_at_any_moment_of_a_run(kind, make, request, tmp_path: Path) -> No
     for number in range(RACES):
         source = make(kind, data)
         delay = chance.random() * 0.01
-        thread = threading.Thread(target=lambda: (time.sleep(delay), regrow(source)))  # noqa: B023
+
+        def regrow_later(source: str = source, delay: float = delay) -> None:
+            time.sleep(delay)
+            regrow(source)
+
+        thread = threading.Thread(target=regrow_later)
 
         def begin(event: object) -> None:
             if isinstance(event, RunStarted):

@@ -76,7 +76,8 @@ class Case:
     def be_killed(self) -> None:
         """Turn the records of a run that has ended into those of one that was killed just before."""
         files = receipt_of(self.output)["files"]
-        records = [line({"journal": 1, "files": len(files), "started": "", "manifest_sha256": ""}), *map(line, files)]
+        head: Any = {"journal": 1, "files": len(files), "started": "", "manifest_sha256": ""}
+        records = [line(head), *map(line, files)]
         for name in ("receipt.json", "XXH128SUMS"):
             (self.output / name).unlink()
         (self.output / JOURNAL).write_bytes(b"".join(records))
@@ -431,12 +432,13 @@ def test_a_receipt_that_is_garbage(garbage, case: Case) -> None:
     case.run()
     (case.output / "receipt.json").write_bytes(garbage)
     state = case.state()
-    for command in (
+    commands: list[list[str | Path]] = [
         ["verify", case.output],
         ["verify", case.output / "receipt.json"],
         ["restore", case.output, "--to", case.place],
         [case.manifest, "--resume"],
-    ):
+    ]
+    for command in commands:
         refused = tool(*command)
         assert refused.returncode == 2, command
         assert "receipt.json" in refused.stderr, command
@@ -542,7 +544,8 @@ def test_something_else_under_the_name_of_a_record(name, thing, case: Case) -> N
         os.mkfifo(path)
     else:
         path.mkdir()
-    for command in (["verify", case.output], [case.manifest, "--resume"]):
+    commands: list[list[str | Path]] = [["verify", case.output], [case.manifest, "--resume"]]
+    for command in commands:
         refused = tool(*command)
         assert refused.returncode == 2
         assert name in refused.stderr

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import psutil
 import pytest
 from files import (
     HUGE_KINDS,
@@ -20,6 +19,7 @@ from files import (
     KiB,
     MiB,
     allocated,
+    children,
     content,
     digest_of,
     leftovers,
@@ -54,7 +54,7 @@ def content_of(path: str) -> bytes:
 
 
 def no_child_is_left() -> bool:
-    return psutil.Process().children(recursive=True) == []
+    return children() == []
 
 
 @pytest.mark.sample(2)
@@ -219,7 +219,7 @@ async def test_a_cancelled_filter_leaves_no_process(make, folder_on) -> None:
     folder = folder_on("ext4").path
     dump = Dump(source=make("tmpfs", noise(6 * MiB)), name="stuck", filter=[["sh", "-c", "sleep 1000"], ["cat"]])
     async with asyncdump.open_run([dump], output=folder, allow_filters=True) as run:
-        while not psutil.Process().children():
+        while not children():
             await anyio.sleep(0.001)
         began = time.perf_counter()
         run.cancel()

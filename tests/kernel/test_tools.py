@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 from files import MiB, content, read, unavailable
@@ -61,9 +62,10 @@ async def test_its_own_tool_finds_a_changed_byte(checksum, dumps, folder_on) -> 
 
 async def test_each_list_holds_the_dumps_of_its_kind(dumps, folder_on) -> None:
     folder = folder_on("ext4").path
+    checksums: list[Any] = [*TOOLS, "none"] * 4
     mixed = [
         asyncdump.Dump(source=dump.source, name=dump.name, checksum=checksum)
-        for dump, checksum in zip(dumps, [*TOOLS, "none"] * 4, strict=False)
+        for dump, checksum in zip(dumps, checksums, strict=False)
     ]
     report = await asyncdump.dump_all(mixed, output=folder)
     report.raise_for_failures()

@@ -78,7 +78,7 @@ def lost_behind(disk: Liar, folder: Folder, name: str = "dump") -> Draft:
             draft.flush_behind(4 * MiB, 4 * MiB)
     assert told.value.errno == errno.EIO
     with suppress(OSError):  # Most often the kernel has nothing more to tell.
-        os.fdatasync(draft.fd)
+        os.fdatasync(draft.fd or -1)
     return draft
 
 
@@ -145,7 +145,7 @@ def test_a_sync_of_all_that_failed_is_not_trusted_again(disk: Liar) -> None:
     with closing(Folder(str(disk.point / "out"))) as folder:
         first = [cached(folder, name, noise(4 * KiB, 7)) for name in "bcd"]
         for draft in first:
-            os.fdatasync(draft.fd)
+            os.fdatasync(draft.fd or -1)
         late = cached(folder, "late", noise(24 * MiB))
         with disk.lying(0, 1):
             errors = folder.publish(first, durable=True, overwrite=False)

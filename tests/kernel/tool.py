@@ -1,4 +1,4 @@
-"""The command under strace, under kill -9 and over again, and what must hold in its output folder at each moment."""
+"""Run the command under strace, kill it, resume it, and check what always holds for its output directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from asyncdump.vocabulary.names import JOURNAL
 
 COMMAND = (sys.executable, "-m", "asyncdump")
 ENOUGH = 60
-"""Seconds after which a command hangs."""
+"""Seconds after which a command is considered to hang."""
 
 _CALL = re.compile(
     r"^(?P<thread>\d+) +(?:\+\+\+|---|(?P<name>\w+)\((?P<args>.*)|<\.\.\. (?P<resumed>\w+) resumed>(?P<rest>.*))"
@@ -34,7 +34,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Dumps(NamedTuple):
-    """A manifest and what is to come of it: the content of each dump, by its name."""
+    """A manifest and its expected result: the content of each dump, by name."""
 
     manifest: Path
     output: Path
@@ -48,7 +48,7 @@ def write_manifest(path: Path, output: Path, dumps: Iterable[Mapping[str, Any]],
 
 
 def asyncdump(*arguments: str | Path, **options: Any) -> Done:
-    """Run the command to its end; it may fail, and may not stumble."""
+    """Run the command to its end; it may fail, but not with a traceback."""
     if not options:
         done = forked.run(*map(str, arguments), cwd=os.getcwd(), env=os.environ, timeout=ENOUGH)
         said = (stream.decode() for stream in (done.stdout, done.stderr))
@@ -71,7 +71,7 @@ def checked(done: Done) -> Done:
 
 @contextmanager
 def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the command, told by JSON events; it doesn't outlive the block."""
+    """Start the command with JSON events, and kill it at the end of the block."""
     with subprocess.Popen(
         [*COMMAND, *map(str, arguments), "--progress", "json"],
         stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
 
 
 class Gate:
-    """A program for a filter that passes on what it's given, and ends when it's told to."""
+    """A filter program that copies its input, and exits only after `open`."""
 
     def __init__(self, folder: Path) -> None:
         self._fifo = folder / "gate"
@@ -107,14 +107,14 @@ class Gate:
         self.program.chmod(0o700)
 
     def open(self) -> None:
-        """Let the one that waits end; returns when there is one."""
-        with self._fifo.open("wb"):  # It has opened the other end now, and reads to its end.
+        """Let the waiting program exit; wait until there is one."""
+        with self._fifo.open("wb"):  # The program has opened the other end now, and reads to the end.
             self._fifo.unlink()
             os.mkfifo(self._fifo)  # For the filter of another run.
 
 
 class Call(NamedTuple):
-    """One system call: the thread that made it, and how often that thread had made it before, from 1."""
+    """One system call: its thread, and its number among the calls of that name in that thread, from 1."""
 
     thread: int
     name: str
@@ -138,12 +138,12 @@ def traced(
     on: Iterable[Path] = (),
     **options: Any,
 ) -> tuple[Done, list[Call]]:
-    """Run the command under strace; ``faults`` are written as its manual says, ``on`` are the only files it looks at."""
+    """Run the command under strace; ``faults`` are values of --inject, ``on`` limits the trace to these files."""
     if shutil.which("strace") is None:
         unavailable("strace is not installed")
     flags = ["-f", "--seccomp-bpf", "-y", "-s", "200", "-o", str(log), f"--trace={','.join(calls)}"]
     if paths := [f"--trace-path={path}" for path in on]:
-        flags.remove("--seccomp-bpf")  # It knows calls, not files.
+        flags.remove("--seccomp-bpf")  # It filters by call, not by file.
         flags += paths
     flags += [f"--inject={fault}" for fault in faults]
     done = run("strace", flags, COMMAND, arguments, **options)
@@ -151,7 +151,7 @@ def traced(
 
 
 def parse(log: str) -> list[Call]:
-    """Return the calls of a log in the order in which they began, each with its answer."""
+    """Return the calls of a log in the order in which they began, each with its result."""
     calls: list[Call] = []
     counts: dict[tuple[int, str], int] = {}
     open_calls: dict[int, int] = {}
@@ -170,7 +170,7 @@ def parse(log: str) -> list[Call]:
 
 
 def content_of(path: str | Path) -> bytes:
-    """Return what a dump holds, decompressed by a library of others if it is a .zst."""
+    """Return the content of a dump; a .zst is decompressed by the zstandard library."""
     stored = read(path)
     if not str(path).endswith(".zst"):
         return stored
@@ -179,7 +179,7 @@ def content_of(path: str | Path) -> bytes:
 
 
 def check_whole(folder: Path, expected: Mapping[str, bytes]) -> set[str]:
-    """Assert that whatever stands under the name of a dump is whole; return those names."""
+    """Assert that every file under the name of a dump is complete; return the names of these files."""
     present = set(os.listdir(folder)) & set(expected) if folder.is_dir() else set()
     for name in present:
         assert content_of(folder / name) == expected[name], f"{name} is not whole"
@@ -187,7 +187,7 @@ def check_whole(folder: Path, expected: Mapping[str, bytes]) -> set[str]:
 
 
 def journal_of(folder: Path) -> dict[str, FileReport] | None:
-    """Return what a journal says, by name; None where none stands, or not even its head is whole."""
+    """Return the records of a journal by name; None if there is no journal, or its first line is truncated."""
     path = folder / JOURNAL
     found = read_journal(read(path), str(folder)) if path.exists() else None
     return None if found is None else {file.name: file for file in (*found.earlier, *found.files)}
@@ -199,7 +199,7 @@ def receipt_of(folder: Path) -> dict[str, Any]:
 
 
 def check_complete(dumps: Dumps, *options: str) -> None:
-    """Assert that all is done, proved, and swept; ``options`` are those of verify."""
+    """Assert that all dumps are complete and verify, and that nothing is left over; ``options`` are those of verify."""
     assert check_whole(dumps.output, dumps.expected) == set(dumps.expected)
     assert leftovers(dumps.output) == []
     assert not (dumps.output / JOURNAL).exists()
@@ -211,7 +211,7 @@ def check_complete(dumps: Dumps, *options: str) -> None:
 
 
 def resume(dumps: Dumps, *options: str) -> dict[str, bool]:
-    """Go on with a run to its end; return whether each dump was kept."""
+    """Resume a run to its end; return whether each dump was kept."""
     done = asyncdump(dumps.manifest, "--resume", "-q", *options)
     assert done.returncode == 0, done.stderr
     check_complete(dumps)
@@ -221,9 +221,10 @@ def resume(dumps: Dumps, *options: str) -> dict[str, bool]:
 def failing_until_retried(
     log: Path, calls: Iterable[str], manifest: Path, *, faults: Iterable[str], on: Iterable[Path] = ()
 ) -> str:
-    """Run the command, with calls failing until a file is to be tried again; return the calls that failed.
+    """Run the command with failing calls until a file is to be retried; return the calls that failed.
 
-    strace counts calls by thread: that only the first fails can't be said. The tracer is killed instead (strace -D).
+    strace counts calls for each thread, so it can't let only the first call of a process fail. Instead, the tracer is
+    killed (strace -D) after the first failure.
     """
     options = [f"--trace={','.join(calls)}", *(f"--inject={fault}" for fault in faults)]
     options += [part for path in on for part in ("-P", str(path))]

@@ -1,4 +1,4 @@
-"""What dd says when it ends, and on the way."""
+"""The progress line and the closing lines of dd."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asyncdump.transfer.copy import Copied
 
 
 class Ticker:
-    """Shows how far a copy is, once a second, each time over the line before."""
+    """Shows the progress of a copy once a second, each time over the previous line."""
 
     def __init__(self, tally: Copied, began: float) -> None:
         self.shown = False

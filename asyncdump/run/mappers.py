@@ -1,4 +1,4 @@
-"""Who has the sources of a run mapped: looked up once, by a thread of its own, while the first bytes are moved."""
+"""Which processes have the sources of a run mapped: searched once, in a separate thread, while dumping begins."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from asyncdump.text import text
 from asyncdump.vocabulary.values import ProcessMapping, Source
 
 MOST: Final = 64
-"""Mappings that are recorded of one source; of more there is the number."""
+"""The maximum number of mappings recorded for one source; of any others, only the number is recorded."""
 
 SECONDS: Final = 0.5
-"""How long processes are looked at: 100 of them take some 5 ms."""
+"""The time limit of the search: 100 processes take about 5 ms."""
 
 
-class Owners:
-    """What /proc says of the sources of one run. Nothing of it is an error: what isn't found is not recorded.
+class Mappers:
+    """The mappings of the sources of one run, from /proc. Failures are not errors: such mappings are not recorded.
 
-    `start` it when the run begins, and `end` it with the run. Between the two, `of` waits until the look is over, which
-    is `SECONDS` at most; what it returns doesn't change any more then.
+    Call `start` when the run begins, and `end` when it ends. Between the two, `of` waits until the search is finished,
+    for at most `SECONDS`; its result is final.
     """
 
     def __init__(self, sources: Iterable[Source] = ()) -> None:
@@ -47,14 +47,14 @@ class Owners:
                 logger().warning("mappings_unknown", error=str(error))
 
     def end(self) -> None:
-        """Give up what isn't known yet; the thread has ended when this returns."""
+        """Stop the search and wait for its thread."""
         self._ended = True
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
 
     def of(self, source: Source) -> tuple[tuple[ProcessMapping, ...], int]:
-        """Return which mappings of a source there were, and how many more."""
+        """Return the recorded mappings of a source, and the number of the others."""
         self._over.wait()
         file = (source.device, source.inode)
         return tuple(self._found.get(file, ())), self._left_out[file]
@@ -76,8 +76,8 @@ class Owners:
                     shared=found.shared,
                 )
                 self._found[file].append(mapping)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the dumps don't need it)
+        except Exception as error:  # noqa: BLE001 (any error: the dumps don't need the mappings)
             logger().warning("mappings_unknown", error=str(error) or type(error).__name__)
         finally:
-            self._files = set()  # Nothing that grows with the files is kept for the garbage collector to look at.
+            self._files = set()  # The garbage collector would traverse it in each full collection.
             self._over.set()
