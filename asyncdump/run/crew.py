@@ -14,21 +14,21 @@ from asyncdump.run.threads import start
 from asyncdump.vocabulary.stop import Stop
 
 TICK: Final = 0.1
-"""Seconds between two calls of what watches the run."""
+"""Seconds between two ticks of a run."""
 
 
 class Crew:
-    """Starts the threads of a run and waits for them. An exception in any of them stops the run, and is raised then."""
+    """Starts the threads of a run and waits for them. An exception in any of them stops the run, and is raised."""
 
     def __init__(
         self, stop: Stop, *, lane: Callable[[], None], commit: Callable[[], None], lanes_ended: Callable[[], None]
     ) -> None:
-        """``lane`` is run in each lane, ``commit`` in the committer. ``lanes_ended`` is called when no lane is left."""
+        """``lane`` runs in each lane, ``commit`` in the committer. ``lanes_ended`` is called when no lane is left."""
         self._stop: Final = stop
         self._lane: Final = lane
         self._commit: Final = commit
         self._lanes_ended: Final = lanes_ended
-        # The turn guards what follows. `lanes_ended` is called within it, so that it comes once.
+        # The turn guards everything below. `lanes_ended` is called while it is held, so that it is called once.
         self._turn = threading.Lock()
         self._over = threading.Condition(self._turn)  # Notified when a thread ends.
         self._lanes = 0
@@ -39,7 +39,7 @@ class Crew:
         """Run the threads until all have ended; call ``tick`` ten times a second meanwhile.
 
         Raises:
-            DumpError: no thread can be started. With fewer lanes than asked for, the run goes on.
+            DumpError: no thread can be started. If only some lanes can't be started, the run continues with the others.
         """
         self._lanes, self._committing = lanes, True
         threads: list[Thread] = []
@@ -60,6 +60,7 @@ class Crew:
             self._lanes_ended()  # Lanes that were not started can't report it.
             raise
         finally:
+            # No thread outlives this call, even after an error: the caller closes what the threads use.
             for thread in threads:
                 thread.join()
         if self._broken is not None:
@@ -72,7 +73,7 @@ class Crew:
             except BaseException as error:  # noqa: BLE001 (it stops the run, which raises it)
                 self._broken = self._broken or error
                 self._stop.requested = True
-            finally:
+            finally:  # Also after an error, because `_watch` waits for the counts.
                 ended()
 
         return start(carry_out)

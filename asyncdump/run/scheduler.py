@@ -143,6 +143,7 @@ class Scheduler:
 
     def _tick(self) -> None:
         self._watch()
+        # A job leaves `active` before its last event is emitted, so no progress can follow that event.
         with self._queue.active() as jobs:
             for job in jobs:
                 self._telling.progress(job)
@@ -169,7 +170,7 @@ class Scheduler:
     # --- lanes ---------------------------------------------------------------------------------------------------
 
     def _lanes_ended(self) -> None:
-        self._committer.close()
+        self._committer.close()  # Only lanes hand over jobs, so it gets no more.
 
     def _lane(self) -> None:
         lane = Lane(next(self._numbers))
