@@ -171,8 +171,8 @@ def restore(
 ) -> None:
     """Restore the dumps of the run in DIR into huge pages or ordinary files, and verify each against its digest.
 
-    Exit codes: 0 all restored, 1 some failed, 2 nothing restored (targets exist, too few huge pages, no receipt), 3 a run
-    is running there.
+    Exit codes: 0 all restored, 1 some failed, 2 nothing restored (targets exist, too few huge pages, no receipt), 3 a
+    run is running there.
     """
     from asyncdump.cli.restore import main
 
