@@ -1,13 +1,13 @@
-"""Dump hundreds of memory-mapped files concurrently and durably, with digests to verify them by.
+"""Dump hundreds of memory-mapped files concurrently and durably, with digests to verify them.
 
-The way of a byte::
+The path of a byte::
 
     manifest -> plan -> scheduler -> engine (a thread: the kernel moves the bytes) -> sink -> events, report
 
-`dump_all` runs a manifest, `open_run` runs it and shows what happens, `dump_sync` runs it in a script. `Manifest` and
-`Dump` say what to do, events and `Report` what was done. All errors descend from `AsyncdumpError`.
+`dump_all` runs a manifest, `open_run` runs it and yields its events, `dump_sync` runs it in a script. `Manifest` and
+`Dump` say what to do; events and `Report` say what was done. All errors derive from `AsyncdumpError`.
 
-Names are imported when they are first used, so that importing this package costs nothing.
+Names are imported when they are first used, so that importing this package is cheap.
 """
 
 from __future__ import annotations

@@ -27,21 +27,21 @@ _STEP: Final = 1 << 20
 Kind = Literal["raw"] | CodecName
 
 Compressed = bool | CodecName | None
-"""Whether a dump is compressed, or with which codec; None to have its record or its name say so."""
+"""Whether a dump is compressed, or with which codec; None if its record or its name is to decide."""
 
 
 class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dump is.
+    """The properties of a dump.
 
     Attributes:
-        path: as it was specified.
+        path: the path, as it was specified.
         kind: ``raw``, or the codec that it is compressed with: ``zstd``, ``lz4``.
-        content: bytes of the content, or None if that can't be known without decompressing it.
-        stored: bytes of the file; allocated: bytes of disk that it occupies, less where there are holes.
-        frames: how many independent frames there are, or None where that isn't known.
-        frame: bytes of content of the largest frame, or None.
+        content: the size of the content in bytes, or None if only decompressing it would tell.
+        stored: the size of the file in bytes; allocated: the bytes that it occupies on disk, fewer if it has holes.
+        frames: the number of independent frames, or None if it isn't known.
+        frame: the content size of the largest frame in bytes, or None.
         checksums: whether each frame has a checksum.
-        seekable: whether a part can be read without what comes before it.
+        seekable: whether a part can be read without reading everything before it.
     """
 
     path: str
@@ -56,24 +56,24 @@ class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        """How many bytes of content a byte of the file stands for."""
+        """The size of the content divided by the size of the file."""
         return self.content / self.stored if self.content is not None and self.stored else None
 
 
 class Codecs:
-    """Which codec each dump is stored in, from the records next to it, each read once, or else from its name.
+    """Finds the codec of a dump in the records next to it, which are read once, or else from its name.
 
-    What a dump holds is no evidence: memory may begin as a compressed file does.
+    The content of a dump doesn't decide, because memory may look like the beginning of a compressed file.
     """
 
     def __init__(self) -> None:
         self._records: dict[str, dict[str, FileReport]] = {}
 
     def find(self, path: str, compressed: Compressed = None) -> Codec | None:
-        """Return the codec of a dump, or None for one that is raw.
+        """Return the codec of a dump, or None if it is raw.
 
         Raises:
-            DumpError: it isn't there, or it is said to be compressed and nothing tells with what.
+            DumpError: it doesn't exist, or it is supposed to be compressed and the codec can't be determined.
         """
         if isinstance(compressed, str):
             return codec_of(compressed)
@@ -90,12 +90,12 @@ class Codecs:
         file = self._records[folder].get(name)
         if file is None or not file.ok or file.size != size:
             return codec_by_suffix(path)
-        # The last programs that a dump went through are recorded, not what they made of it: there its name decides.
+        # The record lists the programs that a dump went through, but not the format of their output: its name decides.
         return stored_by(file.stages) or (codec_by_suffix(path) if went_through(file) else None)
 
 
 def _of_compressed(path: str) -> Codec:
-    """Return the codec that a compressed file begins as, or that its name tells."""
+    """Return the codec of a compressed file from its first bytes, or else from its name."""
     fd = open_source(path)
     try:
         with explain("read", path):
@@ -114,7 +114,7 @@ def _of_compressed(path: str) -> Codec:
 
 
 def _recorded(folder: str) -> dict[str, FileReport]:
-    """Return what a receipt or a journal in a folder says of its dumps; nothing where that can't be read."""
+    """Return the records of the dumps in a directory from its receipt or journal; none if they can't be read."""
     with suppress(AsyncdumpError, OSError):
         opened = Folder(folder, make=False)
         try:
@@ -145,22 +145,23 @@ def read_receipt(path: str | os.PathLike[str]) -> Report:
 
 
 def describe_dump(path: str | os.PathLike[str], *, compressed: Compressed = None) -> DumpInfo:
-    """Return what a dump is, without reading more of it than its ends and the headers of frames.
+    """Return the properties of a dump, reading only its start, its end, and the headers of frames.
 
     Args:
         path: the dump.
-        compressed: whether it is compressed, or with which codec (``zstd``, ``lz4``). None to have its record say so,
-            in the receipt or journal next to it, or without one its name, which then ends with ``.zst`` or ``.lz4``.
+        compressed: whether it is compressed, or with which codec (``zstd``, ``lz4``). By default, its record in the
+            receipt or journal next to it decides, or without a record its suffix, ``.zst`` or ``.lz4``.
 
     Raises:
-        DumpError: it can't be read, its seek table is broken, or it is said to be compressed and doesn't begin so.
+        DumpError: it can't be read, its seek table is damaged, or it doesn't begin like a compressed file although it
+            should.
     """
     name = path_of(path)
     return describe_as(name, Codecs().find(name, compressed))
 
 
 def describe_as(name: str, codec: Codec | None) -> DumpInfo:
-    """Return what a dump of a known codec is; None for one that is raw."""
+    """Return the properties of a dump whose codec is known; None if it is raw."""
     fd = open_source(name)
     try:
         source = describe(fd, name)
@@ -186,24 +187,23 @@ def open_dump(path: str | os.PathLike[str], *, compressed: Compressed = None) ->
     """Open a dump for reading: a seekable binary file object over its content, raw or compressed.
 
     Whether it is compressed is never guessed from its bytes: ``compressed`` says so (True, or the codec: ``zstd``,
-    ``lz4``), or its record in the receipt or journal next to it, or without one its name, which then ends with ``.zst``
-    or ``.lz4``.
+    ``lz4``), or its record in the receipt or journal next to it, or without a record its suffix, ``.zst`` or ``.lz4``.
 
-    Only the frames are decompressed that hold what is read. A file without a seek table, made by another program, is
-    read from its start; seeking back in it starts again. The object blocks: in an async program use it in a thread.
-    Frames and windows of more than 1 GiB, and dictionaries, are not supported.
+    Only the frames that contain the requested part are decompressed. A file of another program without a seek table is
+    read from its start, and seeking back in it starts again. The object blocks: in an async program, use it in a
+    thread. Frames and windows of more than 1 GiB, and dictionaries, are not supported.
 
     Raises:
-        DumpError: it can't be opened, its seek table is broken, or it is said to be compressed and doesn't begin so.
-            Where the content is damaged, reads raise `DamagedError`, with the place and the frame; a ``read`` that
-            fails returns nothing of what it had gathered, ``read1`` returns all that is good first.
+        DumpError: it can't be opened, its seek table is damaged, or it doesn't begin like a compressed file although it
+            should. If the content is damaged, reads raise `DamagedError` with the offset and the frame. A ``read`` that
+            fails discards the bytes before the damage; ``read1`` returns them first.
     """
     name = path_of(path)
     return open_as(name, Codecs().find(name, compressed))
 
 
 def open_as(name: str, codec: Codec | None) -> io.BufferedReader:
-    """Open a dump of a known codec for reading; None for one that is raw."""
+    """Open a dump whose codec is known for reading; None if it is raw."""
     fd = open_source(name)
     try:
         if codec is None:

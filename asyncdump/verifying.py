@@ -1,4 +1,4 @@
-"""Verifying: `verify_all` reads the dumps of a run back and compares them, `open_verify` watches that."""
+"""Verifying: `verify_all` reads the dumps of a run and compares them with their records; `open_verify` shows events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Verifier:
         self._against_source: Final = against_source
         self._began = time.perf_counter()
         self._known: dict[str, FileVerdict] = {}
-        # Dumps of earlier runs that this one didn't make may have been removed since.
+        # Dumps of earlier runs that the last run didn't write may have been removed since.
         asked = {file.name for file in receipt.files}
         files = [file for name, file in receipt.known.items() if name in asked or store.entry(name) is not None]
         self._order = [file.name for file in files]
@@ -63,7 +63,7 @@ class Verifier:
         return aiter(self.run)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End it within about 100 ms: what wasn't verified by then is ``unknown``. May be called from anywhere."""
+        """Stop it within about 100 ms: dumps that aren't verified by then are ``unknown``. Call it from anywhere."""
         self.run.cancel(reason)
 
     @property
@@ -116,7 +116,7 @@ async def verify_all(
 async def open_verify(
     what: str | os.PathLike[str], *, against_source: bool = False, concurrency: Concurrency = "auto"
 ) -> AsyncIterator[Verifier]:
-    """Start what `verify_all` does, and give it as an asynchronous iterator of its events::
+    """Start what `verify_all` does, and yield it as an asynchronous iterator of its events::
 
         async with asyncdump.open_verify("/var/dumps/out") as verifier:
             async for event in verifier:

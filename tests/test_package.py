@@ -47,6 +47,7 @@ NAMES = [
     "PlannedDump",
     "Problem",
     "ProcessMapping",
+    "ProcessMemory",
     "ProcessRange",
     "Progress",
     "ReceiptError",

@@ -1,7 +1,7 @@
-"""What a codec is: the protocol, and the frozen values that say how a file is compressed.
+"""The protocol of a codec, and the frozen values that say how a file is compressed.
 
-A codec stores content in frames that are compressed and decompressed one by one. Reading YAML needs these values too:
-nothing here, nor in the modules of the codecs, imports ctypes, an engine or the library that compresses.
+A codec stores content in frames that are compressed and decompressed separately. Reading YAML needs these values, too:
+therefore neither this module nor those of the codecs import ctypes, an engine or a compression library.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 BUDGET: Final = 256 << 20
-"""Bytes that compression may take at once: contexts, frames, and the frames compressed."""
+"""The memory budget of compression in bytes: for contexts, frames, and compressed frames."""
 
 FRAMES: Final = (4 << 10, 128 << 20)
-"""The smallest and the largest content of a frame, in bytes."""
+"""The smallest and the largest content size of a frame, in bytes."""
 
 FRAME: Final = 2 << 20
-"""The content of a frame by default: what the buffer of a lane holds."""
+"""The default content size of a frame: the size of a lane's buffer."""
 
 CodecName = Literal["zstd", "lz4"]
 
 Compressor = Callable[[memoryview], bytes]
-"""Makes one frame of what it is given. It is used by one thread at a time, and releases the interpreter's lock."""
+"""Compresses its argument into one frame. It is used by one thread at a time, and releases the GIL."""
 
 
 class FrameError(Exception):
@@ -41,9 +41,9 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a file is compressed. Each codec has a subclass.
 
     Attributes:
-        level: from fast to small, within the levels of the codec.
-        threads: how many threads work on one file at most; 0 for as many as there are.
-        frame: the bytes of content in each frame: the granularity of parallel work, and of reading back.
+        level: the compression level, within the levels of the codec.
+        threads: the maximum number of threads for one file; 0 for all.
+        frame: the content size of each frame, in bytes: the unit of parallel work and of partial reads.
         checksum: whether each frame ends with a checksum of its content.
     """
 
@@ -53,7 +53,7 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     checksum: bool = True
 
     def __str__(self) -> str:
-        """Return what records call it: ``NAME:LEVEL``."""
+        """Return its name in records: ``NAME:LEVEL``."""
         return f"{self.codec.name}:{self.level}"
 
     @property
@@ -62,16 +62,16 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def cost(self) -> int:
-        """The bytes that one thread needs to compress: its context, a frame, and the frame compressed."""
+        """The memory that one thread needs to compress, in bytes: its context, a frame, and the compressed frame."""
         raise NotImplementedError
 
     def new_compressor(self) -> Compressor:
-        """Return a compressor with a context of its own."""
+        """Return a compressor with its own context."""
         raise NotImplementedError
 
     @property
     def room(self) -> int:
-        """The bytes of content of a frame, as a buffer has them: a huge page at least."""
+        """The size of a buffer for the content of a frame, in bytes: at least a huge page."""
         return max(self.frame, FRAME)
 
 
@@ -102,14 +102,14 @@ class Codec(Protocol):
     """One way to compress; it has no state, and any thread may use it.
 
     Attributes:
-        name: as manifests and records have it; the codec's own program has the same name.
-        suffix: what names of its dumps end with.
-        levels: the lowest and the highest.
-        header: the bytes of the longest header of a frame.
-        best_ratio: how many bytes of content a byte of a frame stands for at most.
-        worst_ratio: how many bytes of a frame a byte of content takes at most, its headers apart.
-        repeats: a frame that is smaller than its content by this factor holds one byte repeated, nearly always zeros.
-        bite: the bytes that a `Decompressor` is given at once: what they become has no other limit.
+        name: its name in manifests and records, which is also that of its own program.
+        suffix: the suffix of the names of its dumps.
+        levels: the lowest and the highest level.
+        header: the size of the longest header of a frame, in bytes.
+        best_ratio: the maximum number of bytes of content for one byte of a frame.
+        worst_ratio: the maximum number of bytes of a frame for one byte of content, without headers.
+        repeats: if a frame is smaller than its content by this factor, it is one repeated byte, nearly always zero.
+        bite: how many bytes to pass to a `Decompressor` at a time: nothing else limits the size of their content.
     """
 
     @property
@@ -137,46 +137,46 @@ class Codec(Protocol):
     def bite(self) -> int: ...
 
     def compression(self, level: int | None = None) -> Compression:
-        """Return the defaults, with another level if one is given."""
+        """Return the default settings, with a different level if one is specified."""
         ...
 
     def missing(self) -> str:
-        """Return what to install before this can be used, in words, or an empty string."""
+        """Return a hint what to install before this codec can be used, or an empty string."""
         ...
 
     def begins(self, start: bytes) -> bool:
-        """Tell whether a frame of this codec begins with these bytes, the first four."""
+        """Return whether a frame of this codec begins with these four bytes."""
         ...
 
     def length_of(self, header: bytes) -> int | None:
-        """Return the bytes of content that a frame claims; None if it claims nothing, or its header is damaged."""
+        """Return the content size in the header of a frame; None if it has none, or the header is damaged."""
         ...
 
     def unsupported(self, header: bytes) -> Unsupported | None:
-        """Return why a frame takes more to read than there is here, or None."""
+        """Return why a valid frame can't be read here, or None."""
         ...
 
     def decompress(self, stored: memoryview, target: memoryview) -> None:
-        """Fill ``target`` with the content of a frame, comparing it with the frame's own checksum.
+        """Fill ``target`` with the content of a frame, and verify it with the frame's own checksum.
 
-        No more memory is taken than the target and some MiB, whatever the frame claims.
+        This needs only a few MiB of memory in addition to the target, regardless of what the frame claims.
 
         Raises:
-            FrameError: the frame is damaged, or its content has another length.
+            FrameError: the frame is damaged, or its content has a different length.
         """
         ...
 
     def decompressor(self) -> Decompressor:
-        """Return a decompressor of one frame, or of one that is skipped."""
+        """Return a decompressor for one frame, or for a skippable one."""
         ...
 
     def checksum_of(self, stored: memoryview, content: memoryview) -> int:
-        """Return the checksum of a frame's content as a seek table has it, 32 bits."""
+        """Return the 32-bit checksum of a frame's content, as in a seek table."""
         ...
 
 
 def is_skipped(start: bytes) -> bool:
-    """Tell whether a frame that every reader skips begins with these bytes, the first four.
+    """Return whether a frame that begins with these four bytes is one that every reader skips.
 
     Both formats have the same 16 magic numbers for it (RFC 8878, LZ4 frame format): 0x184D2A50 to 0x184D2A5F.
     """

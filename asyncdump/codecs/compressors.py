@@ -1,4 +1,4 @@
-"""The compressors of a run: a frame is compressed in one call, all files share the cores, and memory has a budget."""
+"""The compressors of a run: one call compresses a frame, all files share the cores, and memory has a budget."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from functools import cached_property
 from typing import Final
 
 from asyncdump.codecs.codec import BUDGET, Compression, Compressor
+from asyncdump.kernel.host import cores, giving_way
 from asyncdump.kernel.lane import BUFFER, Buffer, Lane
-from asyncdump.kernel.linux import cores, giving_way, is_zero
+from asyncdump.kernel.linux import is_zero
 
 _MOST_ZEROS: Final = 64
-"""How many frames of zeros are kept, by their length: there are two lengths for each file at most."""
+"""The maximum number of frames of zeros that are kept, by length. A file has at most two lengths."""
 
 _PATIENCE: Final = 0.05
 """Seconds after which a waiting thread checks whether the run continues."""
 
 
 class Press:
-    """Permission to compress frames of one kind, with a buffer for frames that a lane's own can't hold."""
+    """Permission to compress frames with some settings, and a buffer for frames that exceed the buffer of a lane."""
 
     def __init__(self, options: Compression) -> None:
         self.options: Final = options
@@ -31,9 +32,9 @@ class Press:
 
 
 class Compressors:
-    """The compressors of one run. Any thread uses them: at most one a core compresses, all of them within `BUDGET`.
+    """The compressors of one run, for any thread. At most one thread for each core compresses, all within `BUDGET`.
 
-    A thread that waits calls ``check`` every `_PATIENCE` seconds, which may raise to end the wait.
+    A waiting thread calls ``check`` every `_PATIENCE` seconds, which may raise.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
@@ -50,7 +51,7 @@ class Compressors:
 
     @contextmanager
     def room(self, options: Compression, lane: Lane) -> Iterator[Press]:
-        """Wait until the budget has space for one more frame, which the lane's buffer can hold within the block."""
+        """Wait until the budget allows one more frame, and make the buffer of the lane large enough for it."""
         with self.press(options) as press:
             if options.frame <= BUFFER:
                 yield press
@@ -60,7 +61,7 @@ class Compressors:
 
     @contextmanager
     def press(self, options: Compression) -> Iterator[Press]:
-        """Wait until the budget has space for one more frame, and lend a press for it.
+        """Wait until the budget allows one more frame, and lend a press for it.
 
         A thread that holds a press must not wait for a second one: every other press may be held by a thread that does
         the same, and none would ever be returned.
@@ -90,13 +91,13 @@ class Compressors:
         return press or Press(options)
 
     def _drop(self, kind: Compression) -> None:
-        """Drop contexts of a kind that has one idle press less, the least recently used ones first."""
+        """Drop the contexts of a kind that now has one idle press less, the least recently used ones first."""
         left = sum(kept.options == kind for kept in self._idle)
         contexts = self._contexts.get(kind, [])
         del contexts[: max(0, len(contexts) - left)]
 
     def compress(self, press: Press, data: memoryview) -> bytes:
-        """Return ``data`` as one frame. Other threads run meanwhile: the interpreter's lock is not held."""
+        """Compress ``data`` into one frame. Other threads can run meanwhile, because the GIL is released."""
         while not self._cores.acquire(timeout=_PATIENCE):
             self._check()
         try:

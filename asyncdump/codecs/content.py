@@ -1,4 +1,4 @@
-"""The content of a compressed dump as a file object: by its seek table, or as a stream where it has none."""
+"""The content of a compressed dump as a file object: with its seek table, or as a stream if it has none."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 _STEP: Final = 1 << 20
-"""Bytes that are read at once, and that a reader is given where it asks for as many."""
+"""How many bytes are read at a time, and passed to a reader that wants as many."""
 
 
 class Content(io.RawIOBase):
-    """What both kinds of compressed content have in common. Each closes the descriptor that it is given."""
+    """The base class of both kinds of compressed content. It owns the descriptor and closes it."""
 
     def __init__(self, fd: int, path: str, codec: Codec) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Content(io.RawIOBase):
 
 
 class FramedContent(Content):
-    """Content with a seek table: a frame is decompressed when something of it is read."""
+    """Content with a seek table: a frame is decompressed when a part of it is read."""
 
     def __init__(self, fd: int, path: str, codec: Codec, frames: SeekTable) -> None:
         super().__init__(fd, path, codec)
@@ -84,7 +84,7 @@ class FramedContent(Content):
     def _content(self, index: int, frame: Frame) -> memoryview:
         held, content = self._held
         if held != index:
-            self._held = (-1, memoryview(b""))  # Released before the next one takes as much.
+            self._held = (-1, memoryview(b""))  # Released before the next frame needs as much memory.
             content = self._decompress(index, frame)
             self._held = (index, content)
         return content
@@ -97,7 +97,7 @@ class FramedContent(Content):
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in larger pieces, which cost a reader fewer calls; an error comes after all that is good."""
+    """Gather bytes into larger pieces, for fewer calls of a reader; an error is raised after all good bytes."""
     held: list[bytes] = []
     size = 0
     failure: DumpError | None = None
@@ -117,7 +117,7 @@ def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class StreamedContent(Content):
-    """Content without a seek table: decompressed from its start."""
+    """Content without a seek table: it is decompressed from its start."""
 
     def __init__(self, fd: int, path: str, codec: Codec) -> None:
         super().__init__(fd, path, codec)
@@ -159,7 +159,7 @@ class StreamedContent(Content):
             return os.pread(self._fd, length, offset)
 
     def _last_good(self, begun: int, end: int, bite: memoryview) -> Iterator[bytes]:
-        """Yield the content of a damaged bite before the damage: it is decompressed again, byte by byte."""
+        """Yield the content of a damaged bite up to the damage, by decompressing it again, byte by byte."""
         decompressor = self._codec.decompressor()
         step = self._codec.bite
         with suppress(FrameError):
@@ -206,7 +206,7 @@ class StreamedContent(Content):
             self._rest = memoryview(piece)
 
     def _next(self) -> bytes | None:
-        # A generator that has raised is at its end: without this, the next read would report the end of the file.
+        # A generator that has raised is exhausted: without this, the next read would report the end of the file.
         if self._failure is not None:
             raise self._failure
         try:

@@ -1,4 +1,4 @@
-"""Whether a file may be what a codec writes, and which frames it has."""
+"""Whether a file looks like one of a codec, and which frames it has."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from asyncdump.codecs.seekable import SeekTable, read_seek_table
 from asyncdump.errors import DumpError, explain
 
 _SEVERAL: Final = 64 << 10
-"""Bytes that are read at once where several small frames follow one another."""
+"""How many bytes are read at a time if small frames follow one another."""
 
 
 def check_start(fd: int, path: str, codec: Codec) -> None:
-    """Raise `DumpError` unless a file begins as the codec's files do, or ends with a seek table.
+    """Check that a file begins like those of a codec, or ends with a seek table.
 
     Raises:
-        DumpError: it does neither, so that it was truncated or its first bytes are damaged; or it can't be read.
+        DumpError: it does neither, so it was truncated, or its first bytes are damaged; or it can't be read.
     """
     with explain("read", path):
         start = os.pread(fd, 4, 0)
@@ -36,10 +36,10 @@ def check_start(fd: int, path: str, codec: Codec) -> None:
 
 
 def listed_frames(fd: int, path: str, codec: Codec) -> SeekTable | None:
-    """Return the frames of a seek table, their sizes compared with what the frames themselves claim.
+    """Return the frames of a seek table, after comparing their sizes with the headers of the frames.
 
-    One wrong size would shift all content after it. In a dump all frames but the last have one size, so that the first
-    and the last are enough; where they don't, each one is compared.
+    One wrong size would shift all content after it. In a dump, all frames but the last have the same size, so that
+    checking the first and the last frame is enough. Otherwise, every frame is checked.
 
     Raises:
         DumpError: the table contradicts itself, a frame or the file, or can't be read.
@@ -71,7 +71,7 @@ def _hint(codec: Codec) -> str:
 
 
 class _Headers:
-    """Reads the headers of frames that follow one another with few calls."""
+    """Reads the headers of consecutive frames with few calls."""
 
     def __init__(self, fd: int, path: str, length: int) -> None:
         self._fd = fd
@@ -85,7 +85,7 @@ class _Headers:
         begin = offset - self._start
         if not 0 <= begin <= len(self._held) - self._length:
             with explain("read", self._path):
-                # Of large frames, no more than is looked at.
+                # Of large frames, read only the header.
                 wanted = _SEVERAL if 0 <= begin < _SEVERAL else self._length
                 self._start, begin = offset, 0
                 self._held = os.pread(self._fd, wanted, offset)

@@ -1,4 +1,4 @@
-"""One frame of a compressed file, read, decompressed, and compared with its checksum."""
+"""One frame of a compressed file: reading it, decompressing it, and verifying its checksum."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from asyncdump.kernel.linux import read_past_cache
 from asyncdump.vocabulary.size import format_size
 
 _LARGEST: Final = 1 << 30
-"""The largest content of a frame that is read, in bytes."""
+"""The largest content size of a frame that is read, in bytes."""
 
 _HEADERS: Final = 64 << 10
-"""Bytes of a frame, on top of its content, that any frame may have."""
+"""How many bytes any frame may have in addition to its content."""
 
 
 def stored_frame(
     codec: Codec, fd: int, frame: Frame, index: int, path: str, buffer: memoryview | None = None
 ) -> memoryview:
-    """Return a frame as it is stored, in ``buffer`` if it fits there; errors call it number ``index``.
+    """Return a frame as it is stored, in ``buffer`` if it fits; ``index`` is its number in errors.
 
-    A table may claim anything: nothing is read, and no memory allocated, for a frame that can't exist.
+    A seek table may claim anything. Nothing is read and no memory is allocated for a frame that can't exist.
 
     Raises:
         DamagedError: there is no such frame, or the file ends in it.
@@ -45,13 +45,13 @@ def stored_frame(
 
 
 def decompress(codec: Codec, frame: Frame, index: int, stored: memoryview, path: str, target: memoryview) -> None:
-    """Fill ``target``, as long as the frame's content, with that content.
+    """Fill ``target``, whose length is that of the content, with the content of a frame.
 
     Raises:
-        DamagedError: it isn't what the frame, its checksum and the seek table say.
-        DumpError: it is valid, but can't be read here.
+        DamagedError: the content doesn't match the frame, its checksum or the seek table.
+        DumpError: the frame is valid, but can't be read here.
     """
-    # Before it is decompressed: what a hostile frame asks for is not believed.
+    # Checked before decompressing, because a malicious frame may request any amount of memory.
     header = bytes(stored[: codec.header])
     check_supported(codec, header, f"frame {index} (at byte {frame.stored_offset})", path)
     if codec.length_of(header) not in {None, frame.length}:
@@ -65,7 +65,7 @@ def decompress(codec: Codec, frame: Frame, index: int, stored: memoryview, path:
 
 
 def check_supported(codec: Codec, header: bytes, what: str, path: str) -> None:
-    """Raise `DumpError` for a valid frame that takes more to read than there is here."""
+    """Raise `DumpError` for a valid frame that can't be read here."""
     if (unsupported := codec.unsupported(header)) is not None:
         message = f"{what} of {path} {unsupported.reason}"
         raise DumpError(message, path=path, operation="decompress", hint=unsupported.hint)

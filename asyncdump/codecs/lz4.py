@@ -1,4 +1,4 @@
-"""The codec lz4 (LZ4 frame format, doc/lz4_Frame_format.md in its sources), with the package of that name: an extra."""
+"""The codec lz4 (LZ4 frame format, doc/lz4_Frame_format.md in its sources). It needs the package lz4, an extra."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _RESERVED: Final = 1 << 1
 _HAS_DICTIONARY: Final = 1 << 0
 
 _LARGEST_BLOCK: Final = 4 << 20
-"""The largest block that a frame may have: what is decompressed at once."""
+"""The size of the largest block of a frame, which is decompressed in one piece."""
 
 _CHECKSUM: Final = 4
 """Bytes of a checksum, at the end of a frame."""
 
 _CONTEXT: Final = 256 << 10
-"""Bytes of the largest context, that of the levels from 3 on (LZ4_streamHC_t)."""
+"""The size of the largest context in bytes, that of level 3 and higher (LZ4_streamHC_t)."""
 
 
 class Lz4Options(Compression, frozen=True, kw_only=True, gc=False):
@@ -40,7 +40,7 @@ class Lz4Options(Compression, frozen=True, kw_only=True, gc=False):
 
     @property
     def cost(self) -> int:
-        # The library compresses into memory of its own, and copies that.
+        # The library compresses into its own memory, and copies the result.
         return _CONTEXT + self.room + 2 * (self.frame + self.frame // 255)
 
     def new_compressor(self) -> Compressor:
@@ -62,8 +62,8 @@ class Lz4Codec:
     suffix: Final = ".lz4"
     levels: Final = (-100, 12)
     header: Final = 19
-    best_ratio: Final = 255  # A byte lengthens a match by as many.
-    worst_ratio: Final = 9  # A block of its own for each byte: 4 bytes, itself and a checksum.
+    best_ratio: Final = 255  # One byte extends a match by at most 255 bytes.
+    worst_ratio: Final = 9  # A separate block for each byte: 4 bytes, the byte, and a checksum.
     repeats: Final = 240
     bite: Final = 64 << 10
 
@@ -104,12 +104,12 @@ class Lz4Codec:
         return _Decompressor()
 
     def checksum_of(self, stored: memoryview, content: memoryview) -> int:
-        has_checksum = stored[4] & _HAS_CHECKSUM  # Then it was compared when the content was decompressed.
+        has_checksum = stored[4] & _HAS_CHECKSUM  # It was verified when the frame was decompressed.
         return int.from_bytes(stored[-_CHECKSUM:] if has_checksum else _checksum(content), "little")
 
 
 def _descriptor(header: bytes) -> bytes | None:
-    """Return the frame descriptor, from its flags to its dictionary, or None where it is damaged or there is none."""
+    """Return the frame descriptor, from the flags to the dictionary ID; None if there is none, or it is damaged."""
     if header[:4] != _MAGIC or len(header) < 7:  # noqa: PLR2004 (the shortest header)
         return None
     flags = header[4]
@@ -206,7 +206,7 @@ _kept = threading.local()
 
 
 def _context() -> Any:
-    """Return this thread's context for decompression."""
+    """Return the decompression context of this thread."""
     from lz4.frame import create_decompression_context
 
     if not hasattr(_kept, "context"):

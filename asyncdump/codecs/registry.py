@@ -1,4 +1,4 @@
-"""The codecs there are, by name, by what a file is called, by how it begins, and by what records say."""
+"""The available codecs, by name, by the suffix of a file, by its first bytes, and by its record."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ def codec_of(name: CodecName) -> Codec:
 
 
 def detect(start: bytes) -> Codec | None:
-    """Return the codec of which a frame begins with ``start``, at least four bytes, or None."""
+    """Return the codec whose frames begin with ``start`` (at least four bytes), or None."""
     return next((codec for codec in CODECS.values() if codec.begins(start[:4])), None)
 
 
 def codec_by_suffix(path: str) -> Codec | None:
-    """Return the codec that a file's name tells, or None."""
+    """Return the codec for the suffix of a file, or None."""
     return next((codec for codec in CODECS.values() if path.endswith(codec.suffix)), None)
 
 
 def codec_of_stage(stage: str) -> Codec | None:
-    """Return the codec of a stage as records have it (``zstd:3``), or None for a program."""
+    """Return the codec of a stage in the notation of records (``zstd:3``), or None for a program."""
     name, colon, _ = stage.partition(":")
     return CODECS.get(name) if colon else None
 
 
 def stored_by(stages: Iterable[str]) -> Codec | None:
-    """Return the codec in which a dump is stored: its last stage; None if that is a program, or there is none."""
+    """Return the codec of a dump as stored, which is its last stage; None if that is a program, or there is none."""
     *_, last = ("", *stages)
     return codec_of_stage(last)
 
 
 def parse_compression(text: str) -> Compression | None:
-    """Return what ``NAME``, ``NAME:LEVEL`` or ``none`` asks for.
+    """Parse ``NAME``, ``NAME:LEVEL`` or ``none``.
 
     Raises:
         ValueError: there is no such codec, or it has no such level.

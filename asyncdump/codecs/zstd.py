@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import zstandard
 
 WINDOWS: Final = (10, 27)
-"""The logarithms of window sizes that every reader of zstd opens without being told to (``zstd --long``)."""
+"""The log2 of window sizes that every reader of zstd supports without an option (``zstd --long``)."""
 
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 _LARGEST_WINDOW: Final = 1 << 30
-"""Bytes of content that a decompressor keeps to repeat from: what a frame asks for is what it takes (RFC 8878)."""
+"""The largest window in bytes. A decompressor needs as much memory as the window of the frame (RFC 8878)."""
 
 _HAS_CHECKSUM: Final = 1 << 2
 """In the fifth byte of a frame (RFC 8878)."""
@@ -32,7 +32,7 @@ class ZstdOptions(Compression, frozen=True, kw_only=True, gc=False):
     Each frame ends with the low 32 bits of the XXH64 of its content, if it has a checksum.
 
     Attributes:
-        long: the logarithm of the window for distant matches (``zstd --long``), or None.
+        long: the log2 of the window for long-distance matching (``zstd --long``), or None.
     """
 
     level: int = 3
@@ -76,8 +76,8 @@ class ZstdCodec:
     suffix: Final = ".zst"
     levels: Final = (-100, 22)
     header: Final = 18
-    best_ratio: Final = 1 << 15  # 128 KiB for the 4 bytes of a block.
-    worst_ratio: Final = 4  # A block of its own for each byte: 3 bytes and itself.
+    best_ratio: Final = 1 << 15  # A block of 4 bytes may contain 128 KiB.
+    worst_ratio: Final = 4  # A separate block for each byte: 3 bytes and the byte.
     repeats: Final = 4096
     bite: Final = 4 << 10  # Four bytes may become 128 KiB.
 
@@ -102,12 +102,12 @@ class ZstdCodec:
     def unsupported(self, header: bytes) -> Unsupported | None:
         import zstandard
 
-        if not self.begins(header[:4]):  # Of a skipped frame, the library returns the first byte as its dictionary.
+        if not self.begins(header[:4]):  # For a skippable frame, the library returns a byte of it as the dictionary ID.
             return None
         try:
             asked = zstandard.get_frame_parameters(header)
         except zstandard.ZstdError:
-            return None  # The decompressor says what is wrong with it.
+            return None  # The decompressor will report what is wrong with it.
         if asked.window_size > _LARGEST_WINDOW:
             needed, most = format_size(asked.window_size), format_size(_LARGEST_WINDOW)
             return Unsupported(
@@ -135,7 +135,7 @@ class ZstdCodec:
         return _Decompressor()
 
     def checksum_of(self, stored: memoryview, content: memoryview) -> int:
-        if stored[4] & _HAS_CHECKSUM:  # Compared with the content when that was decompressed.
+        if stored[4] & _HAS_CHECKSUM:  # It was verified when the frame was decompressed.
             return int.from_bytes(stored[-4:], "little")
         import xxhash
 
@@ -168,7 +168,7 @@ _kept = threading.local()
 
 
 def _decompressor() -> Any:
-    """Return this thread's decompressor: its context is allocated once."""
+    """Return the decompressor of this thread, whose context is allocated only once."""
     import zstandard
 
     if not hasattr(_kept, "decompressor"):

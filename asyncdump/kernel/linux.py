@@ -10,8 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -131,7 +130,7 @@ def _checked(answer: int) -> int:
 def close_quietly(fd: int) -> None:
     """Close a descriptor and ignore errors: nothing was written through it, or all writes are known to be good.
 
-    close(2) releases the number even if it fails, and another thread may get that number at once. Never call this
+    close(2) releases the number even if it fails, and another thread may get that number immediately. Never call this
     twice: callers forget the number first.
     """
     with suppress(OSError):
@@ -248,53 +247,6 @@ def read_at(fd: int, view: memoryview, offset: int) -> int:
 
 _refused: Final[list[str]] = []
 """Not empty once preadv2(2) was denied to this process, so that it isn't tried before each read."""
-
-
-def cores() -> int:
-    """Return how many cores this process may use (sched_getaffinity(2)), or all cores if that call fails."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except OSError:
-        return os.cpu_count() or 1
-
-
-@contextmanager
-def giving_way() -> Iterator[None]:
-    """Let other threads run first while this thread computes: the event loop, and the other work of the host.
-
-    A SCHED_BATCH thread never preempts a thread that wakes up, and returning to SCHED_OTHER needs no privilege
-    (sched(7)).
-    """
-    before = None
-    with suppress(OSError):
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, _NO_PRIORITY)
-            before = os.SCHED_OTHER
-    try:
-        yield
-    finally:
-        if before is not None:
-            with suppress(OSError):
-                os.sched_setscheduler(0, before, _NO_PRIORITY)
-
-
-_NO_PRIORITY: Final = os.sched_param(0)
-
-
-def open_files(limit: int) -> int:
-    """Return how many descriptors this process has open, all of which are below ``limit``."""
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:  # No /proc: try each of the few thousand numbers that are likely.
-        return sum(_is_open(fd) for fd in range(min(limit, 4096)))
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        fcntl.fcntl(fd, fcntl.F_GETFD)
-    except OSError:
-        return False
-    return True
 
 
 def copy_by_kernel(data: memoryview, target: memoryview) -> None:

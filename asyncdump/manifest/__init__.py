@@ -1,7 +1,13 @@
-"""What was requested: the models of a manifest, read from YAML or built by a program, and what overrides them.
+"""The manifest: its models, read from YAML or built by a program, and the options that override them.
 
-No engine is loaded for them, and nothing that needs one. Names are imported when they are first used: the command line
-reads the options without the models.
+Neither engines nor anything that needs them is imported for the models. Names are imported when they are first used,
+so that the command line can read the options without the models.
+
+- `model`, `models`, `compression`: the models, which check their values
+- `yaml`: reading a manifest, with all errors and their lines
+- `complaints`: the messages for invalid values
+- `options`, `keywords`: the options of a run, defined once; the same as keyword arguments
+- `schema`: the JSON Schema of a manifest
 """
 
 from __future__ import annotations

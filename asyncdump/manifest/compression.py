@@ -1,4 +1,4 @@
-"""How a manifest asks for compression: a model for each codec, and what it means."""
+"""Compression in a manifest: a model for each codec, and its settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ChecksumField = Annotated[bool, Meta(description="whether each frame has a check
 
 
 class _Compress(Model, frozen=True, kw_only=True):
-    """What the models of all codecs have in common: their values must fit the memory that compression may take."""
+    """The base class of the models of all codecs, whose values must fit into the memory budget of compression."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,7 +35,7 @@ class _Compress(Model, frozen=True, kw_only=True):
 
     @property
     def options(self) -> Compression:
-        """The values as the codec takes them."""
+        """The settings for the codec."""
         raise NotImplementedError
 
 
@@ -65,7 +65,7 @@ class Zstd(_Compress, frozen=True, kw_only=True, tag="zstd", tag_field="codec"):
 
 
 class Lz4(_Compress, frozen=True, kw_only=True, tag="lz4", tag_field="codec"):
-    """Compression into a seekable .lz4: faster than zstd, and larger."""
+    """Compression into a seekable .lz4, which is faster than zstd, and compresses less."""
 
     example: ClassVar[str] = "{lz4: {level: 1}}"
 
@@ -83,7 +83,7 @@ MODELS: Final[dict[str, type[Zstd | Lz4]]] = {"zstd": Zstd, "lz4": Lz4}
 """The model of each codec."""
 
 Compress = Literal["none", CodecName] | Zstd | Lz4
-"""What a program asks for: a codec with its defaults, a model, or no compression."""
+"""Compression as a program specifies it: a codec with its defaults, a model, or no compression."""
 
 CompressField = Annotated[
     Compress | None, Meta(description="zstd, lz4 or none, or options: {zstd: {level: 3}}; a seekable .zst or .lz4")
@@ -91,14 +91,14 @@ CompressField = Annotated[
 
 
 def compression_of(compress: Compress) -> Compression | None:
-    """Return what is asked for as the codec takes it, or None for no compression."""
+    """Return the settings for the codec, or None for no compression."""
     if isinstance(compress, _Compress):
         return compress.options
     return parse_compression(compress)
 
 
 def compress_of(text: str) -> Compress:
-    """Return what ``NAME``, ``NAME:LEVEL`` or ``none`` asks for, as a program would.
+    """Parse ``NAME``, ``NAME:LEVEL`` or ``none`` into what a program would specify.
 
     Raises:
         ValueError: there is no such codec, or it has no such level.

@@ -1,4 +1,4 @@
-"""A part of a manifest: frozen values that are checked when they are made."""
+"""The base class of the parts of a manifest: frozen values that are checked by the constructor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Size = Annotated[
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a manifest. Values of the wrong type or range raise `ManifestError`."""
+    """A part of a manifest. Values of the wrong type or out of range raise `ManifestError`."""
 
     def __post_init__(self) -> None:
         problems = [

@@ -1,6 +1,6 @@
-"""What the user asked for: the models of a manifest and their JSON Schema.
+"""What was requested: the models of a manifest.
 
-The same models serve a YAML file (read by `asyncdump.manifest.yaml`) and a program that builds them itself.
+They are the same for a YAML file (read by `asyncdump.manifest.yaml`) and for a program that builds them.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 if TYPE_CHECKING:
     Path = str | os.PathLike[str]
 else:
-    Path = str  # What a path becomes when a model is made.
+    Path = str  # The constructor converts paths to str.
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
 MethodField = Annotated[
-    Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, and is right nearly always")
+    Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, which is nearly always best")
 ]
-ChecksumField = Annotated[Checksum, Meta(description="the digest taken of each dump")]
+ChecksumField = Annotated[Checksum, Meta(description="the digest to compute of each dump")]
 DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power cut")]
-SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
+SparseField = Annotated[Sparse, Meta(description="auto skips zeros, and stores them as holes")]
 
 
 _LONGEST_WAIT = 60.0
 OnReadErrorField = Annotated[
-    OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
+    OnReadError, Meta(description="what to do about unreadable memory: fail its file, or dump zeros in its place")
 ]
 
 
 FilterField = Annotated[
     Sequence[Annotated[Sequence[str], Meta(min_length=1)]] | None,
-    Meta(description="programs that the bytes go through, as argument lists; run without a shell, if allowed"),
+    Meta(description="programs that the bytes are piped through, as argument lists; run without a shell, if allowed"),
 ]
 FirstField = Annotated[
     Literal["compress", "filter"] | None,
-    Meta(description="which comes first; by default the one that is written first, in a program compress"),
+    Meta(description="which is applied first; by default the one that is written first, in a program compress"),
 ]
 TimeoutField = Annotated[
     Annotated[float, Meta(gt=0, le=86400)] | None,
-    Meta(description="seconds that a filter may take and give nothing"),
+    Meta(description="seconds that a filter may neither read nor write anything"),
 ]
 
 
 class Defaults(Model, frozen=True, kw_only=True):
-    """What holds for each dump that doesn't say otherwise."""
+    """Settings of every dump that doesn't have its own."""
 
     method: MethodField = "auto"
     checksum: ChecksumField = "xxh128"
@@ -89,16 +89,16 @@ class ProcessMemory(Model, frozen=True, kw_only=True):
 
 
 class _Sourced(Model, frozen=True):
-    """What a `Dump` takes by position."""
+    """The positional argument of a `Dump`."""
 
     source: Annotated[
         Annotated[Path, Meta(min_length=1)] | ProcessMemory,
-        Meta(description="a path or a glob, relative to the manifest's folder, or memory of a process"),
+        Meta(description="a path or a glob, relative to the directory of the manifest, or memory of a process"),
     ]
 
 
 class Dump(_Sourced, frozen=True, kw_only=True):
-    """One source, or all that a glob matches."""
+    """One source, or all files that a glob matches."""
 
     name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
@@ -108,7 +108,7 @@ class Dump(_Sourced, frozen=True, kw_only=True):
         ),
     ] = None
     offset: Annotated[Size, Meta(description="where the dump starts in the source (dd's skip)")] = 0
-    length: Annotated[Size | None, Meta(description="how much is dumped at most (dd's count)")] = None
+    length: Annotated[Size | None, Meta(description="how much to dump at most (dd's count)")] = None
     method: MethodField | None = None
     checksum: ChecksumField | None = None
     durable: DurableField | None = None
@@ -126,14 +126,16 @@ class Dump(_Sourced, frozen=True, kw_only=True):
 
 
 class Retries(Model, frozen=True, kw_only=True):
-    """How often a file that failed is dumped again, from its start, after the others have had their turn."""
+    """How often a file that failed is dumped again, from its start, after the other files."""
 
     example: ClassVar[str] = "{times: 3}"
 
     times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
-    delay: Annotated[float, Meta(description="seconds before the first; each later wait doubles, up to a minute")] = 1.0
+    delay: Annotated[
+        float, Meta(description="seconds before the first retry; doubled before each later one, up to a minute")
+    ] = 1.0
     errors: Annotated[
-        Sequence[Passing], Meta(description="which failures pass; a full disk only where somebody makes room")
+        Sequence[Passing], Meta(description="which failures are transient; a full disk is if someone frees space")
     ] = ("EINTR", "EAGAIN")
 
     def __post_init__(self) -> None:
@@ -142,40 +144,40 @@ class Retries(Model, frozen=True, kw_only=True):
 
     @property
     def numbers(self) -> frozenset[int]:
-        """The errors as errno(3) has them."""
+        """The numbers of the errors, as in errno(3)."""
         return frozenset(getattr(errno, name) for name in self.errors)
 
     def wait(self, attempt: int) -> float:
-        """Return the seconds to wait before a retry, which are counted from 1."""
+        """Return the seconds to wait before a retry; retries are counted from 1."""
         return float(min(self.delay * 2 ** min(attempt - 1, 32), max(self.delay, _LONGEST_WAIT)))
 
 
 RetriesField = Annotated[
     Annotated[int, Meta(ge=0, le=1000)] | Retries,
-    Meta(description="how often a file is dumped again after a failure that passes; a number, or a mapping"),
+    Meta(description="how often a file is dumped again after a transient failure; a number, or a mapping"),
 ]
 
 
 class Manifest(Model, frozen=True, kw_only=True):
-    """A run: which files are dumped, where to, and how."""
+    """A run: which files to dump, where to, and how."""
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1
     output: Annotated[
         Path,
         Meta(
-            description="folder for the dumps, created 0700 if missing; relative to the manifest's folder",
+            description="directory for the dumps, created 0700 if missing; relative to the directory of the manifest",
             min_length=1,
         ),
     ]
     concurrency: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"], Meta(description="files in flight")
     ] = "auto"
-    on_error: Annotated[OnError, Meta(description="what the failure of one file means for the others")] = "continue"
+    on_error: Annotated[OnError, Meta(description="what to do after the failure of a file")] = "continue"
     retries: RetriesField = 0
-    defaults: Annotated[Defaults, Meta(description="what holds for each dump that doesn't say otherwise")] = (
-        msgspec.field(default_factory=Defaults)
+    defaults: Annotated[Defaults, Meta(description="settings of every dump that doesn't have its own")] = msgspec.field(
+        default_factory=Defaults
     )
-    dumps: Annotated[Sequence[Dump], Meta(description="what is dumped", min_length=1)]
+    dumps: Annotated[Sequence[Dump], Meta(description="what to dump", min_length=1)]
 
     def __post_init__(self) -> None:
         _freeze_path(self, "output")
@@ -184,19 +186,19 @@ class Manifest(Model, frozen=True, kw_only=True):
 
 
 def _freeze_path(model: Model, name: str) -> None:
-    """Make a text of a path that a program gives."""
+    """Convert a path of a program to a string."""
     if isinstance(given := getattr(model, name), os.PathLike):
         msgspec.structs.force_setattr(model, name, os.fsdecode(given))
 
 
 def _freeze(model: Model, name: str) -> None:
-    """Make a tuple of the sequence that a program gives."""
+    """Convert a sequence of a program to a tuple."""
     if _is_sequence(given := getattr(model, name)):
         msgspec.structs.force_setattr(model, name, tuple(given))
 
 
 def _freeze_filter(model: Defaults | Dump) -> None:
-    """Make tuples of the argument lists that a program gives."""
+    """Convert the argument lists of a program to tuples."""
     if _is_sequence(given := model.filter):
         frozen = tuple(tuple(command) if _is_sequence(command) else command for command in given)
         msgspec.structs.force_setattr(model, "filter", frozen)

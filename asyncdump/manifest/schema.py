@@ -12,12 +12,12 @@ from asyncdump.manifest.models import Manifest
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a manifest, for editors and validators."""
-    # What is read back has lists where the models have tuples.
+    # Decoded JSON has lists where the models have tuples.
     schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Manifest)))
     model = schema["$defs"]["Manifest"]
     model["required"] = ["version", *model["required"]]  # A file must say it; a program needn't.
     model["properties"]["version"].pop("default", None)
-    for each in MODELS.values():  # Their tag only tells them apart here: in a file, the key around them does.
+    for each in MODELS.values():  # Their tag only distinguishes them here: in a file, the key around them does.
         described = schema["$defs"][each.__name__]
         del described["properties"]["codec"], described["required"]
     for name in ("Defaults", "Dump"):
@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _spell_compress(field: dict[str, Any]) -> None:
-    """Say that a file writes ``{zstd: {...}}`` where a program has a model."""
+    """Describe ``{zstd: {...}}``, which is how a file spells a model."""
     spelled = [
         {
             "type": "object",

@@ -1,4 +1,4 @@
-"""Whether huge pages and disks have room for what is to be restored."""
+"""Whether there are enough huge pages, and enough disk space, to restore dumps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _POOLS: Final = "/sys/kernel/mm/hugepages"
 
 
 class _Home(NamedTuple):
-    """The mount that targets go to: a descriptor and the path of a folder on it, its filesystem, its (huge) page."""
+    """The mount of some targets: a descriptor and the path of a directory on it, its filesystem, its page size."""
 
     fd: int
     path: str
@@ -39,7 +39,7 @@ class _Home(NamedTuple):
 def _homes(
     dumps: Iterable[PlannedDump], targets: TargetsPlace
 ) -> tuple[dict[int, _Home], dict[int, list[PlannedDump]]]:
-    """Return the mounts of this host that dumps are restored to, and the dumps for each, by their device numbers."""
+    """Return the mounts of this host that dumps are restored to, and their dumps, by device number."""
     homes: dict[int, _Home] = {}
     wanted: dict[int, list[PlannedDump]] = defaultdict(list)
     for dump in dumps:
@@ -55,10 +55,10 @@ def _homes(
 def short_of_pages(
     dumps: Iterable[PlannedDump], store: Store, targets: TargetsPlace, *, look: bool = False
 ) -> list[str]:
-    """Return the complaints about pools, and limits of mounts, that have too few huge pages for dumps out of a store.
+    """Return complaints about pools, and limits of mounts, with too few huge pages to restore the dumps of a store.
 
-    What is to be replaced doesn't count as free: it goes when its successor has its name. Without ``look`` all that a
-    dump holds counts, with it only what isn't zero.
+    The pages of a target that is to be replaced don't count as free, because they are freed only after the rename.
+    Without ``look``, all allocated data of a dump counts; with it, only data that isn't zero.
     """
     homes, wanted = _homes(dumps, targets)
     pools: dict[int, int] = defaultdict(int)
@@ -66,7 +66,7 @@ def short_of_pages(
     for device, home in homes.items():
         if home.filesystem == "hugetlbfs":
             mounts[device] = sum(_pages(dump, store, home.block, look=look) for dump in wanted[device])
-            # What a mount has reserved (min_size=) is taken out of the pool already.
+            # The reservation of a mount (min_size=) has been taken from the pool already.
             pools[home.block] += max(0, mounts[device] - _reserved_by(home, device))
     problems = [
         f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
@@ -83,7 +83,7 @@ def short_of_pages(
 
 
 def _pages(dump: PlannedDump, store: Store, page: int, *, look: bool) -> int:
-    """Return how many huge pages the content of a dump takes; only ``look`` reads what is stored raw."""
+    """Return how many huge pages the content of a dump needs; raw dumps are only read with ``look``."""
     assert dump.expected is not None
     fd = regular(store.open(dump.name), dump.source.path)
     data: Iterator[tuple[int, int]]
@@ -121,11 +121,11 @@ def _free_in_pool(page: int) -> int:
         surplus = max(0, figure("nr_overcommit_hugepages") - figure("surplus_hugepages"))
         return figure("free_hugepages") - figure("resv_hugepages") + surplus
     except (OSError, ValueError):
-        return 1 << 62  # Nobody tells: the mapping will.
+        return 1 << 62  # Unknown: mapping the pages will show it.
 
 
 def _reserved_by(home: _Home, device: int) -> int:
-    """Return how many huge pages a mount may still have reserved for itself (hugetlbfs, min_size=)."""
+    """Return how many huge pages may still be reserved for a mount (hugetlbfs, min_size=)."""
     number = f"{os.major(device)}:{os.minor(device)}"
     status = os.fstatvfs(home.fd)
     try:
@@ -134,28 +134,28 @@ def _reserved_by(home: _Home, device: int) -> int:
     except OSError:
         return 0
     named = dict(option.partition("=")[::2] for option in options.split(","))
-    # How much of it is used is only told where the mount has a limit too.
+    # The number of used pages is only known if the mount has a limit, too.
     used = status.f_blocks - status.f_bfree if "size" in named else 0
     return max(0, int(named.get("min_size", 0)) // status.f_bsize - used)
 
 
 def _free_in_mount(home: _Home) -> int:
     status = os.fstatvfs(home.fd)
-    return status.f_bavail if status.f_blocks > 0 else 1 << 62  # None, or -1: a mount without a limit.
+    return status.f_bavail if status.f_blocks > 0 else 1 << 62  # 0 or -1 blocks: a mount without a limit.
 
 
 def short_of_space(dumps: Iterable[PlannedDump], store: Store, targets: TargetsPlace) -> list[str]:
-    """Return the complaints about disks that have too little room for what is to be restored out of a store."""
+    """Return complaints about disks that have too little space to restore the dumps of a store."""
     homes, wanted = _homes(dumps, targets)
     problems = []
     for device, home in homes.items():
         raw = [dump for dump in wanted[device] if dump.expected is not None and not is_compressed(dump.expected)]
         if home.filesystem in {"hugetlbfs", "xfs", "btrfs"}:
-            continue  # Pages are counted above; a clone takes no room.
+            continue  # Huge pages are counted above; a clone needs no space.
         try:
             status = os.fstatvfs(home.fd)
         except OSError:
-            continue  # Nobody tells: a disk that fills up is told when it does.
+            continue  # Unknown: a full disk is an error of the restore.
         free = status.f_bavail * status.f_frsize
         amount = sum(min(dump.length, dump.source.allocated) for dump in raw)
         if amount > free and exceed(_amounts(raw, store), free):
@@ -170,5 +170,5 @@ def _amounts(dumps: Iterable[PlannedDump], store: Store) -> Iterator[int]:
 
 
 def _data(dump: PlannedDump, store: Store, grain: int) -> Iterator[tuple[int, int]]:
-    with suppress(DumpError):  # What can't be read is its own failure.
+    with suppress(DumpError):  # An unreadable dump fails on its own.
         yield from data_in(FileSource(store.open(dump.name), dump.source), 0, dump.length, grain)

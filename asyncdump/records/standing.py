@@ -1,4 +1,4 @@
-"""A dump as it is on its disk, compared with its record without reading its bytes."""
+"""A dump as it is stored now, compared with its record without reading its content."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from asyncdump.vocabulary.values import Source
 
 
 def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
-    """Return a dump as a source, and how many bytes of content it has, as far as that's seen without reading them.
+    """Return a dump as a source, and the size of its content in bytes, without reading the content.
 
     Raises:
-        DamagedError: it is missing, no regular file, or of another size.
-        DumpError: it can't be looked at.
+        DamagedError: it is missing, isn't a regular file, or has a different size.
+        DumpError: it can't be examined.
     """
     try:
         fd = store.open(file.name)
@@ -64,20 +64,20 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
 
 
 def is_compressed(file: FileReport) -> bool:
-    """Tell whether a dump is stored in the frames of a codec."""
+    """Return whether a dump is stored as frames of a codec."""
     return stored_by(file.stages) is not None
 
 
 def holds_source(file: FileReport) -> bool:
-    """Tell whether the content of a dump, decompressed, is what its source held."""
+    """Return whether the decompressed content of a dump is the content of its source."""
     return not file.stages or (is_compressed(file) and len(file.stages) == 1)
 
 
 def has_checksums(file: FileReport, store: Store) -> bool:
-    """Tell whether each frame of a dump has a checksum, which stands in for a digest.
+    """Return whether each frame of a dump has a checksum, which replaces a digest.
 
     Raises:
-        DumpError: that can't be told.
+        DumpError: that can't be determined.
     """
     codec = stored_by(file.stages)
     if codec is None:
@@ -90,7 +90,7 @@ def has_checksums(file: FileReport, store: Store) -> bool:
 
 
 def went_through(file: FileReport) -> list[str]:
-    """Return the programs that a dump went through, which nothing here can undo."""
+    """Return the programs that a dump went through, which can't be undone here."""
     return [stage for stage in file.stages if codec_of_stage(stage) is None]
 
 
@@ -98,7 +98,7 @@ def listed(fd: int, path: str, codec: Codec) -> SeekTable:
     """Return the frames of a compressed dump.
 
     Raises:
-        DamagedError: there is no table of them, or it isn't one that asyncdump has written.
+        DamagedError: there is no seek table, or asyncdump can't have written it.
         DumpError: the codec isn't installed.
     """
     check_installed(codec, path)
@@ -115,7 +115,7 @@ def listed(fd: int, path: str, codec: Codec) -> SeekTable:
 
 
 def short(file: FileReport, size: int) -> DamagedError:
-    """Return the error that says a dump ends at byte ``size``, before it should."""
+    """Return the error for a dump that ends early, at byte ``size``."""
     return DamagedError(
         f"{file.path} is short: it ends at byte {size}, {file.size} were written",
         verdict="short",

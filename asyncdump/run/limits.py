@@ -7,7 +7,7 @@ import resource
 from typing import Final
 
 from asyncdump.errors import DumpError
-from asyncdump.kernel.linux import cores, open_files
+from asyncdump.kernel.host import cores, open_files
 from asyncdump.vocabulary.values import MEMORY
 
 _SPARE_DESCRIPTORS: Final = 16

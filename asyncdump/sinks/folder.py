@@ -82,6 +82,7 @@ class Folder(OpenFolder):
             errors[index] = errors[index] or sink.lost or sink.rename(overwrite=overwrite or sink.replaces)
             if errors[index] is not None:
                 sink.discard()
+        # One fsync of the directory for all names. If it fails, any of them may be lost.
         if durable and (failure := self.sync()) is not None:
             errors = [earlier or _not_durable(sink, failure) for sink, earlier in zip(sinks, errors, strict=True)]
         return errors

@@ -21,12 +21,12 @@ from asyncdump.vocabulary.values import SMALL_PAGE, Choice, Source, Span
 
 
 class Copied(msgspec.Struct):
-    """How far a copy has come. It is also right after an error.
+    """The progress of a copy. It is also correct after an error.
 
     Attributes:
-        bytes: moved so far.
-        method: what moves them.
-        tick: called after each step.
+        bytes: the number of bytes copied so far.
+        method: the method that moves them.
+        tick: called after each span.
     """
 
     bytes: int = 0
@@ -34,7 +34,7 @@ class Copied(msgspec.Struct):
     tick: Callable[[], None] = lambda: None
 
     def add(self, count: int, method: str) -> None:
-        """Count a step."""
+        """Count a span."""
         self.bytes += count
         self.method = method
         self.tick()
@@ -54,7 +54,7 @@ def copy_in_place(
 ) -> None:
     """Copy ``length`` bytes of an open source from byte ``start`` into a sink at byte ``seek``.
 
-    With ``sparse``, zeros are skipped: what the sink held there before stays.
+    With ``sparse``, zeros are skipped: the old content of the sink stays there.
 
     Raises:
         MethodRefusedError: the kernel doesn't support the method for these two.
@@ -86,7 +86,7 @@ def copy_in_blocks(
     Args:
         path: the name of the pipe in errors.
         length: the most bytes to copy; None for all.
-        sparse: skip zeros: what the sink held there before stays.
+        sparse: skip zeros: the old content of the sink stays there.
 
     Raises:
         DumpError: it can't be read.
@@ -101,7 +101,7 @@ def copy_in_blocks(
 
 
 def fill(fd: int, view: memoryview, path: str, offset: int | None = None) -> int:
-    """Read from ``offset`` of a file, or from a pipe, until the buffer is full or there is no more; return how much."""
+    """Read from byte ``offset`` of a file, or from a pipe, until the buffer is full or at the end; return the count."""
     done = 0
     with explain("read", path):
         while done < len(view):
@@ -140,7 +140,7 @@ def _store(engines: list[Engine], route: Route, span: Span, lane: Lane) -> None:
 
 
 def refused_method(method: str, refusal: Refusal, path: str) -> MethodRefusedError:
-    """Return the error for a method that was asked for and that the kernel refuses."""
+    """Return the error for a requested method that the kernel refuses."""
     return MethodRefusedError(
         f"{method} is refused for {path}: {refusal.reason}",
         path=path,

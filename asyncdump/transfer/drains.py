@@ -17,14 +17,14 @@ _BEHIND: Final = 4 << 20
 
 
 class Empty(Exception):  # noqa: N818 (no failure: it will have more)
-    """A pipe is empty now. Not EAGAIN itself: from the sink, that is a failure."""
+    """The pipe is empty at the moment. This isn't an EAGAIN, because an EAGAIN of the sink is a failure."""
 
 
 def _taken(pipe: int, view: memoryview) -> int:
-    """Read what a pipe has into ``view`` and return how many bytes; 0 at its end.
+    """Read from a pipe into ``view`` and return how many bytes were read; 0 at the end.
 
     Raises:
-        Empty: there is nothing now.
+        Empty: the pipe is empty at the moment.
     """
     try:
         return os.readv(pipe, [view])
@@ -33,10 +33,10 @@ def _taken(pipe: int, view: memoryview) -> int:
 
 
 class Drain:
-    """What drains the output of the last program. A step raises `Empty` if there is nothing now.
+    """What drains the output of the last program. A step raises `Empty` if there is no output at the moment.
 
     Attributes:
-        hasher: what hashes all that is written, or None if nothing does.
+        hasher: hashes everything that is written, or None if no digest is wanted.
     """
 
     hasher: Hasher | None = None
@@ -46,7 +46,7 @@ class Drain:
         self.done = False
 
     def step(self, lane: Lane) -> bool:
-        """Take some bytes; return False at the end of the output."""
+        """Move some bytes; return False at the end of the output."""
         raise NotImplementedError
 
     def finish(self, lane: Lane) -> None:
@@ -54,10 +54,10 @@ class Drain:
 
 
 class CopiedDrain(Drain):
-    """Read into the second buffer of the lane, and hashed and written from there.
+    """The output is read into the second buffer of the lane, and hashed and written from there.
 
-    The bytes hashed are the bytes written. A program may pass on pages that are still being changed (splice(2)), so
-    that reading a pipe twice, by tee(2), would give two results.
+    The hashed bytes are the written bytes. A program may pass on pages that are still being changed (splice(2)), so
+    that reading a pipe twice, with tee(2), could give two results.
     """
 
     def __init__(self, sink: Sink, pipe: int, hasher: Hasher | None) -> None:
@@ -92,9 +92,9 @@ class CopiedDrain(Drain):
 
 
 class SplicedDrain(Drain):
-    """Spliced into the page cache of the sink, with write-back close behind.
+    """The output is spliced into the page cache of the sink, with write-back close behind.
 
-    ``bench filter`` found O_DIRECT slower here: a pipe hands the disk single pages, and each write waits for the disk.
+    ``bench filter`` found O_DIRECT slower: a pipe passes single pages to the disk, and each write waits for the disk.
     """
 
     def __init__(self, sink: Sink, fd: int, pipe: int) -> None:
@@ -141,7 +141,7 @@ class SplicedDrain(Drain):
 
 
 class FramesDrain(Drain):
-    """Compressed: gathered into frames, which a packer writes."""
+    """The output is gathered into frames, compressed, and written by a packer."""
 
     def __init__(self, compressors: Compressors, pipe: int, press: Press, packer: Packer) -> None:
         super().__init__(pipe)

@@ -16,16 +16,16 @@ from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, some
 from asyncdump.vocabulary.values import UNREADABLE, Span
 
 STEP: Final = 1 << 20
-"""Bytes moved at once: the capacity of a pipe, unless the limit was raised (pipe(7))."""
+"""How many bytes are moved at a time: the maximum size of a pipe, unless that was raised (pipe(7))."""
 
 
 class Feeding(Protocol):
-    """What a feed needs of its transfer.
+    """What a feed needs from its transfer.
 
     Attributes:
-        route: the two ends.
-        compressors: those of the run.
-        spliced: whether the feed uses splice(2) now.
+        route: the source and the sink.
+        compressors: the compressors of the run.
+        spliced: whether the feed currently uses splice(2).
     """
 
     @property
@@ -70,7 +70,7 @@ class Feed:
 
 
 class PlainFeed(Feed):
-    """The source as it is: read and written, or spliced (from huge pages, vmspliced)."""
+    """The raw source: read and written, or spliced (vmspliced from huge pages)."""
 
     _rest: memoryview = memoryview(b"")
 
@@ -119,7 +119,7 @@ class PlainFeed(Feed):
 
 
 class FramesFeed(Feed):
-    """The source compressed: one frame after another, then the table of them."""
+    """The compressed source: one frame after another, then the seek table."""
 
     def __init__(self, piped: Feeding, pipe: int, press: Press) -> None:
         super().__init__(piped, pipe)

@@ -1,4 +1,4 @@
-"""Filters: programs joined by pipes, started without a shell; however a run ends, nothing of them is left."""
+"""Filters: programs connected by pipes, started without a shell. Nothing of them is left, however a run ends."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _PATIENCE: Final = 0.05
 """Seconds after which a waiting thread checks whether the run continues."""
 
 _LAST_WAIT: Final = 3.0
-"""Seconds that programs may take to die of SIGKILL. One that waits for a device or a frozen filesystem never does."""
+"""Seconds that programs may take to exit after SIGKILL. One that waits for a device or a frozen filesystem won't."""
 
 
 class Filters:
     """The programs that one file goes through.
 
     Attributes:
-        stdin: the end that feeds the first; -1 once it is closed. It doesn't block.
-        stdout: the end that empties the last. It doesn't block.
+        stdin: the pipe to the first program, non-blocking; -1 after it was closed.
+        stdout: the pipe from the last program, non-blocking.
     """
 
     def __init__(self, commands: Commands, check: Callable[[], None]) -> None:
-        """Start all of them; ``check`` is called in each wait, and may raise to end it.
+        """Start all programs; ``check`` is called during each wait, and may raise.
 
         Raises:
-            FilterError: one can't be started.
+            FilterError: a program can't be started.
         """
         self.stdin = self.stdout = self._fed = -1
         self._check = check
@@ -60,7 +60,7 @@ class Filters:
         for command in commands:
             try:
                 self._add(command)
-            except (OSError, ValueError) as error:  # ValueError: an argument that no system call takes.
+            except (OSError, ValueError) as error:  # ValueError: an argument with a NUL character.
                 number = error.errno if isinstance(error, OSError) else None
                 reason = describe_errno(number) if number else str(error)
                 message = f"{command[0]} can't be started: {reason}"
@@ -69,7 +69,7 @@ class Filters:
         os.set_blocking(self.stdout, False)
 
     def _add(self, command: tuple[str, ...]) -> None:
-        """Start one more program, which reads the output of the one before it."""
+        """Start one more program, which reads the output of the previous one."""
         if self._children:
             reading, self.stdout = self.stdout, -1
         else:
@@ -88,11 +88,11 @@ class Filters:
         return " | ".join(child.name for child in self._children)
 
     def wait(self, *, feeding: bool, emptying: bool) -> None:
-        """Wait until something can be done, about 50 ms at most; read stderr meanwhile.
+        """Wait until something can be done, at most about 50 ms; read stderr meanwhile.
 
         Args:
             feeding: whether there is input left for the first program.
-            emptying: whether output of the last one is still to come.
+            emptying: whether more output of the last program is expected.
         """
         self._check()
         poll = select.poll()
@@ -110,21 +110,22 @@ class Filters:
 
     def close_stdin(self) -> None:
         """Close the input of the first program."""
-        # Keep a reading end, to see at the end whether something was left: a small input is written before it is read.
+        # Keep a read end, to see later whether something was left in the pipe: a small input is written before any of
+        # it is read.
         with suppress(OSError):
             self._fed = os.open(f"/proc/self/fd/{self.stdin}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self.stdin = closed(self.stdin)
 
     def ended(self) -> bool:
-        """Return whether all have ended on their own."""
+        """Return whether all programs have exited on their own."""
         return all(child.ended() for child in self._children)
 
     def complaint(self) -> FilterError | None:
-        """Return the error of the program that failed, once all have ended: the cause rather than its consequences."""
+        """Return the error of the program that failed, after all have exited: the cause, not its consequences."""
         for child in self._children:
             child.listen()
         failed = [child for child in self._children if child.status != 0]
-        # A program that was writing when the next one died has died of SIGPIPE: it is not the cause.
+        # A program that died of SIGPIPE was writing to one that died before: it isn't the cause.
         causes = [child for child in failed if child.status != -signal.SIGPIPE] or failed
         if not causes:
             return self._closed_early() if self._fed >= 0 and _waiting_in(self._fed) else None
@@ -144,17 +145,17 @@ class Filters:
         return FilterError(message, command=first.name, status=first.status, operation="filter", errno=errno.EPIPE)
 
     def stuck(self, seconds: float) -> FilterError:
-        """Return the error for programs that neither read nor write nor end."""
+        """Return the error for programs that neither read nor write nor exit."""
         message = f"{self.names} took nothing and gave nothing for {seconds:g} s"
         hint = "if the filter needs longer, raise timeout"
         return FilterError(message, command=self.names, operation="filter", errno=errno.ETIMEDOUT, hint=hint)
 
     def kill(self) -> list[str]:
-        """Kill what still runs, and all that it has started; leave no zombie and no descriptor.
+        """Kill the programs that still run, and all their children; leave no zombie and no descriptor.
 
         Returns:
-            The names of programs that didn't die, with their process ids: a process in a call to a device or a
-            filesystem that doesn't answer can't be killed. Nothing waits for them any longer.
+            The names and PIDs of programs that didn't exit: a process in a call to a device or a filesystem that
+            doesn't respond can't be killed. Nothing waits for them any longer.
         """
         for child in self._children:
             child.kill()
@@ -165,7 +166,7 @@ class Filters:
 
 
 def _waiting_in(pipe: int) -> int:
-    """Return how many bytes a pipe holds (ioctl_pipe(2), FIONREAD)."""
+    """Return how many bytes are in a pipe (ioctl_pipe(2), FIONREAD)."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 

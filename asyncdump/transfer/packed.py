@@ -1,4 +1,4 @@
-"""One file under way into the frames of a codec, which are compressed in parallel and written in order."""
+"""One file that is dumped as frames of a codec, which are compressed in parallel and written in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Packed(Transfer):
         sink = self._route.sink
         hasher, checksums = new_digest(self.planned.checksum), self._compression.checksum
         self._packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=checksums)
-        # A write within the size doesn't have to extend the file, which would make O_DIRECT wait; the end cuts it.
+        # A write within the size doesn't extend the file, which would make O_DIRECT wait. `finish` truncates it.
         sink.expect(self.length)
         return [FEEDS["read" if self.planned.method == "auto" else self.planned.method]]
 
@@ -47,11 +47,11 @@ class Packed(Transfer):
         done = start
         for extent in self._route.origin.spans(start, end, shortest_hole=frame):
             if extent.hole:
-                # Frames begin at multiples of ``frame`` from ``start``, holes anywhere. Only the frames within the hole
-                # are holes: from the first boundary at or after its begin, ``(start - x) % frame`` bytes ahead of x, to
-                # the last one at or before its end, ``(x - start) % frame`` bytes behind x. Neither is negative: a
-                # result of % has the sign of its divisor. The last frame may be short, so that a hole which extends to
-                # the end needs no boundary there.
+                # Frames begin at multiples of ``frame`` from ``start``, holes anywhere. Only frames that are completely
+                # within the hole are holes: from the first boundary at or after its start, ``(start - x) % frame``
+                # bytes after x, to the last one at or before its end, ``(x - start) % frame`` bytes before x. Neither
+                # is negative, because the result of % has the sign of the divisor. The last frame may be short, so a
+                # hole that extends to the end needs no boundary there.
                 begin = extent.offset + (start - extent.offset) % frame
                 stop = extent.end if extent.end == end else extent.end - (extent.end - start) % frame
                 if begin < stop:
@@ -66,10 +66,10 @@ class Packed(Transfer):
 
     def _step(self, lane: Lane) -> bool:
         assert self._packer is not None
-        # A press first, then the number of a frame. In the other order, lanes would deadlock: `Packer.append` waits for
-        # all lower numbers, and the lane with the lowest could wait for the budget while lanes with higher numbers hold
-        # all of it. In this order, every number belongs to a lane that has its press. The lowest one waits for nothing
-        # but a core, which no lane keeps while it waits, and each append lets the next one go on.
+        # First a press, then the number of a frame. In the opposite order, lanes could deadlock: `Packer.append` waits
+        # for all lower numbers, and the lane with the lowest one could wait for the budget while lanes with higher
+        # numbers hold all of it. In this order, every number belongs to a lane that has its press. The lowest one only
+        # waits for a core, which no lane keeps while it waits, and each append lets the next one continue.
         with self._compressors.room(self._compression, lane) as press:
             taken = self._reader.take(lane)
             if taken is None:
@@ -88,7 +88,7 @@ class Packed(Transfer):
     def _finish(self, lane: Lane) -> None:
         assert self._packer is not None
         with explain("write", self._route.sink.path):
-            if self._reader.taken == 0:  # A table alone is not a .zst to some readers: nothing is one empty frame.
+            if self._reader.taken == 0:  # Some readers reject a file of only a table: write one empty frame.
                 with self._compressors.press(self._compression) as press:
                     self._packer.append(0, self._compressors.zeros(press, 0), 0)
             self._packer.finish()
@@ -96,6 +96,6 @@ class Packed(Transfer):
         self._note_stored(self._packer.hasher)
 
     def give_back(self, error: BaseException | None = None) -> None:
-        """Give the block back that was being filled."""
+        """Release the block that is being filled."""
         if self._packer is not None:
             self._packer.discard()

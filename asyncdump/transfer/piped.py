@@ -1,4 +1,4 @@
-"""One file under way through filters, or into a pipe: fed and drained by turns by one thread that never blocks."""
+"""One file that goes through filters, or into a pipe: one thread, which never blocks, alternately feeds and drains."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from asyncdump.vocabulary.values import UNREADABLE, Span
 
 
 class Piped(Transfer):
-    """A `Transfer` whose bytes go through programs: spliced into the first, spliced out of the last.
+    """A `Transfer` whose bytes go through programs: spliced into the first one, spliced from the last one.
 
-    If they are compressed, that is before the programs, or with ``compress_last`` after them.
+    If they are compressed, that happens before the programs, or with ``compress_last`` after them.
     """
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
@@ -44,12 +44,12 @@ class Piped(Transfer):
 
     @property
     def most_lanes(self) -> int:
-        """One: what is read, fed and drained goes through the hands of one thread."""
+        """One, because a single thread reads, feeds and drains."""
         return 1
 
     def _prepare(self, place: Place) -> list[Engine]:
         self._streams = place.streams
-        # Before the programs are started: they would have to wait as well.
+        # Before the programs are started, because they would have to wait as well.
         press: Press | None = None
         if self._compression is not None:
             press = self._borrowed.enter_context(self._compressors.press(self._compression))
@@ -71,7 +71,7 @@ class Piped(Transfer):
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
     def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
-        # What is streamed is no file that could have a digest.
+        # A stream isn't a file, so it has no digest.
         hasher = None if self._streams else new_digest(self.planned.checksum)
         if press is not None:
             packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=press.options.checksum)
@@ -86,6 +86,7 @@ class Piped(Transfer):
         assert self._feed is not None
         if self._feed.done and (self._drain is None or self._drain.done):
             return False
+        # Neither step blocks: a program that waits for its output to be drained doesn't read its input.
         fed = not self._feed.done and self._fed(self._feed, lane)
         emptied = self._drain is not None and not self._drain.done and self._emptied(lane)
         if fed or emptied:
@@ -149,7 +150,7 @@ class Piped(Transfer):
         self.give_back()
 
     def give_back(self, error: BaseException | None = None) -> None:
-        """Kill the programs, close their descriptors, and give back the press.
+        """Kill the programs, close their descriptors, and return the press.
 
         Raises:
             FilterError: a program can't be killed.

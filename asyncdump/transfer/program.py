@@ -18,7 +18,7 @@ _PATIENCE: Final = 0.05
 
 _TAIL: Final = 2000
 _PIECE: Final = 64 << 10
-_MOST_PIECES: Final = 16  # What a pipe holds; a program that never stops writing isn't read for ever.
+_MOST_PIECES: Final = 16  # As much as a pipe holds: a program that never stops writing isn't read forever.
 _P_PIDFD: Final = 3
 """waitid(2): wait for the process of a descriptor (Linux 5.4)."""
 
@@ -31,13 +31,13 @@ _LOST = "something else in this process reaps children"
 class Program:
     """One program: its process, and the last of what it writes to stderr.
 
-    Its status is read without reaping it (waitid(2), WNOWAIT). While it is a zombie, its number, which is also that of
-    its process group, belongs to no other process, and the group can be killed. `subprocess` isn't asked: it reports 0
+    Its status is read without reaping it (waitid(2), WNOWAIT). While it is a zombie, its PID, which is also that of its
+    process group, can't be reused, and the group can be killed. `subprocess` isn't used for that, because it reports 0
     for a process that something else has reaped.
 
     Attributes:
-        status: its exit status, negative for the signal that ended it; None while it runs, or if it is lost.
-        lost: whether it has ended and somebody else has taken its status.
+        status: its exit status; negative if a signal killed it; None while it runs, or if its status is lost.
+        lost: whether it has exited and something else has reaped it.
     """
 
     def __init__(self, command: tuple[str, ...], stdin: int, stdout: int) -> None:
@@ -48,7 +48,7 @@ class Program:
         self.lost = False
         self.errors, theirs = os.pipe2(os.O_CLOEXEC)
         try:
-            # A group of its own: this process handles Ctrl-C, and what a filter starts in turn is killed with it.
+            # A separate group: this process handles Ctrl-C, and the children of a filter are killed with it.
             process = subprocess.Popen(  # noqa: S603 (the user's own, allowed by --allow-filters)
                 command, stdin=stdin, stdout=stdout, stderr=theirs, process_group=0
             )
@@ -58,25 +58,25 @@ class Program:
         finally:
             os.close(theirs)
         os.set_blocking(self.errors, False)
-        process.returncode = 0  # From here on, waiting for it is this object's task.
+        process.returncode = 0  # So that subprocess never reaps it: this object does.
         self.pid: Final = process.pid
         self._pidfd = self._open()
 
     def _open(self) -> int:
         """Return a descriptor of the process (pidfd_open(2)), or -1 if there is none or the process is lost already."""
         pidfd = -1
-        with suppress(OSError, AttributeError):  # Missing or denied: its number does as well, unless others reap it.
+        with suppress(OSError, AttributeError):  # Missing or denied: the PID serves as well, unless others reap it.
             pidfd = os.pidfd_open(self.pid)
         self._id = (os.P_PID, self.pid) if pidfd < 0 else (_P_PIDFD, pidfd)
-        # If something else reaps children, the number may belong to another process by now: one that is not a child of
-        # this process, or does not lead a group. From here on, the descriptor always means the same process.
+        # If something else reaps children, the PID may belong to another process by now: one that isn't a child of this
+        # process, or doesn't lead a group. From here on, the descriptor always refers to the same process.
         self.ended()
         with suppress(ProcessLookupError):  # Reaped by something else since.
             self.lost = self.lost or os.getpgid(self.pid) != self.pid
         return closed(pidfd) if self.lost else pidfd
 
     def ended(self) -> bool:
-        """Return whether it has ended, and note how; it isn't reaped."""
+        """Return whether it has exited, and note its status; it isn't reaped."""
         if self.status is None and not self.lost:
             try:
                 found = os.waitid(*self._id, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -88,12 +88,12 @@ class Program:
         return self.lost or self.status is not None
 
     def register(self, poll: select.poll) -> None:
-        """Have ``poll`` return when it ends."""
+        """Make ``poll`` return when it exits."""
         if self._pidfd >= 0 and not self.ended():
             poll.register(self._pidfd, select.POLLIN)
 
     def listen(self) -> None:
-        """Read what stderr has now."""
+        """Read what is on its stderr now."""
         if self.errors < 0:
             return
         with suppress(BlockingIOError):
@@ -105,7 +105,7 @@ class Program:
                 self.tail = (self.tail + piece)[-_TAIL:]
 
     def complaint(self) -> str:
-        """Return what is wrong with how it ended, in words."""
+        """Return the message for its failure."""
         if self.lost:
             return self.quote(f"the exit status of {self.name} is unknown: {_LOST}")
         status = self.status or 0
@@ -119,7 +119,7 @@ class Program:
         return f"{message}: {said}" if said else message
 
     def kill(self) -> None:
-        """Kill its process group, some of which may be left after its own end."""
+        """Kill its process group, of which processes may be left after it has exited itself."""
         self.errors = closed(self.errors)
         if self._pidfd >= 0:
             # Since Linux 6.9: the group, even after something else has reaped its leader.
@@ -133,14 +133,14 @@ class Program:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def reap(self, until: float) -> bool:
-        """Wait for its end until ``until`` of the monotonic clock, and leave no zombie; return whether it has ended."""
+        """Wait for it until ``until`` on the monotonic clock, and leave no zombie; return whether it has exited."""
         while not self.ended():
             if (left := until - time.monotonic()) <= 0:
-                with suppress(RuntimeError):  # No thread can be started: it stays a zombie once it ends.
+                with suppress(RuntimeError):  # No thread can be started: it will stay a zombie.
                     threading.Thread(target=self._reap, daemon=True, name=f"reaper of {self.name}").start()
                 return False
             poll = select.poll()
-            if self._pidfd >= 0:  # Also readable if it has ended already: nothing is missed.
+            if self._pidfd >= 0:  # Also readable if it has exited already, so no exit is missed.
                 poll.register(self._pidfd, select.POLLIN)
             poll.poll(1000 * (left if self._pidfd >= 0 else min(left, _PATIENCE)))
         self._reap(os.WNOHANG)

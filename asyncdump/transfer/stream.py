@@ -1,4 +1,4 @@
-"""A copy outside of a run, on one thread, from or to what has no offsets (a pipe, a socket, a terminal)."""
+"""A copy outside of a run, on one thread, from or to a descriptor without offsets (a pipe, a socket, a terminal)."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def copy_stream(
 
     Args:
         reading, writing: the descriptors; writing starts at the descriptor's file offset, if it has one.
-        tally: counts what is moved.
-        path: the name of what is read, in errors.
-        source: what ``reading`` is, if it is a file; it is read from byte ``start``.
+        tally: counts the copied bytes.
+        path: the name of the input, in errors.
+        source: the description of ``reading``, if it is a file; it is read from byte ``start``.
         start: for a file, the first byte.
-        length: the most bytes to copy; None for all.
-        method: a way to move them, or ``auto`` for the first that hands over a copy and that the kernel accepts.
+        length: the maximum number of bytes to copy; None for all.
+        method: the method, or ``auto`` for the first one that copies and that the kernel accepts.
 
     Raises:
         MethodRefusedError: the kernel doesn't support the method for these two.
@@ -130,17 +130,17 @@ class _Link:
             grow_pipe(pipe)
 
     def ways(self) -> list[str]:
-        """Return the ways to try, the fastest first, of those that hand over a copy.
+        """Return the methods for ``auto``, the fastest first: those whose reader gets a copy.
 
-        A pipe or a socket takes the pages of a file itself by splice, vmsplice or sendfile: a reader that comes late
-        sees what the owner has written since. Only a method that is named does that.
+        With splice, vmsplice or sendfile, a pipe or a socket gets the pages of the file itself, and a late reader sees
+        what their owner has written since. Only an explicit method does that.
         """
         if self._source is None:
             return ["splice", "read"] if self._pipes else ["read"]
         return ["sendfile", "read"] if stat.S_ISREG(os.fstat(self._writing).st_mode) else ["read"]
 
     def step(self, ways: list[str], position: int, count: int) -> int:
-        """Move up to ``count`` bytes the first way that isn't refused; a way that is refused isn't tried again."""
+        """Move up to ``count`` bytes with the first method that isn't refused; a refused one isn't tried again."""
         while True:
             way = getattr(self, f"_{ways[0]}")
             try:
@@ -170,7 +170,7 @@ class _Link:
         return os.sendfile(self._writing, self._reading, position, count)
 
     def _vmsplice(self, position: int, count: int) -> int:
-        """Hand the pages themselves to the pipe: its reader sees what they contain when it reads."""
+        """Pass the pages themselves to the pipe: the reader sees what they contain when it reads them."""
         source = self._source
         if source is None:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

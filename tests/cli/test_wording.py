@@ -57,7 +57,7 @@ def test_a_manifest_that_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(WRONG)
     assert told("m.yaml", cwd=tmp_path) == [
         "asyncdump: m.yaml:3: concurency: unknown key; did you mean concurrency?",
-        "asyncdump: m.yaml:7: dumps[1].length: '16 MiBs' is no size: write bytes, or 512KiB, 16MiB, 1GiB",
+        "asyncdump: m.yaml:7: dumps[1].length: '16 MiBs' is not a size: write bytes, or 512KiB, 16MiB, 1GiB",
         "asyncdump: m.yaml:9: dumps[2].checksum: 'md5' is not one of xxh128, blake3, sha256, none",
     ]
 

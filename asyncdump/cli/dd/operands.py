@@ -32,7 +32,7 @@ _NUMBERS: Final = frozenset({"bs", "ibs", "obs", "count", "skip", "seek", "iseek
 
 
 class Operands(msgspec.Struct):
-    """What was asked for; ``skip``, ``seek`` and ``count`` in bytes."""
+    """The parsed operands; ``skip``, ``seek`` and ``count`` are in bytes."""
 
     source: str | None = None
     target: str | None = None
@@ -48,7 +48,7 @@ class Operands(msgspec.Struct):
 
 
 def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
-    """Return the operands, and all that is wrong with them."""
+    """Return the operands, and all errors in them."""
     operands, problems, numbers = Operands(), [], {}
     flagged: set[str] = set()
     for argument in arguments:
@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
         except ValueError as error:
             problems.append(f"{argument}: {error}")
     for name, value in numbers.items():
-        # A count of bytes, as coreutils has it: skip=4096B, count=8KiB, iflag=count_bytes.
+        # A count in bytes, as in coreutils: skip=4096B, count=8KiB, iflag=count_bytes.
         in_bytes = "B" in value or name in flagged
         size = parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0
         if size > MAXIMUM:
