@@ -17,7 +17,7 @@ from asyncdump.errors import describe_errno
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import TRUE_ERRORS
 from asyncdump.sinks.file import ALIGNMENT
-from asyncdump.vocabulary.values import Choice, Method, Span
+from asyncdump.vocabulary.values import MEMORY, Choice, Method, Span
 
 __all__ = [
     "ENGINES",
@@ -74,7 +74,7 @@ def candidates(
     methods: list[Method] = []
     if cloning and source == destination and source in _CLONING:
         methods.append("reflink")
-    if not hashing and source in {"hugetlbfs", "tmpfs", "ramfs"}:
+    if not hashing and source in MEMORY:
         methods.append("direct")
     methods.append("read")
     return [ENGINES[method] for method in methods]
