@@ -28,7 +28,7 @@ from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import TRUE_ERRORS
 from asyncdump.sinks.file import ALIGNMENT
-from asyncdump.vocabulary.values import MEMORY, Choice, Method, Span
+from asyncdump.vocabulary.values import Choice, Method, Span
 
 __all__ = [
     "ENGINES",
