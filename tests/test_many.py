@@ -15,9 +15,9 @@ import pytest
 
 import asyncdump
 from asyncdump.errors import DumpError
-from asyncdump.records import receipt as receipts
-from asyncdump.records.receipt import digest_lists, receipt
+from asyncdump.records import writer as receipts
 from asyncdump.records.report import FileReport, Report
+from asyncdump.records.writer import digest_lists, receipt
 from asyncdump.vocabulary.values import Identity
 
 MANY = 20_000
