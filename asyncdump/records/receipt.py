@@ -1,4 +1,4 @@
-"""The files next to the dumps that describe them: the receipt and the digest lists; after a crash, the journal."""
+"""The receipt or journal of a run, as it is read back."""
 
 from __future__ import annotations
 
