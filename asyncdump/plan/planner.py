@@ -30,7 +30,7 @@ from asyncdump.records.record import LARGEST, room
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.output import local_folder, open_store, resolve
 from asyncdump.sinks.place import Entry, Store
-from asyncdump.sources.process import look_at_process
+from asyncdump.sources.opening import look_at_process
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT, name_complaint
 from asyncdump.vocabulary.size import MAXIMUM, format_size, parse_size
