@@ -1,13 +1,13 @@
-"""Dump hundreds of memory-mapped files concurrently and durably, with digests to verify them by.
+"""Dump hundreds of memory-mapped files concurrently and durably, with digests to verify them.
 
-The way of a byte::
+The path of a byte::
 
     manifest -> plan -> scheduler -> engine (a thread: the kernel moves the bytes) -> sink -> events, report
 
-`dump_all` runs a manifest, `open_run` runs it and shows what happens, `dump_sync` runs it in a script. `Manifest` and
-`Dump` say what to do, events and `Report` what was done. All errors descend from `AsyncdumpError`.
+`dump_all` runs a manifest, `open_run` runs it and yields its events, `dump_sync` runs it in a script. `Manifest` and
+`Dump` say what to do; events and `Report` say what was done. All errors derive from `AsyncdumpError`.
 
-Names are imported when they are first used, so that importing this package costs nothing.
+Names are imported when they are first used, so that importing this package is cheap.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from asyncdump.errors import TargetExistsError as TargetExistsError
     from asyncdump.manifest import Defaults as Defaults
     from asyncdump.manifest import Dump as Dump
+    from asyncdump.manifest import Lz4 as Lz4
     from asyncdump.manifest import Manifest as Manifest
     from asyncdump.manifest import ProcessMemory as ProcessMemory
     from asyncdump.manifest import Retries as Retries
@@ -106,7 +107,7 @@ _HOMES = {
         "SourceChangedError",
         "TargetExistsError",
     ),
-    "manifest": ("Defaults", "Dump", "Manifest", "ProcessMemory", "Retries", "Zstd", "json_schema"),
+    "manifest": ("Defaults", "Dump", "Lz4", "Manifest", "ProcessMemory", "Retries", "Zstd", "json_schema"),
     "manifest.options": ("Overrides",),
     "plan.plan": ("Plan", "PlannedDump"),
     "probing": ("Finding", "probe"),

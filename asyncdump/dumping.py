@@ -1,4 +1,4 @@
-"""Dumping: `dump_all` awaits a run, `open_run` watches it, `plan_all` says what it would do."""
+"""Dumping: `dump_all` awaits a run, `open_run` shows its events, `plan_all` returns what it would do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STDOUT: Final = 1
 
 
 What = str | os.PathLike[str] | Manifest | Plan | Dump | Iterable[Dump | str | os.PathLike[str]]
-"""What is to be dumped: the path of a manifest, a manifest, a plan, or sources (which need ``output``)."""
+"""What to dump: the path of a manifest, a manifest, a plan, or sources (which need ``output``)."""
 
 
 @spell_out
@@ -68,7 +68,7 @@ def _prepare(what: What, options: Overrides, check: Callable[[], None]) -> Plan:
 
 
 def _runnable(plan: Plan, options: Overrides) -> Plan:
-    """Return a plan that was made before, perhaps in another process, if it can be run as it is."""
+    """Return an existing plan, perhaps from another process, if it can be run as it is."""
     message = "a plan is run as it was made: pass this option to plan_all"
     problems = [Problem(key=name, message=message) for name in given(options)]
     problems += [
@@ -91,7 +91,7 @@ def _path(what: str | os.PathLike[str]) -> str:
 
 
 def _manifest_of(sources: Iterable[Dump | str | os.PathLike[str]], output: str | os.PathLike[str] | None) -> Manifest:
-    """Return the manifest of sources, each a `Dump`, or a path or glob."""
+    """Return a manifest for sources, each one a `Dump`, a path or a glob."""
     if output is None:
         raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
     problems: list[Problem] = []
@@ -115,12 +115,12 @@ def _marks_of(manifest: Manifest) -> Marks:
 def _working_folder() -> str:
     try:
         return os.getcwd()
-    except FileNotFoundError:  # It was removed. Absolute paths need none; others fail by this name.
+    except FileNotFoundError:  # It was removed. Absolute paths don't need it, and relative ones fail with this name.
         return "/proc/self/cwd"
 
 
 def _open_output(plan: Plan, stop: Stop) -> Run:
-    """Lock the output, and find out what is done already."""
+    """Lock the output, and read the records of earlier runs."""
     if plan.output == STANDARD_OUTPUT:
         return Run(plan, StdoutPlace(_STDOUT, stop.check), stop)
     with opening_output():
@@ -134,7 +134,7 @@ def _open_output(plan: Plan, stop: Stop) -> Run:
         store.sweep()
         _check_names(plan, store)
         run = Run(plan, store, stop, store=store, earlier=earlier)
-        # Last, for it replaces the journal of a run before: nothing may fail any more.
+        # The last step, because it replaces the journal of an earlier run: nothing may fail after that.
         head = Head(files=len(plan.dumps), started=now().isoformat(), manifest_sha256=plan.manifest_sha256)
         with opening_output():
             run.attach(Journal(store, head, earlier.values()))
@@ -164,7 +164,7 @@ def _check_names(plan: Plan, store: Store) -> None:
 @spell_out
 @asynccontextmanager
 async def open_run(what: What, **options: Unpack[Overrides]) -> AsyncIterator[Run]:
-    """Start a run, and give it as an asynchronous iterator of its events::
+    """Start a run, and yield it as an asynchronous iterator of its events::
 
         async with asyncdump.open_run("manifest.yaml") as run:
             async for event in run:

@@ -42,7 +42,7 @@ class AsyncdumpError(Exception):
 
     @property
     def hint(self) -> str:
-        """What to do about it, or an empty string. Options are spelled as in the current interface (`spelled`)."""
+        """What to do about it, or an empty string. Options are spelled as in the current interface."""
         return spelled(self._hint)
 
     @hint.setter
@@ -76,7 +76,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hint(self) -> str:
-        """What to do about it. Options are spelled as in the current interface (`spelled`)."""
+        """What to do about it. Options are spelled as in the current interface."""
         return spelled(text(self.remedy))
 
     def __str__(self) -> str:
@@ -126,7 +126,7 @@ class TargetExistsError(ManifestError, ReceiptError):
 
 
 class DumpError(AsyncdumpError):
-    """One file could not be dumped, read, verified or restored; or a call failed that a whole run needs."""
+    """One file could not be dumped, read, verified or restored; or a call failed that the entire run needs."""
 
 
 class BusyError(DumpError):

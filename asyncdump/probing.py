@@ -1,4 +1,4 @@
-"""What this kernel accepts for a source and a folder, and how fast it is: tried, never looked up."""
+"""Which methods the kernel accepts for a source and a directory, and how fast they are; all of this is tried."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from asyncdump.vocabulary.stop import Stop
 from asyncdump.vocabulary.values import STANDARD_OUTPUT, UNREADABLE, Span
 
 _LONGEST: Final = 1.0
-"""Seconds that a method is measured for at the most; beyond, what was moved until then is the answer."""
+"""The time limit for measuring a method, in seconds; then the rate is that of the bytes moved until then."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one method.
+    """The result for one method.
 
     Attributes:
         method: the method that was tried.
         refusal: why it can't be used here, or None if it can.
-        bytes: how much was moved and made durable to measure it, on one thread.
-        seconds: the time that took, in seconds of the clock.
-        cpu_seconds: the CPU time that took, in seconds.
+        bytes: the number of bytes that were moved and made durable by one thread to measure it.
+        seconds: the wall-clock time of that, in seconds.
+        cpu_seconds: the CPU time of that, in seconds.
         chosen: ``auto`` picks it ``with a checksum``, ``without`` one, ``always`` or ``never``.
     """
 
@@ -52,10 +52,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> list[Finding]:
-    """Try each method on ``source``, into a file without a name in ``folder``; nothing is left there.
+    """Try each method on ``source``, with an unnamed file in the directory ``folder``; nothing is left there.
 
     Raises:
-        DumpError: the source can't be opened, or the folder can't be written to.
+        DumpError: the source can't be opened, or the directory can't be written to.
     """
     stop = Stop()
     return await in_thread(lambda: probe_all(source, folder, stop), give_up=stop.request)
@@ -64,7 +64,7 @@ async def probe(source: str | os.PathLike[str], folder: str | os.PathLike[str]) 
 def probe_all(
     source: str | os.PathLike[str], folder: str | os.PathLike[str], stop: Stop | None = None
 ) -> list[Finding]:
-    """Do as `probe` does, blocking; what is found after a stop is nothing."""
+    """Do the same as `probe`, but block; after a stop, the result is empty."""
     source, folder = path_of(source), path_of(folder)
     if not os.path.isdir(folder):
         raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
@@ -111,7 +111,7 @@ def _refusal(method: Method, origin: OpenSource, folder: Folder, lane: Lane, sta
             except OSError as error:
                 if error.errno not in UNREADABLE:
                     raise
-                return None  # A page that can't be read is no refusal: what becomes of it is for the dump to say.
+                return None  # An unreadable page isn't a refusal: the dump will report it.
     finally:
         sink.close()
 
@@ -152,14 +152,14 @@ def _measure(method: Method, origin: OpenSource, sink: FileSink, lane: Lane, beg
 
 
 def expected_methods(dumps: Sequence[PlannedDump], output: str) -> list[str]:
-    """Return the method that each planned dump would use, tried on a file without a name beside the output folder.
+    """Return the method that each planned dump would use, tried with an unnamed file next to the output directory.
 
     Raises:
-        ManifestError: the output folder, or the one above it, can't be written to.
+        ManifestError: the output directory, or its parent, can't be written to.
     """
     if output == STANDARD_OUTPUT:
         return [f"fails: {dump.error}" if dump.error is not None else _fed(dump) for dump in dumps]
-    if (path := local_folder(output)) is None:  # No descriptor, nothing but reading: see `candidates`.
+    if (path := local_folder(output)) is None:  # Without a descriptor, only ``read`` is possible (`candidates`).
         return [f"fails: {dump.error}" if dump.error else ", ".join(("read", *dump.stages)) for dump in dumps]
     while not os.path.isdir(path):
         path = os.path.dirname(path)
@@ -181,10 +181,10 @@ def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
         return f"fails: {dump.error}"
     if dump.stages:
         return _fed(dump)
-    if not dump.source.sized:  # It is read into memory first, whatever it is moved by then.
+    if not dump.source.sized:  # It is read into memory first, and its method is tried then.
         return dump.method if dump.method != "auto" else "read"
     if dump.method == "auto" and dump.checksum != "none" and dump.source.in_memory:
-        return "read"  # The only candidate: nothing to try.
+        return "read"  # It is the only candidate.
     origin = open_planned(dump.source)
     try:
         if dump.method == "auto":
@@ -197,8 +197,8 @@ def _expected(dump: PlannedDump, folder: Folder, lane: Lane) -> str:
 
 
 def _fed(dump: PlannedDump) -> str:
-    """Return how bytes come to the first stage or into a pipe, and the stages."""
+    """Return how bytes get to the first stage or into a pipe, and the stages."""
     feed = dump.method
     if feed == "auto":
-        feed = "read" if dump.zstd and not dump.zstd_last else "splice"
+        feed = "read" if dump.compression and not dump.compress_last else "splice"
     return ", ".join((feed, *dump.stages))

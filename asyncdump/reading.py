@@ -9,35 +9,43 @@ from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.codecs.content import Frames, Stream
-from asyncdump.codecs.detect import check_zstd, listed_frames
-from asyncdump.errors import AsyncdumpError, absolute, explain
+from asyncdump.codecs.codec import Codec, CodecName
+from asyncdump.codecs.content import FramedContent, StreamedContent
+from asyncdump.codecs.detect import check_start, listed_frames
+from asyncdump.codecs.frames import check_installed
+from asyncdump.codecs.registry import codec_by_suffix, codec_of, detect, stored_by
+from asyncdump.errors import AsyncdumpError, DumpError, absolute, explain
 from asyncdump.records import receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.records.standing import is_compressed, went_through
+from asyncdump.records.standing import went_through
 from asyncdump.sinks.folder import Folder
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source, path_of
 
 _STEP: Final = 1 << 20
 
+Kind = Literal["raw"] | CodecName
+
+Compressed = bool | CodecName | None
+"""Whether a dump is compressed, or with which codec; None if its record or its name is to decide."""
+
 
 class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dump is.
+    """The properties of a dump.
 
     Attributes:
-        path: as it was given.
-        kind: ``raw``, or ``zstd``.
-        content: bytes of the content, or None where nothing tells without decompressing it.
-        stored: bytes of the file; allocated: bytes of the disk that it takes, less where there are holes.
-        frames: how many independent frames there are, or None where that isn't known.
-        frame: bytes of content of the largest frame, or None.
+        path: the path, as it was specified.
+        kind: ``raw``, or the codec that it is compressed with: ``zstd``, ``lz4``.
+        content: the size of the content in bytes, or None if only decompressing it would tell.
+        stored: the size of the file in bytes; allocated: the bytes that it occupies on disk, fewer if it has holes.
+        frames: the number of independent frames, or None if it isn't known.
+        frame: the content size of the largest frame in bytes, or None.
         checksums: whether each frame has a checksum.
-        seekable: whether a part can be read without what stands before it.
+        seekable: whether a part can be read without reading everything before it.
     """
 
     path: str
-    kind: Literal["raw", "zstd"]
+    kind: Kind
     content: int | None
     stored: int
     allocated: int
@@ -48,39 +56,65 @@ class DumpInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        """How many bytes of content a byte of the file stands for."""
+        """The size of the content divided by the size of the file."""
         return self.content / self.stored if self.content is not None and self.stored else None
 
 
-class Kinds:
-    """Which dumps are compressed: what the receipts beside them say, each read once, or else their names.
+class Codecs:
+    """Finds the codec of a dump in the records next to it, which are read once, or else from its name.
 
-    What a dump holds is no evidence: memory may begin as a .zst does.
+    The content of a dump doesn't decide, because memory may look like the beginning of a compressed file.
     """
 
     def __init__(self) -> None:
         self._records: dict[str, dict[str, FileReport]] = {}
 
-    def compressed(self, path: str) -> bool:
-        """Tell whether a dump is a .zst.
+    def find(self, path: str, compressed: Compressed = None) -> Codec | None:
+        """Return the codec of a dump, or None if it is raw.
 
         Raises:
-            DumpError: it isn't there.
+            DumpError: it doesn't exist, or it is supposed to be compressed and the codec can't be determined.
         """
+        if isinstance(compressed, str):
+            return codec_of(compressed)
+        if compressed is None:
+            return self._recorded(path)
+        return _of_compressed(path) if compressed else None
+
+    def _recorded(self, path: str) -> Codec | None:
         with explain("stat", path):
             size = os.stat(path).st_size
         folder, name = os.path.split(os.path.realpath(absolute(path)))
         if folder not in self._records:
             self._records[folder] = _recorded(folder)
         file = self._records[folder].get(name)
-        if file is not None and file.ok and file.size == size:
-            # Through which programs a dump went last is recorded, not what they made of it: there its name decides.
-            return is_compressed(file) or (bool(went_through(file)) and path.endswith(".zst"))
-        return path.endswith(".zst")
+        if file is None or not file.ok or file.size != size:
+            return codec_by_suffix(path)
+        # The record lists the programs that a dump went through, but not the format of their output: its name decides.
+        return stored_by(file.stages) or (codec_by_suffix(path) if went_through(file) else None)
+
+
+def _of_compressed(path: str) -> Codec:
+    """Return the codec of a compressed file from its first bytes, or else from its name."""
+    fd = open_source(path)
+    try:
+        with explain("read", path):
+            start = os.read(fd, 4)
+    finally:
+        os.close(fd)
+    codec = detect(start) or codec_by_suffix(path)
+    if codec is None:
+        raise DumpError(
+            f"{path} begins as no compressed file does: it is damaged, truncated or not compressed",
+            path=path,
+            operation="read",
+            hint="say what it is: {compressed=zstd}, {compressed=lz4} or {compressed=False}",
+        )
+    return codec
 
 
 def _recorded(folder: str) -> dict[str, FileReport]:
-    """Return what a receipt or a journal in a folder says of its dumps; nothing where that can't be read."""
+    """Return the records of the dumps in a directory from its receipt or journal; none if they can't be read."""
     with suppress(AsyncdumpError, OSError):
         opened = Folder(folder, make=False)
         try:
@@ -110,63 +144,74 @@ def read_receipt(path: str | os.PathLike[str]) -> Report:
     return found.report
 
 
-def describe_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -> DumpInfo:
-    """Return what a dump is, without reading more of it than its ends and the headers of frames.
+def describe_dump(path: str | os.PathLike[str], *, compressed: Compressed = None) -> DumpInfo:
+    """Return the properties of a dump, reading only its start, its end, and the headers of frames.
 
     Args:
         path: the dump.
-        compressed: whether it is a .zst; None to have its record say so, in the receipt or journal beside it, or
-            where there is none its name, which then ends with ``.zst``.
+        compressed: whether it is compressed, or with which codec (``zstd``, ``lz4``). By default, its record in the
+            receipt or journal next to it decides, or without a record its suffix, ``.zst`` or ``.lz4``.
 
     Raises:
-        DumpError: it can't be read, its seek table is broken, or it is to be a .zst and doesn't look like one.
+        DumpError: it can't be read, its seek table is damaged, or it doesn't begin like a compressed file although it
+            should.
     """
     name = path_of(path)
+    return describe_as(name, Codecs().find(name, compressed))
+
+
+def describe_as(name: str, codec: Codec | None) -> DumpInfo:
+    """Return the properties of a dump whose codec is known; None if it is raw."""
     fd = open_source(name)
     try:
         source = describe(fd, name)
-        zstd = Kinds().compressed(name) if compressed is None else compressed
-        if zstd:
-            check_zstd(fd, name)
-        frames = listed_frames(fd, name) if zstd else None
+        if codec is not None:
+            check_start(fd, name, codec)
+        frames = listed_frames(fd, name, codec) if codec is not None else None
     finally:
         os.close(fd)
     return DumpInfo(
         path=name,
-        kind="zstd" if zstd else "raw",
-        content=source.size if not zstd else frames.content if frames is not None else None,
+        kind="raw" if codec is None else codec.name,
+        content=source.size if codec is None else frames.content if frames is not None else None,
         stored=source.size,
         allocated=source.allocated,
         frames=len(frames) if frames is not None else None,
         frame=frames.largest if frames is not None else None,
         checksums=frames is not None and frames.checksums,
-        seekable=not zstd or frames is not None,
+        seekable=codec is None or frames is not None,
     )
 
 
-def open_dump(path: str | os.PathLike[str], *, compressed: bool | None = None) -> io.BufferedReader:
+def open_dump(path: str | os.PathLike[str], *, compressed: Compressed = None) -> io.BufferedReader:
     """Open a dump for reading: a seekable binary file object over its content, raw or compressed.
 
-    Whether it is compressed is never guessed from its bytes: ``compressed`` says so, or its record in the receipt or
-    journal beside it, or where there is none its name, which then ends with ``.zst``.
+    Whether it is compressed is never guessed from its bytes: ``compressed`` says so (True, or the codec: ``zstd``,
+    ``lz4``), or its record in the receipt or journal next to it, or without a record its suffix, ``.zst`` or ``.lz4``.
 
-    Of a compressed dump only the frames are decompressed that hold what is read. A .zst without a seek table, made by
-    another program, is read from its start on; going back in it starts again. The object blocks: in an async program
-    use it in a thread. A frame or a window of more than 1 GiB, and a dictionary, are more than it reads.
+    Only the frames that contain the requested part are decompressed. A file of another program without a seek table is
+    read from its start, and seeking back in it starts again. The object blocks: in an async program, use it in a
+    thread. Frames and windows of more than 1 GiB, and dictionaries, are not supported.
 
     Raises:
-        DumpError: it can't be opened, its seek table is broken, or it is to be a .zst and doesn't look like one. Reads
-            raise it too, with the frame and its place, where the content is damaged; of what a failed ``read`` had
-            gathered nothing is returned, ``read1`` returns all that is good first.
+        DumpError: it can't be opened, its seek table is damaged, or it doesn't begin like a compressed file although it
+            should. If the content is damaged, reads raise `DamagedError` with the offset and the frame. A ``read`` that
+            fails discards the bytes before the damage; ``read1`` returns them first.
     """
     name = path_of(path)
+    return open_as(name, Codecs().find(name, compressed))
+
+
+def open_as(name: str, codec: Codec | None) -> io.BufferedReader:
+    """Open a dump whose codec is known for reading; None if it is raw."""
     fd = open_source(name)
     try:
-        if not (Kinds().compressed(name) if compressed is None else compressed):
+        if codec is None:
             return open(fd, "rb")
-        check_zstd(fd, name)
-        frames = listed_frames(fd, name)
-        raw = Frames(fd, name, frames) if frames is not None else Stream(fd, name)
+        check_installed(codec, name)
+        check_start(fd, name, codec)
+        frames = listed_frames(fd, name, codec)
+        raw = FramedContent(fd, name, codec, frames) if frames is not None else StreamedContent(fd, name, codec)
         return io.BufferedReader(raw, buffer_size=_STEP)
     except BaseException:
         os.close(fd)

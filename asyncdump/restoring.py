@@ -1,4 +1,4 @@
-"""Restoring: `restore_all` writes dumps back into huge pages, tmpfs or files, `open_restore` watches that."""
+"""Restoring: `restore_all` writes dumps back into huge pages, tmpfs or files; `open_restore` shows events."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DumpError, Problem, ReceiptError, TargetExistsError, opening_output
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.pools import short_of_pages, short_of_space
 from asyncdump.plan.readback import to_restore
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.records.standing import is_compressed
 from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
 from asyncdump.run.run import Run
@@ -85,7 +85,7 @@ class Restorer:
         return aiter(self.run)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End it within about 100 ms: finished targets stay, others are removed. May be called from anywhere."""
+        """Stop it within about 100 ms: finished targets stay, others are removed. Call it from anywhere."""
         self.run.cancel(reason)
 
     @property
@@ -112,9 +112,9 @@ async def restore_all(
     concurrency: Concurrency = "auto",
     on_event: Handler | None = None,
 ) -> Report:
-    """Restore the dumps of a run, and verify each against its digest on the way.
+    """Restore the dumps of a run, and verify each of them against its digest while it is restored.
 
-    A target appears under its final name only when it is complete, and verified where a digest was recorded. Zeros stay
+    A target appears under its final name only when it is complete, and verified if a digest was recorded. Zeros become
     holes. On hugetlbfs, the size of a target is a multiple of the huge page size.
 
     Args:
@@ -123,7 +123,7 @@ async def restore_all(
             ``.zst`` if those are compressed.
         map: other targets, by the names of their dumps; paths are relative to ``to``.
         overwrite: replace existing files; without it they are an error.
-        durable: whether to wait until the targets would survive a power cut.
+        durable: whether to wait until the targets would survive a power failure.
         concurrency: files in flight, or ``auto``.
         on_event: called with each event, as that of `dump_all`.
 
@@ -152,7 +152,7 @@ async def open_restore(
     durable: bool = True,
     concurrency: Concurrency = "auto",
 ) -> AsyncIterator[Restorer]:
-    """Start what `restore_all` does, and give it as an asynchronous iterator of its events::
+    """Start what `restore_all` does, and yield it as an asynchronous iterator of its events::
 
         async with asyncdump.open_restore("/var/dumps/out", "/dev/hugepages") as restorer:
             async for event in restorer:
@@ -187,7 +187,7 @@ async def open_restore(
 
 
 def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
-    """Return where each dump goes."""
+    """Return the path of the target of each dump."""
     names = set(receipt.known)
     if unknown := [name for name in mapped if name not in names]:
         raise ReceiptError(*(f"{receipt.path} names no dump {name!r}, which is to be mapped" for name in unknown))
@@ -215,7 +215,7 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
 
 
 def _above(path: str) -> set[str]:
-    """Return the folders that a path is in."""
+    """Return the directories above a path."""
     folders: set[str] = set()
     while (folder := os.path.dirname(path)) not in {path, *folders}:
         folders.add(folder)
@@ -231,7 +231,7 @@ def _target(what: str, given: str | os.PathLike[str]) -> str:
 
 
 def _real(output: str) -> str:
-    """Return an output that is the same for all ways to write it."""
+    """Return a canonical form of an output."""
     return output if local_folder(output) is None else os.path.realpath(output)
 
 
@@ -243,7 +243,7 @@ def _given(what: str, path: str | os.PathLike[str]) -> str:
 
 
 def _resolved(path: str) -> str:
-    """Return a path that is the same for all ways to write it; a link at its end is left to be replaced."""
+    """Return a canonical form of a path; a symbolic link as its last component isn't resolved, but replaced."""
     if local_folder(path) is None:
         return path
     folder, name = os.path.split(os.path.abspath(path))
@@ -251,11 +251,12 @@ def _resolved(path: str) -> str:
 
 
 def default_target(file: FileReport) -> str:
-    """Return the name under which a dump is restored: its own, without ``.zst`` if it is compressed.
+    """Return the name under which a dump is restored: its own, without the suffix of its codec if it is compressed.
 
-    What is left must be such a name as well: ``...zst`` is restored as it is called, not to ``..``.
+    The rest must be a valid name, too: ``...zst`` is restored as ``...zst``, not as ``..``.
     """
-    shorter = file.name.removesuffix(".zst") if is_compressed(file) else file.name
+    codec = stored_by(file.stages)
+    shorter = file.name if codec is None else file.name.removesuffix(codec.suffix)
     return file.name if name_complaint(shorter) else shorter
 
 

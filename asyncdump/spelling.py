@@ -24,7 +24,7 @@ def python(name: str, value: str) -> str:
 def command_line(name: str, value: str) -> str:
     """Spell an option as a flag."""
     if name == "compressed":
-        return "--zstd" if value == "True" else "--raw"
+        return "--raw" if value == "False" else f"--{value}"
     flag = name.replace("_", "-")
     return f"--{flag}" if value == "True" else f"--no-{flag}" if value == "False" else f"--{flag} {value}"
 

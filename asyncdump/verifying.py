@@ -1,4 +1,4 @@
-"""Verifying: `verify_all` reads the dumps of a run back and compares them, `open_verify` watches that."""
+"""Verifying: `verify_all` reads the dumps of a run and compares them with their records; `open_verify` shows events."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DamagedError, DumpError, InterruptedDumpError
 from asyncdump.plan.plan import Plan
 from asyncdump.plan.readback import from_source, plain
 from asyncdump.records.receipt import Receipt, open_receipt
 from asyncdump.records.report import FileReport, Report
-from asyncdump.records.standing import is_compressed
 from asyncdump.records.verification import FileVerdict, Verification
 from asyncdump.run.events import Event
 from asyncdump.run.opening import Handler, listen, running
@@ -34,7 +34,7 @@ class Verifier:
         self._against_source: Final = against_source
         self._began = time.perf_counter()
         self._known: dict[str, FileVerdict] = {}
-        # Dumps of earlier runs that this one didn't make may have been removed since.
+        # Dumps of earlier runs that the last run didn't write may have been removed since.
         asked = {file.name for file in receipt.files}
         files = [file for name, file in receipt.known.items() if name in asked or store.entry(name) is not None]
         self._order = [file.name for file in files]
@@ -54,16 +54,16 @@ class Verifier:
             free=0,
             manifest_sha256="",
         )
-        compressed = frozenset(file.name for file in files if is_compressed(file))
+        codecs = {file.name: codec for file in files if (codec := stored_by(file.stages)) is not None}
         path = store.path
-        place = ComparingPlace(path, store.open, compressed) if against_source else NullPlace(path)
+        place = ComparingPlace(path, store.open, codecs) if against_source else NullPlace(path)
         self.run: Final = Run(plan, place, store=store, receipt=False)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return aiter(self.run)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End it within about 100 ms: what wasn't verified by then is ``unknown``. May be called from anywhere."""
+        """Stop it within about 100 ms: dumps that aren't verified by then are ``unknown``. Call it from anywhere."""
         self.run.cancel(reason)
 
     @property
@@ -116,7 +116,7 @@ async def verify_all(
 async def open_verify(
     what: str | os.PathLike[str], *, against_source: bool = False, concurrency: Concurrency = "auto"
 ) -> AsyncIterator[Verifier]:
-    """Start what `verify_all` does, and give it as an asynchronous iterator of its events::
+    """Start what `verify_all` does, and yield it as an asynchronous iterator of its events::
 
         async with asyncdump.open_verify("/var/dumps/out") as verifier:
             async for event in verifier:

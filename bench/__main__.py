@@ -6,6 +6,7 @@ import signal
 
 import click
 
+from bench.codecs import lz4, zstd
 from bench.constants import chunk, group, lanes
 from bench.engines import engines
 from bench.filter import filters
@@ -18,7 +19,6 @@ from bench.records import records
 from bench.shapes import shapes
 from bench.start import start
 from bench.verify import verify
-from bench.zstd import zstd
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,6 +35,7 @@ for command in (
     raw,
     pairs,
     zstd,
+    lz4,
     filters,
     verify,
     large,

@@ -1,4 +1,4 @@
-"""What does the code base look like in numbers?"""
+"""What is the shape of the code base, in numbers?"""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import click
 import msgspec
 
 LONG: Final = 300
-"""Lines from which on a module wants a reason to be that long."""
+"""The number of lines above which a module needs a reason to be that long."""
 
 
 class Module(msgspec.Struct, frozen=True):
     """One module of a package.
 
     Attributes:
-        name: its name with dots, without that of the package.
-        folder: the name of the folder that it is in, or its own name where it is in none.
-        lines, comments: how many there are; lines with nothing but a comment, or with one at their end.
-        functions: the lines of each function, its decorators and docstring included.
+        name: its dotted name, without that of the package.
+        folder: the name of the subpackage that contains it, or its own name at the top level.
+        lines, comments: the number of lines, and of lines with a comment.
+        functions: the number of lines of each function, with decorators and docstring.
         imports: the modules of the package that it imports, at the top or within functions.
     """
 
@@ -73,7 +73,7 @@ def _imports(tree: ast.AST, package: str, known: frozenset[str]) -> Iterator[str
 
 
 def depth(edges: dict[str, set[str]]) -> int:
-    """Return how many floors stand on one another: the longest chain of imports."""
+    """Return the number of layers, which is the length of the longest chain of imports."""
     floors: dict[str, int] = {}
 
     def floor(name: str, above: frozenset[str]) -> int:
@@ -87,7 +87,7 @@ def depth(edges: dict[str, set[str]]) -> int:
 
 
 def figures(modules: list[Module]) -> dict[str, str]:
-    """Return what there is to say of a package, by what it is about."""
+    """Return the figures of a package, by title."""
     lines = [module.lines for module in modules if module.lines > 1]
     functions = sorted(length for module in modules for length in module.functions)
     folders: dict[str, set[str]] = {module.folder: set() for module in modules}
@@ -97,7 +97,7 @@ def figures(modules: list[Module]) -> dict[str, str]:
             if other and other.split(".")[0] != module.folder:
                 folders[module.folder].add(other.split(".")[0])
                 pairs += 1
-    # The package itself only names what is public, and imports it when it is first used.
+    # The package itself only lists the public names, and imports them when they are first used.
     folders.pop("", None)
     long = sorted((module.lines, module.name) for module in modules if module.lines > LONG)
     return {

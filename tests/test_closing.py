@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from files import MiB, look_at, new_transfer, noise
 
-from asyncdump.codecs.content import Stream
+from asyncdump.codecs.content import StreamedContent
+from asyncdump.codecs.zstd import ZSTD
 from asyncdump.errors import DumpError
 from asyncdump.kernel.lane import Buffers, Lane
 from asyncdump.records.journal import Head, Journal
@@ -53,7 +54,7 @@ def of_transfer(place: Path) -> Callable[[], None]:
 
 
 def of_content(place: Path) -> Callable[[], None]:
-    return Stream(os.open(place / "file", os.O_RDONLY), str(place / "file")).close
+    return StreamedContent(os.open(place / "file", os.O_RDONLY), str(place / "file"), ZSTD).close
 
 
 def of_direct(place: Path) -> Callable[[], None]:
@@ -63,7 +64,7 @@ def of_direct(place: Path) -> Callable[[], None]:
 
 def of_mirror(place: Path) -> Callable[[], None]:
     path = str(place / "file")
-    return ComparingSink(os.open(path, os.O_RDONLY), path, Buffers(), compressed=False).close
+    return ComparingSink(os.open(path, os.O_RDONLY), path, Buffers(), codec=None).close
 
 
 ALL = [of_lane, of_folder, of_journal, of_sink, of_draft, of_transfer, of_content, of_direct, of_mirror]

@@ -13,8 +13,10 @@ from files import KiB, MiB
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncdump.codecs.codec import BUDGET
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.codecs.seekable import Table, read_seek_table
-from asyncdump.codecs.zstd import BUDGET, Compressors, Press, ZstdOptions
+from asyncdump.codecs.zstd import ZstdOptions
 from asyncdump.errors import InterruptedDumpError
 from asyncdump.kernel.lane import Buffers
 from asyncdump.sinks.folder import Folder

@@ -133,7 +133,7 @@ def test_the_command_line_exits_with_it(source, tmp_path: Path) -> None:
         ("{allow_filters} does", "allow_filters=True does", "--allow-filters does"),
         ("{on_read_error=zero}, too", 'on_read_error="zero", too', "--on-read-error zero, too"),
         ("{durable=False}", "durable=False", "--no-durable"),
-        ("{compressed=False} {compressed=True}", "compressed=False compressed=True", "--raw --zstd"),
+        ("{compressed=False} {compressed=zstd}", 'compressed=False compressed="zstd"', "--raw --zstd"),
         ("{} {0} {a b} {A} {x=}", "{} {0} {a b} {A} {x=}", "{} {0} {a b} {A} {x=}"),
     ],
 )
@@ -181,7 +181,7 @@ def test_no_message_of_the_library_has_a_flag() -> None:
 def test_each_option_in_a_hint_is_one() -> None:
     known = {option.name for option in OPTIONS} | {"against_source", "compressed"}
     used = {name for _, message in texts() for name in re.findall(r"(?<![{\w])\{([a-z_]+)(?:=[A-Za-z]+)?\}", message)}
-    templates = {"name", "stem", "suffix", "parent", "index"}  # Of names of dumps.
+    templates = {"name", "stem", "suffix", "parent", "index", "pid"}  # Of names of dumps.
     assert {"overwrite", "resume", "allow_filters"} <= used
     assert used - templates <= known
 

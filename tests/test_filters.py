@@ -295,7 +295,7 @@ async def test_input_that_nobody_took_is_an_error_however_little(script, output:
 
 
 async def test_a_run_whose_lanes_wait_for_the_budget_is_cancelled(source, output: Path, monkeypatch) -> None:
-    monkeypatch.setattr("asyncdump.codecs.zstd.BUDGET", 1)
+    monkeypatch.setattr("asyncdump.codecs.compressors.BUDGET", 1)
     stuck: dict[str, Any] = {"filter": [["sleep", "1000"]], "compress": "zstd", "first": "filter"}
     dumps = [Dump(source=source, name=str(number), **stuck) for number in range(8)]
     async with asyncdump.open_run(dumps, output=output, allow_filters=True) as run:

@@ -444,9 +444,9 @@ def test_frames_are_of_one_size_and_take_each_byte_once(
 ) -> None:
     for laid in lay_out(where, layout, tail):
         offset, end = range_of(data, laid)
-        zstd = ZstdOptions(frame=frame)
-        spans = list(begun(Packed, laid, offset, end, FEEDS["read"], zstd=zstd)._spans())
-        piped = begun(Piped, laid, offset, end, FEEDS["read"], zstd=zstd)
+        compression = ZstdOptions(frame=frame)
+        spans = list(begun(Packed, laid, offset, end, FEEDS["read"], compression=compression)._spans())
+        piped = begun(Piped, laid, offset, end, FEEDS["read"], compression=compression)
         for found in (spans, list(piped.next_spans())):
             check_cover(found, offset, end, laid.content)
             assert [span.offset for span in found] == list(range(offset, end, frame))
@@ -486,7 +486,7 @@ def test_the_engines_own_steps_take_each_byte_once(
             span=ENGINES[method].span, sees_bytes=ENGINES[method].sees_bytes, refuses=lambda _: None
         )
         moving = begun(Transfer, laid, offset, end, engine, sparse=sparse)
-        packed = begun(Packed, laid, offset, end, FEEDS["read"], sparse=sparse, zstd=ZstdOptions())
+        packed = begun(Packed, laid, offset, end, FEEDS["read"], sparse=sparse, compression=ZstdOptions())
         for spans in (list(moving._spans()), list(packed._spans())):
             check_cover(spans, offset, end, b"")
             assert not any(span.hole and span.offset <= place < span.end for place in written for span in spans)

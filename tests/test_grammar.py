@@ -16,7 +16,8 @@ import yaml
 import asyncdump
 from asyncdump.errors import AsyncdumpError, ManifestError, ReceiptError
 from asyncdump.manifest import yaml as yamlfile
-from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import Zstd
+from asyncdump.manifest.models import Defaults, Dump, Manifest, Retries
 from asyncdump.manifest.yaml import parse_manifest, read_manifest
 from asyncdump.vocabulary.size import parse_size
 

@@ -12,6 +12,7 @@ import pytest
 
 import asyncdump
 from asyncdump import Dump
+from asyncdump.codecs.zstd import ZSTD
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.pools import _pages
 from asyncdump.records.report import FileReport
@@ -125,8 +126,8 @@ def planned_of(path: str) -> PlannedDump:
     [
         lambda path, store: has_checksums(report_of(path), store),
         lambda path, store: look_at(report_of(path), store),
-        lambda _path, store: ComparingPlace("/", store.open, frozenset({"x.zst"})).create("x.zst"),
-        lambda _path, store: ComparingPlace("/", store.open, frozenset()).create("x.zst"),
+        lambda _path, store: ComparingPlace("/", store.open, {"x.zst": ZSTD}).create("x.zst"),
+        lambda _path, store: ComparingPlace("/", store.open, {}).create("x.zst"),
         lambda path, store: _pages(planned_of(path), store, 2 << 20, look=False),
         lambda path, _store: open_regular(path),
         lambda path, _store: open_source(path, follow=False),

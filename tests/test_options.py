@@ -13,8 +13,9 @@ import pytest
 
 import asyncdump
 from asyncdump.cli.app import cli
+from asyncdump.manifest.compression import Compress
 from asyncdump.manifest.keywords import given
-from asyncdump.manifest.models import Defaults, Manifest, Retries, Zstd
+from asyncdump.manifest.models import Defaults, Manifest, Retries
 from asyncdump.manifest.options import OPTIONS, Overrides
 
 FUNCTIONS = [asyncdump.dump_all, asyncdump.open_run, asyncdump.plan_all, asyncdump.dump_sync]
@@ -23,7 +24,7 @@ OF_THE_RUN = {"output", "allow_filters", "overwrite", "resume", "trust_receipt"}
 """Options that a manifest has no key for, or another meaning of: its output is relative to its own directory."""
 
 OF_THE_COMMAND = {"dry_run", "progress", "log_format", "quiet", "help"}
-HINTS = get_type_hints(Overrides, localns={"Zstd": Zstd, "Retries": Retries})
+HINTS = get_type_hints(Overrides, localns={"Compress": Compress, "Retries": Retries})
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference-cli.md"
 
 

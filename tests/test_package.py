@@ -35,6 +35,7 @@ NAMES = [
     "Finding",
     "Identity",
     "InterruptedDumpError",
+    "Lz4",
     "Manifest",
     "ManifestError",
     "Method",
@@ -84,7 +85,7 @@ NAMES = [
 ]
 ALIASES = {"Event", "Method"}
 HEAVY = {"anyio", "asyncio", "blake3", "click", "logging", "msgspec", "rich", "structlog", "trio", "uvloop"}
-HEAVY |= {"xxhash", "yaml", "zstandard"}
+HEAVY |= {"lz4", "xxhash", "yaml", "zstandard"}
 API = Path(__file__).parent.parent / "docs" / "api.md"
 
 

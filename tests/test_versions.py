@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from files import MiB
 
 import asyncdump
 from asyncdump import Dump, ManifestError, ReceiptError, restore_all, verify_all
 from asyncdump.records.receipt import read_receipt
+from asyncdump.records.record import Record, file_of, file_record
 from asyncdump.sinks.folder import Folder
 from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
@@ -177,6 +179,13 @@ async def test_what_is_not_asked_for_again_stays_recorded(old) -> None:
     content[3 * MiB] ^= 1
     (made.folder / "ring0").write_bytes(content)
     assert [file.offset for file in (await verify_all(made.folder)).failures] == [2 * MiB]
+
+
+def test_its_stage_is_the_phase() -> None:
+    old = b'{"source":"/s","name":"n","bytes":0,"stage":"sync","inode":7,"error":{"message":"EIO"}}'
+    file = file_of(msgspec.json.decode(old, type=Record), "/dumps")
+    assert (file.phase, file.stages) == ("sync", ())
+    assert msgspec.json.decode(msgspec.json.encode(file_record(file)))["phase"] == "sync"
 
 
 # --- versions to come -------------------------------------------------------------------------------------------------

@@ -25,17 +25,14 @@ def concurrency(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 def _compress(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:
-    if value is None or value in {"none", "zstd"}:
-        return value
-    from asyncdump.manifest.models import Zstd
+    if value is None:
+        return None
+    from asyncdump.manifest.compression import compress_of
 
-    name, _, level = value.partition(":")
     try:
-        if name != "zstd" or not re.fullmatch("-?[0-9]{1,3}", level):
-            raise ValueError(value)
-        return Zstd(level=int(level))
-    except (ValueError, ManifestError) as error:
-        raise click.BadParameter(f"{value!r} is not zstd, zstd:LEVEL (-100 to 22) or none") from error
+        return compress_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from error
 
 
 def _retries(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Any:

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from asyncdump.cli.tables import width
+from asyncdump.codecs.codec import Codec
 from asyncdump.errors import DumpError, explain
 from asyncdump.kernel.relay import write_all
-from asyncdump.reading import DumpInfo, Kinds, describe_dump, open_dump
+from asyncdump.reading import Codecs, Compressed, DumpInfo, describe_as, open_as
 from asyncdump.sources.file import open_now, open_source, path_of
 from asyncdump.text import text
-from asyncdump.transfer.copy import Copied, copy_stream
+from asyncdump.transfer.copy import Copied
+from asyncdump.transfer.stream import copy_stream
 from asyncdump.vocabulary.size import format_size
 from asyncdump.vocabulary.tables import table
 
@@ -22,13 +24,14 @@ _STDOUT = 1
 _STEP = 1 << 20
 
 
-def cat(path: str, offset: int, length: int | None, *, compressed: bool | None) -> int:
+def cat(path: str, offset: int, length: int | None, *, compressed: Compressed) -> int:
     """Write the content of a dump, or a part of it, to standard output; return the exit code."""
     path = path_of(path)
     try:
         os.close(open_source(path))  # A file that can't be opened is reported first, before its name is examined.
-        if Kinds().compressed(path) if compressed is None else compressed:
-            _cat_compressed(path, offset, length)
+        codec = Codecs().find(path, compressed)
+        if codec is not None:
+            _cat_compressed(path, codec, offset, length)
         else:
             _cat_plain(path, offset, length)
     except BrokenPipeError:  # The reader has seen enough, as with cat(1).
@@ -50,9 +53,9 @@ def _cat_plain(path: str, offset: int, length: int | None) -> None:
         origin.close()
 
 
-def _cat_compressed(path: str, offset: int, length: int | None) -> None:
-    with open_dump(path, compressed=True) as dump:
-        _check_offset(path, offset, describe_dump(path, compressed=True).content)
+def _cat_compressed(path: str, codec: Codec, offset: int, length: int | None) -> None:
+    with open_as(path, codec) as dump:
+        _check_offset(path, offset, describe_as(path, codec).content)
         dump.seek(offset)
         left = length
         while left is None or left > 0:
@@ -69,15 +72,13 @@ def _cat_compressed(path: str, offset: int, length: int | None) -> None:
 
 def _check_offset(path: str, offset: int, size: int | None) -> None:
     if size is not None and offset > size:
-        raise DumpError(f"{offset} is behind the end of {path}, which holds {size} bytes", path=path, operation="seek")
+        raise DumpError(f"{offset} is past the end of {path}, which has {size} bytes", path=path, operation="seek")
 
 
-def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> None:
+def info(paths: Sequence[str], *, as_json: bool, compressed: Compressed) -> None:
     """Print the properties of dumps, as a table or as JSON."""
-    kinds, paths = Kinds(), [path_of(path) for path in paths]
-    found = [
-        describe_dump(path, compressed=kinds.compressed(path) if compressed is None else compressed) for path in paths
-    ]
+    codecs, paths = Codecs(), [path_of(path) for path in paths]
+    found = [describe_as(path, codecs.find(path, compressed)) for path in paths]
     if as_json:
         print(msgspec.json.format(msgspec.json.encode([_record(dump) for dump in found]), indent=1).decode())
         return
@@ -89,7 +90,7 @@ def info(paths: Sequence[str], *, as_json: bool, compressed: bool | None) -> Non
 
 
 def _row(dump: DumpInfo) -> tuple[str, ...]:
-    compressed = dump.kind == "zstd"
+    compressed = dump.kind != "raw"
     return (
         dump.path,
         dump.kind,

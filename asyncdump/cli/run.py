@@ -45,7 +45,7 @@ def wet(manifest: str, options: Overrides, progress: str, *, quiet: bool) -> int
     excuse_reader()
     report = conduct(dump)
     if progress == "json":
-        if report.receipt_error is not None:  # No event tells of it.
+        if report.receipt_error is not None:  # No event contains it.
             complain(f"the receipt could not be written: {report.receipt_error}")
         return _exit_code(report)
     with _beside(report.output):

@@ -1,4 +1,4 @@
-"""The content of a dump, whether it is stored raw or compressed."""
+"""The content of a compressed dump as a file object: with its seek table, or as a stream if it has none."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from asyncdump.codecs.decompress import _STEP, check_frame, decompress, new_decompressor, stored_frame
-from asyncdump.codecs.detect import FRAME_HEADER
+from asyncdump.codecs.codec import Codec, Decompressor, FrameError
+from asyncdump.codecs.frames import check_supported, decompress, stored_frame
 from asyncdump.codecs.seekable import Frame, SeekTable
-from asyncdump.errors import DumpError, explain
+from asyncdump.errors import DamagedError, DumpError, explain
 from asyncdump.kernel.linux import close_quietly
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-_BITE: Final = 4 << 10
-"""Bytes decompressed in one call: four of them may become 128 KiB, and what a call returns has no other limit."""
+_STEP: Final = 1 << 20
+"""How many bytes are read at a time, and passed to a reader that wants as many."""
 
 
 class Content(io.RawIOBase):
-    """What both kinds of compressed content have in common."""
+    """The base class of both kinds of compressed content. It owns the descriptor and closes it."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, codec: Codec) -> None:
         super().__init__()
         self._fd = fd
         self._path = path
+        self._codec = codec
         self._position = 0
 
     def readable(self) -> bool:
@@ -57,15 +58,12 @@ class Content(io.RawIOBase):
             close_quietly(fd)
         super().close()
 
-    def _damaged(self, what: str, why: object) -> DumpError:
-        return DumpError(f"{what} of {self._path} is damaged: {why}", path=self._path, operation="decompress")
 
+class FramedContent(Content):
+    """Content with a seek table: a frame is decompressed when a part of it is read."""
 
-class Frames(Content):
-    """Content with a seek table: a frame is decompressed when something of it is read."""
-
-    def __init__(self, fd: int, path: str, frames: SeekTable) -> None:
-        super().__init__(fd, path)
+    def __init__(self, fd: int, path: str, codec: Codec, frames: SeekTable) -> None:
+        super().__init__(fd, path, codec)
         self._frames = frames
         self._held: tuple[int, memoryview] = (-1, memoryview(b""))
 
@@ -86,20 +84,20 @@ class Frames(Content):
     def _content(self, index: int, frame: Frame) -> memoryview:
         held, content = self._held
         if held != index:
-            self._held = (-1, memoryview(b""))  # Before the next takes as much.
+            self._held = (-1, memoryview(b""))  # Released before the next frame needs as much memory.
             content = self._decompress(index, frame)
             self._held = (index, content)
         return content
 
     def _decompress(self, index: int, frame: Frame) -> memoryview:
-        stored = stored_frame(self._fd, frame, index, self._path)
+        stored = stored_frame(self._codec, self._fd, frame, index, self._path)
         content = memoryview(bytearray(frame.length))
-        decompress(frame, index, stored, self._path, content)
+        decompress(self._codec, frame, index, stored, self._path, content)
         return content
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in larger pieces, each of which costs its reader some calls; damage comes after them."""
+    """Gather bytes into larger pieces, for fewer calls of a reader; an error is raised after all good bytes."""
     held: list[bytes] = []
     size = 0
     failure: DumpError | None = None
@@ -118,11 +116,11 @@ def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise failure
 
 
-class Stream(Content):
-    """Content without a seek table: decompressed from the start on."""
+class StreamedContent(Content):
+    """Content without a seek table: it is decompressed from its start."""
 
-    def __init__(self, fd: int, path: str) -> None:
-        super().__init__(fd, path)
+    def __init__(self, fd: int, path: str, codec: Codec) -> None:
+        super().__init__(fd, path, codec)
         self._reached = 0
         self._pieces = _gathered(self._decompress())
         self._rest = memoryview(b"")
@@ -130,51 +128,55 @@ class Stream(Content):
         self._failure: DumpError | None = None
 
     def _decompress(self) -> Iterator[bytes]:
-        import zstandard
-
         offset = begun = 0
-        decompressor: Any = None
-        while True:
-            with explain("read", self._path):
-                stored = os.pread(self._fd, _STEP, offset)
-            if not stored:
-                break
+        decompressor: Decompressor | None = None
+        while stored := self._stored(_STEP, offset):
             offset += len(stored)
             left = memoryview(stored)
             while left:
                 if decompressor is None:
                     begun = offset - len(left)
-                    with explain("read", self._path):
-                        header = os.pread(self._fd, FRAME_HEADER, begun)
-                    check_frame(header, f"the frame at byte {begun}", self._path)
-                    decompressor = new_decompressor()
+                    header = self._stored(self._codec.header, begun)
+                    check_supported(self._codec, header, f"the frame at byte {begun}", self._path)
+                    decompressor = self._codec.decompressor()
+                bite, left = left[: self._codec.bite], left[self._codec.bite :]
                 try:
-                    bite, left = left[:_BITE], left[_BITE:]
                     piece = decompressor.decompress(bite)
-                except zstandard.ZstdError as error:
+                except FrameError as error:
                     end = offset - len(left)
                     yield from self._last_good(begun, end - len(bite), bite)
-                    raise self._damaged(f"what stands before byte {end}", error) from error
+                    raise self._damaged(begun, f"before byte {end}: {error}") from error
                 if decompressor.eof:
-                    unused = len(decompressor.unused_data)
-                    left, decompressor = memoryview(stored)[len(stored) - len(left) - unused :], None
+                    left = memoryview(stored)[len(stored) - len(left) - decompressor.unused :]
+                    decompressor = None
                 if piece:
                     yield piece
         if decompressor is not None:
-            raise self._damaged("the last frame", "the file ends in it")
+            raise self._damaged(begun, "the file ends in it")
+
+    def _stored(self, length: int, offset: int) -> bytes:
+        with explain("read", self._path):
+            return os.pread(self._fd, length, offset)
 
     def _last_good(self, begun: int, end: int, bite: memoryview) -> Iterator[bytes]:
-        """Yield what a bad bite holds before the damage: the frame is decompressed anew, the bite byte by byte."""
-        import zstandard
-
-        decompressor = new_decompressor()
-        for offset in range(begun, end, _BITE):
-            with explain("read", self._path):
-                decompressor.decompress(os.pread(self._fd, min(_BITE, end - offset), offset))
-        with suppress(zstandard.ZstdError):
+        """Yield the content of a damaged bite up to the damage, by decompressing it again, byte by byte."""
+        decompressor = self._codec.decompressor()
+        step = self._codec.bite
+        with suppress(FrameError):
+            for offset in range(begun, end, step):
+                decompressor.decompress(memoryview(self._stored(min(step, end - offset), offset)))
             for place in range(len(bite)):
                 if piece := decompressor.decompress(bite[place : place + 1]):
                     yield piece
+
+    def _damaged(self, begun: int, why: str) -> DamagedError:
+        return DamagedError(
+            f"the frame at byte {begun} of {self._path} is damaged: {why}",
+            verdict="corrupt",
+            path=self._path,
+            operation="decompress",
+            offset=begun,
+        )
 
     def _size(self) -> int:
         if self._whole is None:
@@ -188,7 +190,7 @@ class Stream(Content):
         return self._whole
 
     def _advance(self) -> None:
-        """Decompress up to the position, or to the end."""
+        """Decompress up to the position, or to the end of the file."""
         if self._position < self._reached:
             self._reached, self._pieces, self._rest = 0, _gathered(self._decompress()), memoryview(b"")
             self._failure = None
@@ -204,7 +206,7 @@ class Stream(Content):
             self._rest = memoryview(piece)
 
     def _next(self) -> bytes | None:
-        # A generator that has raised is at its end: without this, whoever reads on would take damage for the end.
+        # A generator that has raised is exhausted: without this, the next read would report the end of the file.
         if self._failure is not None:
             raise self._failure
         try:

@@ -1,6 +1,7 @@
-"""The zstd seekable format: a table of the frames at the end of the file, in a frame that other readers skip.
+"""The seek table at the end of a file: a list of its frames, in a frame that other readers skip; for every codec.
 
-Its description is contrib/seekable_format/zstd_seekable_compression_format.md in the sources of zstd.
+The format is that of zstd (contrib/seekable_format/zstd_seekable_compression_format.md in its sources). Readers of LZ4
+skip the same frames. If frames have checksums, the table contains them, too.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ _CHECKSUMS: Final = 1 << 7
 _RESERVED: Final = 0b01111100
 _MOST_FRAMES: Final = 0x8000000
 _SHORTEST: Final = 8
-"""The bytes of the shortest frame, one that is skipped."""
+"""The size of the shortest possible frame in bytes, a skippable one."""
 
 _STRIDE: Final = 256
-"""Frames between two that a table knows the places of; the others are counted from there."""
+"""The number of frames between two whose offsets are kept; the offsets in between are added up."""
 _STRIDES: Final = 256
-"""How many of these are read at once."""
+"""How many strides are read at a time."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One frame: ``length`` bytes of content from ``offset``, ``stored`` of the file from ``stored_offset``."""
+    """One frame: ``length`` bytes of content at ``offset``, and ``stored`` bytes of the file at ``stored_offset``."""
 
     offset: int
     length: int
@@ -47,10 +48,10 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Table:
-    """The frames of one file so far, 8 bytes for each, or 12: a file of 100 GiB has 26 million of the smallest.
+    """The frames of one file so far, in 8 or 12 bytes each: a file of 100 GiB has 26 million of the smallest frames.
 
     Attributes:
-        count: how many there are.
+        count: the number of frames.
     """
 
     def __init__(self, *, checksums: bool) -> None:
@@ -60,10 +61,10 @@ class Table:
         self._entries = bytearray()
 
     def add(self, frame: bytes, length: int) -> None:
-        """List a frame of ``length`` bytes of content.
+        """Add a frame of ``length`` bytes of content.
 
         Raises:
-            DumpError: no reader takes a table of so many.
+            DumpError: there are more frames than readers support.
         """
         if self.count == _MOST_FRAMES:
             message = f"a seek table has at most {_MOST_FRAMES} frames"
@@ -71,24 +72,24 @@ class Table:
         self.count += 1
         self._entries += _ENTRY.pack(len(frame), length)
         if self._checksums:
-            # A frame ends with the very 32 bits of its content's XXH64 that a seek table wants (RFC 8878).
+            # The frames of each codec end with their checksum. That of zstd is what the format requires (RFC 8878).
             self._entries += frame[-4:]
 
     def encoded(self) -> list[memoryview]:
-        """Return the skippable frame that stands at the end of a file, in pieces."""
+        """Return the skippable frame for the end of the file, in pieces."""
         footer = _FOOTER.pack(self.count, _CHECKSUMS * self._checksums, _MAGIC)
         header = _HEADER.pack(_SKIPPABLE, len(self._entries) + len(footer))
         return [memoryview(header), memoryview(self._entries), memoryview(footer)]
 
 
 class SeekTable:
-    """The frames that a table lists, held as the file holds them: 12 bytes for each at most, whatever it claims.
+    """The frames of a seek table, packed as in the file: at most 12 bytes each, regardless of what they claim.
 
     Attributes:
-        content, stored: bytes of content, and of the file, of all frames.
-        largest: bytes of content of the largest frame.
-        even: whether all frames but the last hold as much content, and that no more.
-        checksums: whether each frame has one.
+        content, stored: the total bytes of content, and of the file, of all frames.
+        largest: the content size of the largest frame, in bytes.
+        even: whether all frames but the last have the same content size, and the last isn't larger.
+        checksums: whether each frame has a checksum.
     """
 
     def __init__(self, *, checksums: bool) -> None:
@@ -97,15 +98,15 @@ class SeekTable:
         self.even = True
         self._width: Final = 3 if checksums else 2
         self._entries: Final = array("I")
-        # Where each `_STRIDE` of frames begins, in the content and in the file.
+        # The offsets of every `_STRIDE`-th frame, in the content and in the file.
         self._offsets: Final = array("Q")
         self._stored_offsets: Final = array("Q")
         self._last: tuple[int, Frame] | None = None
 
     def extend(self, entries: bytes) -> int | None:
-        """Add frames as a file lists them, `_STRIDE` or, at the end, fewer; return the number of one that none can be.
+        """Add packed frames, `_STRIDE` of them or, at the end, fewer; return the number of an impossible one, or None.
 
-        No frame is that short.
+        A frame is impossible if it is shorter than any frame can be.
         """
         found = array("I", entries)
         if sys.byteorder == "big":
@@ -114,7 +115,7 @@ class SeekTable:
         if min(stored) < _SHORTEST:
             return len(self) + next(index for index, each in enumerate(stored) if each < _SHORTEST)
         first = self._entries[1] if self._entries else lengths[0]
-        # What came before is followed by these: none of it is the last.
+        # The frames before these are followed by more: none of them is the last.
         self.even = self.even and max(lengths) <= first and min(lengths[:-1], default=first) == first
         self.even = self.even and (not self._entries or self._entries[1 - self._width] == first)
         self.largest = max(self.largest, *lengths)
@@ -159,7 +160,7 @@ class SeekTable:
         return map(self.__getitem__, range(len(self)))
 
     def holding(self, offset: int) -> int:
-        """Return the number of the frame that holds a byte of the content."""
+        """Return the number of the frame that contains a byte of the content."""
         stride = bisect_right(self._offsets, offset) - 1
         lengths = self._entries[stride * _STRIDE * self._width : (stride + 1) * _STRIDE * self._width][1 :: self._width]
         ends = list(accumulate(lengths, initial=self._offsets[stride]))[1:]
@@ -167,9 +168,9 @@ class SeekTable:
 
 
 def read_seek_table(fd: int, path: str) -> SeekTable | None:
-    """Return the frames that the table at the end of a file lists, or None if there is no such table.
+    """Return the frames of the seek table at the end of a file, or None if there is none.
 
-    None too where it lists but the last part of the file: of dumps that were joined, the table is that of the last.
+    Also None if the table covers only the tail of the file, as in concatenated dumps, where it is that of the last one.
 
     Raises:
         DumpError: the table contradicts itself or the file, or can't be read.
@@ -211,9 +212,4 @@ def read_seek_table(fd: int, path: str) -> SeekTable | None:
 
 
 def _broken(path: str, why: str) -> DumpError:
-    return DumpError(
-        f"the seek table of {path} is broken: {why}",
-        path=path,
-        operation="read",
-        hint="zstd -d reads frames without their table: try it on what is left",
-    )
+    return DumpError(f"the seek table of {path} is broken: {why}", path=path, operation="read")

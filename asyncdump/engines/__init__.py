@@ -1,4 +1,14 @@
-"""The ways to move bytes, one file each, and the choice between them."""
+"""The engines, which move bytes from a source into a sink, and the choice between them.
+
+`candidates` orders the engines for a source and a destination; the first system call of an engine decides whether it
+can be used. An engine loads a span, unless only the kernel sees the bytes, and stores it.
+
+- `base`: the protocol of an engine, its route, and a refusal
+- `direct`, `mmap`: a mapping of the source is written, with O_DIRECT or through the page cache
+- `read`: bytes are read into a buffer and written from there; the only engine that sees them
+- `reflink`, `sendfile`, `splice`: the kernel moves the bytes between descriptors
+- `feed`: bytes for a compressor, a filter or a pipe
+"""
 
 from __future__ import annotations
 
@@ -7,17 +17,18 @@ from typing import Final
 
 from asyncdump.engines.base import Engine, Refusal, Refused, Route
 from asyncdump.engines.direct import Direct
-from asyncdump.engines.feed import Splice as FeedBySplice
+from asyncdump.engines.feed import FeedBySplice
 from asyncdump.engines.mmap import Mmap
 from asyncdump.engines.read import Read
 from asyncdump.engines.reflink import Reflink
 from asyncdump.engines.sendfile import Sendfile
 from asyncdump.engines.splice import Splice
 from asyncdump.errors import describe_errno
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import TRUE_ERRORS
 from asyncdump.sinks.file import ALIGNMENT
-from asyncdump.vocabulary.values import MEMORY, Choice, Method, Span
+from asyncdump.vocabulary.values import Choice, Method, Span
 
 __all__ = [
     "ENGINES",
@@ -46,52 +57,50 @@ ENGINES: Final[dict[Method, Engine]] = {
 }
 
 FEEDS: Final[dict[str, Engine]] = {"read": Read(), "splice": FeedBySplice()}
-"""The ways to bring bytes to a stage."""
+"""The engines that feed a stage, by method."""
 
 REFUSALS: Final = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.ENODEV, errno.ETXTBSY, errno.EBADF}
 )
-"""What the kernel answers to a call that it doesn't do for these two files: reason to try the next engine."""
-
-_CLONING: Final = frozenset({"xfs", "btrfs", "bcachefs", "ocfs2", "nfs", "smb", "cifs", "zfs"})
+"""The errnos of a call that the kernel doesn't support for these two files: the next engine is tried."""
 
 
 def candidates(
     choice: Choice, *, source: str, destination: str, hashing: bool, cloning: bool = True, descriptor: bool = True
 ) -> list[Engine]:
-    """Return the engines to try, the fastest first; ``source`` and ``destination`` name filesystems.
+    """Return the engines to try, the fastest first; ``source`` and ``destination`` are names of filesystems.
 
-    This only orders them: the first call on the real files decides. ``read`` is always last, and never refused.
-    With ``hashing``, an engine that passes bytes by user space would need a second look for the digest, and the owner
-    may write between two looks; a clone is the exception, for the sink can be read at leisure. Without ``cloning``
-    there is none: nobody reads what is cloned, and so nobody learns what of it can't be read. Without a ``descriptor``
-    of the sink only ``read`` can serve it.
+    This is only the order: the first call on the real files decides. ``read`` is always the last, and never refused.
+    With ``hashing``, an engine whose bytes bypass user space would need a second read for the digest, and the owner may
+    write between the two reads. Clones are the exception, because the sink shares the blocks that are read back.
+    Without ``cloning``, reflink isn't tried: cloning reads no data, so unreadable blocks would go unnoticed. For a sink
+    without a ``descriptor``, only ``read`` is possible.
     """
     if choice != "auto":
         return [ENGINES[choice]]
     if not descriptor:
         return [ENGINES["read"]]
     methods: list[Method] = []
-    if cloning and source == destination and source in _CLONING:
+    if cloning and source == destination and traits(source).clones:
         methods.append("reflink")
-    if not hashing and source in MEMORY:
+    if not hashing and traits(source).in_memory:
         methods.append("direct")
     methods.append("read")
     return [ENGINES[method] for method in methods]
 
 
 def accepting(route: Route, lane: Lane) -> list[Method]:
-    """Return the methods that the kernel accepts for a route, tried on its first bytes; the sink is spoilt by it."""
+    """Return the methods that the kernel accepts for a route, tried on its first bytes; this spoils the sink."""
     length = min(route.source.size - route.start, ALIGNMENT)
     span = Span(offset=route.start, length=length)
     return [method for method, engine in ENGINES.items() if length and refusal_of(engine, route, span, lane) is None]
 
 
 def refusal_of(engine: Engine, route: Route, span: Span, lane: Lane) -> Refusal | None:
-    """Move one span with an engine; return why that is refused, or None if the span was moved.
+    """Move one span with an engine; return why it is refused, or None if the span was moved.
 
     Raises:
-        OSError: the call failed for a reason that's no refusal.
+        OSError: the call failed, but it isn't a refusal.
     """
     if (refusal := engine.refuses(route)) is not None:
         return refusal
@@ -107,8 +116,8 @@ def refusal_of(engine: Engine, route: Route, span: Span, lane: Lane) -> Refusal 
 
 
 def is_refusal(method: str, error: OSError) -> bool:
-    """Tell whether the first call of a way to move bytes failed for a reason to try the next.
+    """Return whether an error of the first call of a method is a refusal, so that the next method is tried.
 
-    A sandbox may answer anything to calls that it doesn't allow; of plain reads and writes it's an error of the file.
+    A sandbox may deny a call with any errno. For plain reads and writes, that is an error of the file.
     """
     return error.errno in REFUSALS or (method != "read" and error.errno not in TRUE_ERRORS)

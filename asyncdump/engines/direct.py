@@ -31,6 +31,7 @@ class Direct(Unseen):
         """Write the mapping. Only the first span may be refused; later ones go through the page cache instead."""
         with mapped(route, span) as view:
             target = route.target(span)
+            # Called directly while nothing is stored, so that an unsupported O_DIRECT raises and is a refusal.
             done = route.sink.write_direct(view, target) if route.sink.stored == 0 else 0
             with view[done:] as rest:
                 route.sink.write(rest, target + done)

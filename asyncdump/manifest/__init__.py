@@ -1,7 +1,13 @@
-"""What was requested: the models of a manifest, read from YAML or built by a program, and what overrides them.
+"""The manifest: its models, read from YAML or built by a program, and the options that override them.
 
-No engine is loaded for them, and nothing that needs one. Names are imported when they are first used: the command line
-reads the options without the models.
+Neither engines nor anything that needs them is imported for the models. Names are imported when they are first used,
+so that the command line can read the options without the models.
+
+- `model`, `models`, `compression`: the models, which check their values
+- `yaml`: reading a manifest, with all errors and their lines
+- `complaints`: the messages for invalid values
+- `options`, `keywords`: the options of a run, defined once; the same as keyword arguments
+- `schema`: the JSON Schema of a manifest
 """
 
 from __future__ import annotations
@@ -10,27 +16,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncdump.manifest.compression import Lz4 as Lz4
+    from asyncdump.manifest.compression import Zstd as Zstd
     from asyncdump.manifest.models import Defaults as Defaults
     from asyncdump.manifest.models import Dump as Dump
     from asyncdump.manifest.models import Manifest as Manifest
     from asyncdump.manifest.models import ProcessMemory as ProcessMemory
     from asyncdump.manifest.models import Retries as Retries
-    from asyncdump.manifest.models import Zstd as Zstd
     from asyncdump.manifest.options import Overrides as Overrides
     from asyncdump.manifest.schema import json_schema as json_schema
 
 _HOMES = {
     "Defaults": "models",
     "Dump": "models",
+    "Lz4": "compression",
     "Manifest": "models",
     "Overrides": "options",
     "ProcessMemory": "models",
     "Retries": "models",
-    "Zstd": "models",
+    "Zstd": "compression",
     "json_schema": "schema",
 }
 
-__all__ = ["Defaults", "Dump", "Manifest", "Overrides", "ProcessMemory", "Retries", "Zstd", "json_schema"]
+__all__ = ["Defaults", "Dump", "Lz4", "Manifest", "Overrides", "ProcessMemory", "Retries", "Zstd", "json_schema"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What is wrong with a value of a manifest, in words."""
+"""Describes what is wrong with a value of a manifest."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from asyncdump.codecs.zstd import FRAMES
+from asyncdump.codecs.codec import FRAMES
 from asyncdump.text import shown
 from asyncdump.vocabulary.size import KIB, parse_size
 
 SIZES = frozenset({"offset", "length", "frame"})
-"""The fields that hold a size."""
+"""The fields that are sizes."""
 
 
 _LONG_WORD = 64
@@ -30,23 +30,21 @@ def fields(model: type[msgspec.Struct]) -> dict[str, Any]:
 
 @cache
 def required(model: type[msgspec.Struct]) -> list[str]:
-    """Return the names of the fields of a model that have no default."""
+    """Return the names of the fields of a model without a default."""
     return [field.name for field in msgspec.structs.fields(model) if field.required]
 
 
 def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
-    """Return what is wrong with the value of a field, or an empty string."""
+    """Return the message for an invalid value of a field, or an empty string."""
     kind = fields(model)[name]
-    inner = _model_in(kind)
+    models = _models_in(kind)
     if name in {"defaults", "dumps"}:
-        assert inner is not None
         values = value if name == "dumps" and isinstance(value, tuple | list) else (value,)
-        if any(not isinstance(each, inner) for each in values):
-            return f"{shown(value)} is not made of {inner.__name__}(...)"
-        return "" if values else "names no dump"
-    if isinstance(value, msgspec.Struct):  # A model complained when it was made: it only has to be the right one.
-        right = inner is not None and isinstance(value, inner)
-        return "" if right else f"{shown(value)} is not {_expected(kind)}"
+        if any(not isinstance(each, models) for each in values):
+            return f"{shown(value)} must be made of {models[0].__name__}(...)"
+        return "" if values else "is empty: list at least one dump"
+    if isinstance(value, msgspec.Struct):  # It was checked when it was made: only its type is left to check.
+        return "" if isinstance(value, models) else f"{shown(value)} is not {_expected(kind)}"
     try:
         msgspec.convert(value, kind, strict=True)
         if name in SIZES and value is not None:
@@ -59,7 +57,7 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
         if name == "errors":
             return f"{shown(value)} is not a list of {', '.join(_choices(kind))}"
         if name == "filter":
-            return "is a list of argument lists: [[age, -r, KEY], [gzip]]"
+            return "must be a list of argument lists: [[age, -r, KEY], [gzip]]"
         if name == "timeout":
             return f"{shown(value)} is not a number of seconds, from 0 to 86400"
         return f"{shown(value)} is not {_expected(kind)}{_near(value, _choices(kind))}"
@@ -69,16 +67,16 @@ def complaint(model: type[msgspec.Struct], name: str, value: Any) -> str:
 
 
 def unknown_key(model: type[msgspec.Struct], key: str) -> str:
-    """Return the complaint about a key that a model doesn't have."""
+    """Return the complaint about an unknown key."""
     known = list(fields(model))
-    return f"unknown key{_near(key, known) or '; known are ' + ', '.join(known)}"
+    return f"unknown key{_near(key, known) or '; known keys are ' + ', '.join(known)}"
 
 
-def _model_in(kind: Any) -> type[msgspec.Struct] | None:
-    """Return the model that a type is made of, or None where it is made of none."""
+def _models_in(kind: Any) -> tuple[type[msgspec.Struct], ...]:
+    """Return the models in a type."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return kind
-    return next((model for part in get_args(kind) if (model := _model_in(part)) is not None), None)
+        return (kind,)
+    return tuple(model for part in get_args(kind) for model in _models_in(part))
 
 
 def _near(word: object, choices: list[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest.complaints import complaint, fields
-from asyncdump.manifest.models import Defaults, Manifest, Retries, Zstd
+from asyncdump.manifest.compression import Compress
+from asyncdump.manifest.models import Defaults, Manifest, Retries
 from asyncdump.manifest.options import OPTIONS, Overrides
 from asyncdump.spelling import python, spelled
 
@@ -53,7 +54,7 @@ def _model(name: str) -> Any:
 
 def spell_out(function: _Function) -> _Function:
     """Replace ``**options`` in the signature and the docstring of a function by the individual options."""
-    hints = get_type_hints(Overrides, localns={"Zstd": Zstd, "Retries": Retries})
+    hints = get_type_hints(Overrides, localns={"Compress": Compress, "Retries": Retries})
     keywords = [
         inspect.Parameter(
             option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=hints[option.name]

@@ -1,6 +1,6 @@
-"""What the user asked for: the models of a manifest and their JSON Schema.
+"""What was requested: the models of a manifest.
 
-The same models serve a YAML file (read by `asyncdump.manifest.yaml`) and a program that builds them itself.
+They are the same for a YAML file (read by `asyncdump.manifest.yaml`) and for a program that builds them.
 """
 
 from __future__ import annotations
@@ -13,109 +13,50 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeGuard
 import msgspec
 from msgspec import Meta
 
-from asyncdump.codecs.zstd import BUDGET, LEVELS, WINDOWS, ZstdOptions
 from asyncdump.errors import ManifestError, Problem
-from asyncdump.manifest.complaints import complaint, fields
+from asyncdump.manifest.compression import CompressField
+from asyncdump.manifest.model import Model, Size
 from asyncdump.text import shown
-from asyncdump.vocabulary.size import KIB, MAXIMUM, parse_size
+from asyncdump.vocabulary.size import MAXIMUM, parse_size
 from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError
 
 if TYPE_CHECKING:
     Path = str | os.PathLike[str]
 else:
-    Path = str  # What a path becomes when a model is made.
+    Path = str  # The constructor converts paths to str.
 
 Passing = Literal["EINTR", "EAGAIN", "ENOSPC", "EDQUOT"]
 Sparse = Literal["auto", "never"]
-Size = Annotated[
-    int | str,
-    Meta(description="bytes, or a number with a unit: 512KiB, 16MiB, 1GiB (dd's suffixes)", examples=[4096, "16MiB"]),
-]
 MethodField = Annotated[
-    Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, and is right nearly always")
+    Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, which is nearly always best")
 ]
-ChecksumField = Annotated[Checksum, Meta(description="the digest taken of each dump")]
+ChecksumField = Annotated[Checksum, Meta(description="the digest to compute of each dump")]
 DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power cut")]
-SparseField = Annotated[Sparse, Meta(description="auto leaves runs of zeros out of the dump as holes")]
+SparseField = Annotated[Sparse, Meta(description="auto skips zeros, and stores them as holes")]
 
 
 _LONGEST_WAIT = 60.0
 OnReadErrorField = Annotated[
-    OnReadError, Meta(description="what a page that can't be read means: its file fails, or has zeros there")
-]
-
-
-class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A part of a manifest. Values of the wrong type or range raise `ManifestError`."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(message=message, key=name)
-            for name in fields(type(self))
-            if (message := complaint(type(self), name, getattr(self, name)))
-        ]
-        if problems:
-            raise ManifestError(*problems)
-
-
-class Zstd(_Model, frozen=True, kw_only=True):
-    """Compression into a seekable .zst."""
-
-    example: ClassVar[str] = "{zstd: {level: 3}}"
-
-    level: Annotated[int, Meta(description="from fast to small", ge=LEVELS[0], le=LEVELS[1])] = 3
-    threads: Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)] = 0
-    frame: Annotated[Size, Meta(description="content of each frame: the grain of parallel work and reading back")] = (
-        "2MiB"
-    )
-    checksum: Annotated[bool, Meta(description="whether each frame holds a checksum of its content")] = True
-    long: Annotated[
-        Annotated[int, Meta(ge=WINDOWS[0], le=WINDOWS[1])] | None,
-        Meta(description="log2 of the window for matches far away; wants larger frames too"),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (cost := self.options.cost) > BUDGET:
-            needed, most = cost // KIB**2, BUDGET // KIB**2
-            message = (
-                f"level {self.level} with frames of {self.frame} needs {needed} MiB for one thread, {most} are the most"
-            )
-            raise ManifestError(Problem(message=f"{message}: use smaller frames, or a lower level", key="frame"))
-
-    @property
-    def options(self) -> ZstdOptions:
-        """What the stage itself takes."""
-        return ZstdOptions(
-            level=self.level,
-            threads=self.threads,
-            frame=parse_size(self.frame),
-            checksum=self.checksum,
-            long=self.long,
-        )
-
-
-CompressField = Annotated[
-    Literal["none", "zstd"] | Zstd | None, Meta(description="zstd, {zstd: {level: 3}} or none: a seekable .zst")
+    OnReadError, Meta(description="what to do about unreadable memory: fail its file, or dump zeros in its place")
 ]
 
 
 FilterField = Annotated[
     Sequence[Annotated[Sequence[str], Meta(min_length=1)]] | None,
-    Meta(description="programs that the bytes go through, as argument lists; run without a shell, if allowed"),
+    Meta(description="programs that the bytes are piped through, as argument lists; run without a shell, if allowed"),
 ]
 FirstField = Annotated[
     Literal["compress", "filter"] | None,
-    Meta(description="which comes first; by default the one that is written first, in a program compress"),
+    Meta(description="which is applied first; by default the one that is written first, in a program compress"),
 ]
 TimeoutField = Annotated[
     Annotated[float, Meta(gt=0, le=86400)] | None,
-    Meta(description="seconds that a filter may take and give nothing"),
+    Meta(description="seconds that a filter may neither read nor write anything"),
 ]
 
 
-class Defaults(_Model, frozen=True, kw_only=True):
-    """What holds for each dump that doesn't say otherwise."""
+class Defaults(Model, frozen=True, kw_only=True):
+    """Settings of every dump that doesn't have its own."""
 
     method: MethodField = "auto"
     checksum: ChecksumField = "xxh128"
@@ -132,7 +73,7 @@ class Defaults(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class ProcessMemory(_Model, frozen=True, kw_only=True):
+class ProcessMemory(Model, frozen=True, kw_only=True):
     """A range of the memory of a process."""
 
     example: ClassVar[str] = "{pid: 4242, address: 0x7f0000000000, length: 2MiB}"
@@ -147,27 +88,27 @@ class ProcessMemory(_Model, frozen=True, kw_only=True):
             raise ManifestError(Problem(message=f"{shown(self.length)} is not the length of a range", key="length"))
 
 
-class _Sourced(_Model, frozen=True):
-    """What a `Dump` takes by position."""
+class _Sourced(Model, frozen=True):
+    """The positional argument of a `Dump`."""
 
     source: Annotated[
         Annotated[Path, Meta(min_length=1)] | ProcessMemory,
-        Meta(description="a path or a glob, relative to the manifest's folder, or memory of a process"),
+        Meta(description="a path or a glob, relative to the directory of the manifest, or memory of a process"),
     ]
 
 
 class Dump(_Sourced, frozen=True, kw_only=True):
-    """One source, or all that a glob matches."""
+    """One source, or all files that a glob matches."""
 
     name: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
-            description="file name under output, by default {name}, or {name}.zst for a compressed dump; "
+            description="file name under output, by default {name}, or {name}.zst if it is compressed with zstd; "
             "{name} {stem} {suffix} {parent} {index} {pid} stand for parts of the source",
         ),
     ] = None
     offset: Annotated[Size, Meta(description="where the dump starts in the source (dd's skip)")] = 0
-    length: Annotated[Size | None, Meta(description="how much is dumped at most (dd's count)")] = None
+    length: Annotated[Size | None, Meta(description="how much to dump at most (dd's count)")] = None
     method: MethodField | None = None
     checksum: ChecksumField | None = None
     durable: DurableField | None = None
@@ -184,15 +125,17 @@ class Dump(_Sourced, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-class Retries(_Model, frozen=True, kw_only=True):
-    """How often a file that failed is dumped again, from its start, after the others have had their turn."""
+class Retries(Model, frozen=True, kw_only=True):
+    """How often a file that failed is dumped again, from its start, after the other files."""
 
     example: ClassVar[str] = "{times: 3}"
 
     times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
-    delay: Annotated[float, Meta(description="seconds before the first; each later wait doubles, up to a minute")] = 1.0
+    delay: Annotated[
+        float, Meta(description="seconds before the first retry; doubled before each later one, up to a minute")
+    ] = 1.0
     errors: Annotated[
-        Sequence[Passing], Meta(description="which failures pass; a full disk only where somebody makes room")
+        Sequence[Passing], Meta(description="which failures are transient; a full disk is if someone frees space")
     ] = ("EINTR", "EAGAIN")
 
     def __post_init__(self) -> None:
@@ -201,40 +144,40 @@ class Retries(_Model, frozen=True, kw_only=True):
 
     @property
     def numbers(self) -> frozenset[int]:
-        """The errors as errno(3) has them."""
+        """The numbers of the errors, as in errno(3)."""
         return frozenset(getattr(errno, name) for name in self.errors)
 
     def wait(self, attempt: int) -> float:
-        """Return the seconds to wait before a retry, which are counted from 1."""
+        """Return the seconds to wait before a retry; retries are counted from 1."""
         return float(min(self.delay * 2 ** min(attempt - 1, 32), max(self.delay, _LONGEST_WAIT)))
 
 
 RetriesField = Annotated[
     Annotated[int, Meta(ge=0, le=1000)] | Retries,
-    Meta(description="how often a file is dumped again after a failure that passes; a number, or a mapping"),
+    Meta(description="how often a file is dumped again after a transient failure; a number, or a mapping"),
 ]
 
 
-class Manifest(_Model, frozen=True, kw_only=True):
-    """A run: which files are dumped, where to, and how."""
+class Manifest(Model, frozen=True, kw_only=True):
+    """A run: which files to dump, where to, and how."""
 
     version: Annotated[Literal[1], Meta(description="the version of this format")] = 1
     output: Annotated[
         Path,
         Meta(
-            description="folder for the dumps, created 0700 if missing; relative to the manifest's folder",
+            description="directory for the dumps, created 0700 if missing; relative to the directory of the manifest",
             min_length=1,
         ),
     ]
     concurrency: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Literal["auto"], Meta(description="files in flight")
     ] = "auto"
-    on_error: Annotated[OnError, Meta(description="what the failure of one file means for the others")] = "continue"
+    on_error: Annotated[OnError, Meta(description="what to do after the failure of a file")] = "continue"
     retries: RetriesField = 0
-    defaults: Annotated[Defaults, Meta(description="what holds for each dump that doesn't say otherwise")] = (
-        msgspec.field(default_factory=Defaults)
+    defaults: Annotated[Defaults, Meta(description="settings of every dump that doesn't have its own")] = msgspec.field(
+        default_factory=Defaults
     )
-    dumps: Annotated[Sequence[Dump], Meta(description="what is dumped", min_length=1)]
+    dumps: Annotated[Sequence[Dump], Meta(description="what to dump", min_length=1)]
 
     def __post_init__(self) -> None:
         _freeze_path(self, "output")
@@ -242,20 +185,20 @@ class Manifest(_Model, frozen=True, kw_only=True):
         super().__post_init__()
 
 
-def _freeze_path(model: _Model, name: str) -> None:
-    """Make a text of a path that a program gives."""
+def _freeze_path(model: Model, name: str) -> None:
+    """Convert a path of a program to a string."""
     if isinstance(given := getattr(model, name), os.PathLike):
         msgspec.structs.force_setattr(model, name, os.fsdecode(given))
 
 
-def _freeze(model: _Model, name: str) -> None:
-    """Make a tuple of the sequence that a program gives."""
+def _freeze(model: Model, name: str) -> None:
+    """Convert a sequence of a program to a tuple."""
     if _is_sequence(given := getattr(model, name)):
         msgspec.structs.force_setattr(model, name, tuple(given))
 
 
 def _freeze_filter(model: Defaults | Dump) -> None:
-    """Make tuples of the argument lists that a program gives."""
+    """Convert the argument lists of a program to tuples."""
     if _is_sequence(given := model.filter):
         frozen = tuple(tuple(command) if _is_sequence(command) else command for command in given)
         msgspec.structs.force_setattr(model, "filter", frozen)

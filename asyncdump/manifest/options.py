@@ -1,28 +1,29 @@
-"""The options of a run, which override its manifest. They are defined here, and nowhere else.
+"""The options of a run, which override its manifest. This is their only definition.
 
-From `Overrides` come the keyword arguments of `dump_all` and its like (`asyncdump.manifest.keywords`), the options of
-the command line (`asyncdump.cli.options`), and what a plan is made with. Those that a manifest has too are checked by
-its models.
+The keyword arguments of `dump_all` and similar functions (`asyncdump.manifest.keywords`), the options of the command
+line (`asyncdump.cli.options`), and the arguments of the planner are all derived from `Overrides`. Options that are also
+in a manifest are checked by its models.
 """
 
-# Annotations are values here, for the command line to read without loading the models.
+# Annotations are values here, so that the command line can read them without loading the models.
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict, TypeVar, get_args
 
 from asyncdump.vocabulary.values import Checksum, Choice, Concurrency, OnError, OnReadError
 
 if TYPE_CHECKING:
-    from asyncdump.manifest.models import Retries, Zstd
+    from asyncdump.manifest.compression import Compress
+    from asyncdump.manifest.models import Retries
 
 
 class Option(NamedTuple):
     """How an option is presented.
 
     Attributes:
-        help: what it does, for ``help()`` and ``--help``; ``{resume}`` is that option as the interface spells it.
-        metavar: what stands for its value on the command line. Without one, its type lists the values.
-        off: what ``--no-NAME`` does, where that is the option on the command line.
+        help: what it does, for ``help()`` and ``--help``; ``{resume}`` is replaced by the spelling of that option.
+        metavar: the placeholder for its value on the command line. Without one, its type lists the values.
+        off: what ``--no-NAME`` does, if that is the option on the command line.
     """
 
     help: str
@@ -33,7 +34,7 @@ class Option(NamedTuple):
 class Overrides(TypedDict, total=False):
     """Keyword arguments of `dump_all`, `open_run` and `plan_all`; each overrides the manifest, for all of its files.
 
-    None, and for a flag False, is the same as leaving it out.
+    None, or False for a flag, is the same as omitting it.
     """
 
     output: Annotated[
@@ -44,8 +45,8 @@ class Overrides(TypedDict, total=False):
     method: Annotated[Choice | None, Option("How the bytes are moved, for all files.")]
     checksum: Annotated[Checksum | None, Option("Digest to compute, for all files.")]
     compress: Annotated[
-        "Literal['none', 'zstd'] | Zstd | None",
-        Option("Compression of all files: zstd, or none.", metavar="zstd[:LEVEL]|none"),
+        "Compress | None",
+        Option("Compression of all files: zstd, lz4, or none.", metavar="zstd[:LEVEL]|lz4[:LEVEL]|none"),
     ]
     on_error: Annotated[OnError | None, Option("What to do after the failure of a file.")]
     on_read_error: Annotated[
@@ -69,7 +70,7 @@ class Overrides(TypedDict, total=False):
 
 
 class Known(NamedTuple):
-    """An option, as its definition says."""
+    """An option, from its definition."""
 
     name: str
     kind: Any
@@ -77,21 +78,21 @@ class Known(NamedTuple):
 
     @property
     def default(self) -> bool | None:
-        """What leaves the decision to the manifest: None, or for a flag False."""
+        """The value that leaves the decision to the manifest: None, or False for a flag."""
         return False if self.kind is bool else None
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that its type lists, if it does."""
+        """The values that its type lists, if any."""
         return () if self.option.metavar or self.option.off or self.kind is bool else get_args(get_args(self.kind)[0])
 
 
 OPTIONS = tuple(Known(name, *get_args(kind)) for name, kind in Overrides.__annotations__.items())
-"""All options, in the order in which they are listed."""
+"""All options, in the order of the help."""
 
 _Value = TypeVar("_Value")
 
 
 def first(*values: _Value | None) -> _Value:
-    """Return the first value that anyone has chosen: the last is a default, and never None."""
+    """Return the first value that isn't None; the last one is a default, and never None."""
     return next(value for value in values if value is not None)

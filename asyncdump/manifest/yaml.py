@@ -1,4 +1,4 @@
-"""Reading a manifest from YAML: all errors at once, each with its file, line and key."""
+"""Reading a manifest from YAML. All errors are reported up front, each with its file, line and key."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ import yaml
 
 from asyncdump.errors import ManifestError, Problem, describe_errno
 from asyncdump.manifest.complaints import SIZES, complaint, required, unknown_key
-from asyncdump.manifest.models import Defaults, Dump, Manifest, ProcessMemory, Retries, Zstd
+from asyncdump.manifest.compression import MODELS
+from asyncdump.manifest.models import Defaults, Dump, Manifest, ProcessMemory, Retries
 from asyncdump.sources.file import open_file
 from asyncdump.text import shown, text
 
 _LARGEST: Final = 16 << 20
 _DEEPEST: Final = 16
 _MOST: Final = 1_000_000
-"""Values that a manifest may hold, what an alias stands for counted again: some 200,000 dumps."""
+"""Values that a manifest may have, with aliases expanded: about 200,000 dumps."""
 
 _LONGEST_NUMBER: Final = 400
 
 _LONG: Final = 64
-"""Characters of a text that count as one value more."""
+"""Characters of a text that count as one more value."""
 
 _PATIENCE: Final = 100
-"""Milliseconds after which somebody who waits for a manifest to come through a pipe looks whether to go on."""
+"""Milliseconds between two checks for cancellation while a manifest is read from a pipe."""
 
 _VERSION: Final = (1, 2)
 _TAG: Final = "tag:yaml.org,2002:"
@@ -41,16 +42,16 @@ _CORE: Final = {
     "int": "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
     "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
 }
-"""What a scalar without quotes is, by YAML 1.2's core schema (section 10.3.2); anything else is text."""
+"""What a plain scalar is by the core schema of YAML 1.2 (section 10.3.2); anything else is text."""
 
 _KINDS: Final = {f"{_TAG}{name}": re.compile(f"(?:{pattern})\\Z") for name, pattern in _CORE.items()}
 _TAGS: Final = frozenset({None, f"{_TAG}str", f"{_TAG}map", f"{_TAG}seq", *_KINDS})
 
 
 def core_loader(base: Any) -> Any:
-    """Return a loader of PyYAML's that takes scalars by the core schema, where its own know YAML 1.1 alone.
+    """Return a PyYAML loader that resolves scalars by the core schema; PyYAML itself only knows YAML 1.1.
 
-    There ``010`` is 8, ``1:30`` is 90, ``yes`` is true, and ``0o10`` is text.
+    In YAML 1.1, ``010`` is 8, ``1:30`` is 90, ``yes`` is true, and ``0o10`` is text.
     """
     starts = {"null": "~nN", "bool": "tTfF", "int": "-+0123456789", "float": "-+.0123456789"}
     resolvers: dict[str, list[tuple[str, Any]]] = {"": [(f"{_TAG}null", _KINDS[f"{_TAG}null"])]}
@@ -60,19 +61,19 @@ def core_loader(base: Any) -> Any:
     return type("Loader", (base,), {"yaml_implicit_resolvers": resolvers})
 
 
-# libyaml where PyYAML was built with it: an order of magnitude faster on a manifest of thousands of dumps.
+# libyaml, if PyYAML was built with it, is ten times as fast for a manifest of thousands of dumps.
 _Loader: Any = core_loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the keys of a manifest stand: ``dumps[3].source`` to a line number, counted from 1."""
+    """Where the keys of a manifest are: ``dumps[3].source`` to a line number, counted from 1."""
 
     file: str = ""
     lines: dict[str, int] = msgspec.field(default_factory=dict)
     sha256: str = ""
 
     def problem(self, key: str, message: str, remedy: str = "") -> Problem:
-        """Return a problem with a key, placed at its line, or at that of what the key belongs to."""
+        """Return a problem with a key, at its line, or at the line of the key that contains it."""
         place = key
         while place and place not in self.lines:
             place = place.rpartition("." if "." in place else "[")[0]
@@ -81,13 +82,13 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_manifest(path: str, check: Callable[[], None] = lambda: None) -> tuple[Manifest, Marks]:
-    """Read and validate a manifest; ``check`` is called while a pipe is waited for, and may raise to end that.
+    """Read and validate a manifest; ``check`` is called while waiting for a pipe, and may raise to stop that.
 
     Returns:
-        The manifest, and where its keys stand in the file.
+        The manifest, and where its keys are in the file.
 
     Raises:
-        ManifestError: the file can't be read, isn't YAML, or isn't a manifest. It holds all that is wrong.
+        ManifestError: the file can't be read, isn't YAML, or isn't a manifest. All reasons are reported.
     """
     try:
         fd = open_file(path)
@@ -99,12 +100,12 @@ def read_manifest(path: str, check: Callable[[], None] = lambda: None) -> tuple[
         reason = describe_errno(error.errno) if error.errno else str(error)
         raise ManifestError(Problem(file=path, message=f"the manifest can't be read: {reason}")) from error
     if len(content) > _LARGEST:
-        raise ManifestError(Problem(file=path, message=f"a manifest has at most {_LARGEST} bytes"))
+        raise ManifestError(Problem(file=path, message=f"the manifest is larger than {_LARGEST} bytes"))
     return parse_manifest(content, path)
 
 
 def _content(fd: int, check: Callable[[], None]) -> bytes:
-    """Return what a file or a pipe holds, as far as it's wanted."""
+    """Return the content of a file or a pipe, up to one byte more than is allowed."""
     content = bytearray()
     ready = select.poll()
     ready.register(fd, select.POLLIN)
@@ -120,10 +121,10 @@ def _content(fd: int, check: Callable[[], None]) -> bytes:
 
 
 def parse_manifest(content: bytes, path: str) -> tuple[Manifest, Marks]:
-    """Validate the content of a manifest file; ``path`` is what errors call it.
+    """Validate the content of a manifest file; ``path`` is its name in errors.
 
     Raises:
-        ManifestError: it isn't YAML, or isn't a manifest. It holds all that is wrong.
+        ManifestError: it isn't YAML, or isn't a manifest. All reasons are reported.
     """
     reader = _Reader(path, sha256(content).hexdigest())
     manifest = reader.manifest(_compose(content, path))
@@ -139,7 +140,7 @@ def _compose(content: bytes, path: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not YAML: {error.problem or error.context}"
-        # libyaml counts a line more where the last one has no end.
+        # libyaml counts one more line if the last one isn't terminated.
         last = len((content + b".").decode(errors="replace").splitlines())
         line = min(mark.line + 1, last) if mark else 1
         raise ManifestError(Problem(file=path, line=line, message=message)) from error
@@ -153,15 +154,15 @@ def _line(place: Any) -> int:
 
 
 def _check_size(content: bytes, path: str) -> None:
-    """Refuse what would exhaust the stack, or the memory once aliases are followed, before anything looks at it."""
+    """Reject what would exhaust the stack, or the memory once aliases are expanded, before it is parsed."""
     sizes: dict[str | None, int] = {}
     total = 0
     opened: list[tuple[str | None, int]] = []
     for event in yaml.parse(content, Loader=_Loader):
         if isinstance(event, yaml.DocumentStartEvent) and (event.tags or event.version not in {None, _VERSION}):
-            raise _refusal(event, path, "a manifest has no directives but %YAML 1.2")
+            raise _refusal(event, path, "the only directive that is allowed is %YAML 1.2")
         if (tag := getattr(event, "tag", None)) not in _TAGS:
-            raise _refusal(event, path, f"the tag {tag} means nothing in a manifest")
+            raise _refusal(event, path, f"the tag {tag} is not allowed in a manifest")
         if isinstance(event, yaml.ScalarEvent):
             size = 1 + len(event.value) // _LONG
             total += size
@@ -179,10 +180,10 @@ def _check_size(content: bytes, path: str) -> None:
                 raise _refusal(event, path, f"nested deeper than {_DEEPEST} levels")
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
-                raise _refusal(event, path, f"*{event.anchor} stands inside of what it repeats")
+                raise _refusal(event, path, f"*{event.anchor} is inside the node that it refers to")
             total += sizes.get(event.anchor, 1)
         if total > _MOST:
-            raise _refusal(event, path, f"more than {_MOST:,} values, what *aliases repeat counted each time")
+            raise _refusal(event, path, f"more than {_MOST:,} values, with *aliases expanded")
 
 
 def _refusal(event: yaml.Event, path: str, message: str) -> ManifestError:
@@ -190,7 +191,7 @@ def _refusal(event: yaml.Event, path: str, message: str) -> ManifestError:
 
 
 class _Reader:
-    """Builds the models from YAML nodes, noting lines and problems on the way."""
+    """Builds the models from YAML nodes, and collects lines and problems."""
 
     def __init__(self, path: str, digest: str) -> None:
         self.marks = Marks(file=path, sha256=digest)
@@ -206,11 +207,11 @@ class _Reader:
     def manifest(self, node: yaml.Node | None) -> Manifest | None:
         self.marks.lines[""] = 1 if node is None else _line(node)
         if not isinstance(node, yaml.MappingNode):
-            self._complain("", "a manifest is a mapping with the keys version, output and dumps", node)
+            self._complain("", "a manifest must be a mapping with the keys version, output and dumps", node)
             return None
         values = self._mapping(Manifest, node, "")
         if "version" not in values and not any(problem.key == "version" for problem in self.problems):
-            self._complain("version", "is missing: write version: 1", node)
+            self._complain("version", "is missing: add version: 1", node)
         return None if self.problems else Manifest(**values)
 
     def _mapping(self, model: Any, node: yaml.MappingNode, prefix: str) -> dict[str, Any]:
@@ -218,12 +219,12 @@ class _Reader:
         seen: set[str] = set()
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._complain(prefix.rstrip("."), "a key is text, not a list or a mapping", key_node)
+                self._complain(prefix.rstrip("."), "a key must be text, not a list or a mapping", key_node)
                 continue
             name = str(key_node.value)
             key = f"{prefix}{name}"
             if name in seen:
-                self._complain(key, f"stands twice, first in line {self.marks.lines[key]}", key_node)
+                self._complain(key, f"is given twice, first in line {self.marks.lines[key]}", key_node)
                 continue
             seen.add(name)
             self.marks.lines[key] = _line(key_node)
@@ -253,7 +254,7 @@ class _Reader:
         if name == "filter":
             return self._filter(model, node, key)
         if not isinstance(node, yaml.ScalarNode):
-            self._complain(key, "is a single value, not a list or a mapping", node)
+            self._complain(key, "must be a single value, not a list or a mapping", node)
             return _WRONG
         try:
             value = _plain(node, size=name in SIZES)
@@ -267,7 +268,7 @@ class _Reader:
 
     def _submodel(self, model: Any, node: yaml.Node, key: str) -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
-            self._complain(key, f"is a mapping with keys like {', '.join(model.__struct_fields__[:3])}", node)
+            self._complain(key, f"must be a mapping with keys such as {', '.join(model.__struct_fields__[:3])}", node)
             return {}
         return self._mapping(model, node, f"{key}.")
 
@@ -285,12 +286,16 @@ class _Reader:
 
     def _compress(self, node: yaml.MappingNode, key: str) -> Any:
         names = [getattr(name, "value", None) for name, _ in node.value]
-        if names != ["zstd"]:
-            self._complain(key, "is zstd, none, or a mapping with the one key zstd: {zstd: {level: 3}}", node)
+        if len(names) != 1 or names[0] not in MODELS:
+            examples = " or ".join(model.example for model in MODELS.values())
+            self._complain(
+                key, f"is {', '.join(MODELS)}, none, or a mapping with one of them as its only key: {examples}", node
+            )
             return _WRONG
-        name, value = node.value[0]
-        self.marks.lines[f"{key}.zstd"] = _line(name)
-        return self._made(Zstd, value, f"{key}.zstd")
+        [(name, value)] = node.value
+        key = f"{key}.{name.value}"
+        self.marks.lines[key] = _line(name)
+        return self._made(MODELS[name.value], value, key)
 
     def _list(self, model: Any, name: str, node: yaml.Node, key: str) -> Any:
         items = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -301,7 +306,7 @@ class _Reader:
         return value
 
     def _filter(self, model: Any, node: yaml.Node, key: str) -> Any:
-        """Take argument lists, in which every scalar is text: ``-9`` is an argument, not a number."""
+        """Read argument lists, in which every scalar is text: ``-9`` is an argument, not a number."""
         value: Any = None
         if isinstance(node, yaml.SequenceNode):
             value = tuple(
@@ -312,13 +317,13 @@ class _Reader:
                 for command in node.value
             )
         if value is None or complaint(model, "filter", value):
-            self._complain(key, "is a list of argument lists: [[age, -r, KEY], [gzip]]", node)
+            self._complain(key, "must be a list of argument lists: [[age, -r, KEY], [gzip]]", node)
             return _WRONG
         return value
 
     def _dumps(self, node: yaml.Node, key: str) -> Any:
         if not isinstance(node, yaml.SequenceNode) or not node.value:
-            self._complain(key, "is a list of dumps, each with a source", node)
+            self._complain(key, "must be a list of dumps, each with a source", node)
             return _WRONG
         dumps = []
         for index, item in enumerate(node.value):
@@ -332,21 +337,21 @@ class _Reader:
 
 
 def _plain(node: yaml.ScalarNode, *, size: bool) -> Any:
-    """Return a scalar as Python has it.
+    """Return a scalar as a Python value.
 
-    A size with a plus stays text, for it is one nowhere else.
+    A size with a plus stays text, because it isn't a size anywhere else.
 
     Raises:
-        ValueError: a tag says that it is what it isn't, or it's a number that nobody means.
+        ValueError: its tag doesn't match it, or it is an absurdly long number.
     """
     name = node.tag.removeprefix(_TAG)
     value = str(node.value)
     if name not in _CORE or (size and value[:1] == "+"):
         return value
     if not _KINDS[node.tag].match(value):
-        raise ValueError(f"{shown(value)} is not what its tag !!{name} says")
+        raise ValueError(f"{shown(value)} is not a !!{name}")
     if len(value) > _LONGEST_NUMBER:
-        raise ValueError(f"{shown(value)} has more digits than any number here")
+        raise ValueError(f"{shown(value)} has too many digits")
     match name:
         case "null":
             return None

@@ -1,10 +1,11 @@
 """The plan of a run as frozen values, and the checks before it is run.
 
-A manifest is resolved against the filesystem: globs become sources, templates become names, and everything that would
-fail is reported at once. The result is a `Plan`, which a run executes.
+A manifest is resolved against the filesystem: globs become sources, templates become names, and all errors are reported
+up front. The result is a `Plan`, which a run executes.
 
 - `plan`: the plan itself, and one planned dump; `summary` describes it
 - `planner`: makes a plan from a manifest, and finds all errors in it
+- `destination`: checks the output: what exists there, what may be replaced, whether the dumps fit
 - `globbing`, `look`: the files that a glob matches; a source as it is now
 - `templates`: names of dumps
 - `room`, `pools`: disk space for dumps; huge pages and disk space for targets

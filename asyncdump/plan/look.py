@@ -9,7 +9,7 @@ from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
 
 def look_at(path: str, found: Found | None = None) -> Source:
-    """Return what is under a path now; where a glob ``found`` it, that must be the same file still.
+    """Return the current description of the source at a path; if a glob ``found`` it, it must still be the same file.
 
     Raises:
         DumpError: it can't be opened, or isn't a file that can be dumped.

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from asyncdump.codecs.zstd import ZstdOptions
-from asyncdump.errors import DumpError, absolute
+from asyncdump.codecs.codec import Compression
+from asyncdump.errors import DumpError
 from asyncdump.manifest.models import Retries
 from asyncdump.records.report import FileReport
 from asyncdump.text import as_path
@@ -19,8 +19,8 @@ from asyncdump.vocabulary.values import Checksum, Choice, OnError, OnReadError, 
 class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     """One file to dump: ``length`` bytes of ``source`` from byte ``offset``, into ``name``.
 
-    ``zstd`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it is
-    compressed if ``zstd_last``, and ``timeout`` is how many seconds they may neither read nor write anything.
+    ``compression`` says how it is compressed, if it is; ``filters`` are the programs that it goes through, before it
+    is compressed if ``compress_last``, and ``timeout`` is how many seconds they may neither read nor write anything.
     ``on_read_error`` says what to do about unreadable memory; ``expected`` is the record of a source that is a dump
     itself. If the size of a source isn't known, neither is ``length``, and at most ``most`` bytes are dumped. A file
     that a glob matches and that can't be opened has the ``error`` that it fails with.
@@ -34,9 +34,9 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     checksum: Checksum
     durable: bool
     sparse: bool
-    zstd: ZstdOptions | None = None
+    compression: Compression | None = None
     filters: tuple[tuple[str, ...], ...] = ()
-    zstd_last: bool = False
+    compress_last: bool = False
     timeout: float = 300.0
     expected: FileReport | None = None
     on_read_error: OnReadError = "fail"
@@ -47,8 +47,8 @@ class PlannedDump(msgspec.Struct, frozen=True, kw_only=True):
     def stages(self) -> tuple[str, ...]:
         """Compression and filters, in short: ``zstd:3``, and the names of programs without their arguments."""
         programs = tuple(os.path.basename(command[0]) for command in self.filters)
-        zstd = (str(self.zstd),) if self.zstd else ()
-        return (*programs, *zstd) if self.zstd_last else (*zstd, *programs)
+        compression = (str(self.compression),) if self.compression else ()
+        return (*programs, *compression) if self.compress_last else (*compression, *programs)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``print`` shows it as a table, and so does a notebook.
 
-    It names the very files that were there when it was made: a source that has been replaced since then fails.
+    It refers to the files that existed when it was made: a source that is replaced later fails.
 
     Attributes:
         output: absolute path of the output directory, or ``-`` for standard output.
@@ -64,8 +64,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         concurrency: files in flight, or ``auto``.
         on_error: what to do after the failure of a file.
         overwrite: whether existing dumps are replaced.
-        free: bytes free on the filesystem of ``output`` when the plan was made, or 0 where that isn't known.
-        manifest_sha256: of the manifest as it was read.
+        free: the free bytes on the filesystem of ``output`` when the plan was made, or 0 if that isn't known.
+        manifest_sha256: the SHA-256 of the manifest.
         resume: whether to keep what an earlier run into the same directory completed.
         trust_receipt: with ``resume``, keep it even if sources have changed.
         retries: how often a file is dumped again after a transient failure.
@@ -84,11 +84,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes(self) -> int:
-        """The bytes of all dumps together."""
+        """The total bytes of all dumps."""
         return sum(dump.length for dump in self.dumps)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it: see the API reference for its keys."""
+        """Return the plan as a JSON object; the API reference lists its keys."""
         from asyncdump.plan.summary import record_of
 
         return record_of(self)
@@ -113,9 +113,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return summary_of(self).html()
 
     def split(self, parts: int) -> tuple[Plan, ...]:
-        """Return plans that together are this one, of about the same number of bytes each, in any case none empty.
+        """Split the plan into at most ``parts`` plans of about the same number of bytes, none of them empty.
 
-        One run at a time works in a directory: give each its own with `into` to run them concurrently on one host.
+        Only one run at a time can use a directory: give each part its own with `into` to run them concurrently.
 
         Raises:
             ValueError: ``parts`` is less than 1.
@@ -123,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         if parts < 1:
             raise ValueError(f"a plan can't be split into {parts} parts")
         loads: list[tuple[int, int, list[int]]] = [(0, number, []) for number in range(min(parts, len(self.dumps)))]
-        # The largest first, each to the part with the fewest bytes: no part has more than 4/3 of the best split's.
+        # The largest dump first, each to the part with the fewest bytes: at most 4/3 of the optimal split.
         for index in sorted(range(len(self.dumps)), key=lambda index: -self.dumps[index].length):
             total, number, indices = heappop(loads)
             indices.append(index)
@@ -134,8 +134,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def into(self, output: str | os.PathLike[str]) -> Plan:
-        """Return this plan with another output directory, relative to the working directory.
+        """Return this plan with another output, a directory relative to the working directory, or ``scheme://...``.
 
-        Whether it is there, writable and large enough is found out by the run.
+        The run checks whether it exists, is writable and has enough space.
+
+        Raises:
+            ValueError: the scheme is unknown, or no directory can have this name.
         """
-        return msgspec.structs.replace(self, output=absolute(as_path(output)), free=0)
+        from asyncdump.sinks.output import resolve
+
+        return msgspec.structs.replace(self, output=resolve(as_path(output)), free=0)

@@ -1,4 +1,4 @@
-"""Whether huge pages and disks have room for what is to be restored."""
+"""Whether there are enough huge pages, and enough disk space, to restore dumps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from asyncdump.codecs.detect import listed_frames
+from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DumpError
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.room import data_in, exceed
@@ -26,12 +28,8 @@ from asyncdump.vocabulary.values import SMALL_PAGE
 _POOLS: Final = "/sys/kernel/mm/hugepages"
 
 
-_ZERO_RATIO: Final = 4096
-"""A frame that takes less than this part of its content holds one byte again and again: it is counted as zeros."""
-
-
 class _Home(NamedTuple):
-    """The mount that targets go to: a descriptor and the path of a folder on it, its filesystem, its (huge) page."""
+    """The mount of some targets: a descriptor and the path of a directory on it, its filesystem, its page size."""
 
     fd: int
     path: str
@@ -42,7 +40,7 @@ class _Home(NamedTuple):
 def _homes(
     dumps: Iterable[PlannedDump], targets: TargetsPlace
 ) -> tuple[dict[int, _Home], dict[int, list[PlannedDump]]]:
-    """Return the mounts of this host that dumps are restored to, and the dumps for each, by their device numbers."""
+    """Return the mounts of this host that dumps are restored to, and their dumps, by device number."""
     homes: dict[int, _Home] = {}
     wanted: dict[int, list[PlannedDump]] = defaultdict(list)
     for dump in dumps:
@@ -58,18 +56,18 @@ def _homes(
 def short_of_pages(
     dumps: Iterable[PlannedDump], store: Store, targets: TargetsPlace, *, look: bool = False
 ) -> list[str]:
-    """Return the complaints about pools, and limits of mounts, that have too few huge pages for dumps out of a store.
+    """Return complaints about pools, and limits of mounts, with too few huge pages to restore the dumps of a store.
 
-    What is to be replaced doesn't count as free: it goes when its successor has its name. Without ``look`` all that a
-    dump holds counts, with it only what isn't zero.
+    The pages of a target that is to be replaced don't count as free, because they are freed only after the rename.
+    Without ``look``, all allocated data of a dump counts; with it, only data that isn't zero.
     """
     homes, wanted = _homes(dumps, targets)
     pools: dict[int, int] = defaultdict(int)
     mounts: dict[int, int] = {}
     for device, home in homes.items():
-        if home.filesystem == "hugetlbfs":
+        if traits(home.filesystem).huge_pages:
             mounts[device] = sum(_pages(dump, store, home.block, look=look) for dump in wanted[device])
-            # What a mount has reserved (min_size=) is taken out of the pool already.
+            # The reservation of a mount (min_size=) has been taken from the pool already.
             pools[home.block] += max(0, mounts[device] - _reserved_by(home, device))
     problems = [
         f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
@@ -86,14 +84,14 @@ def short_of_pages(
 
 
 def _pages(dump: PlannedDump, store: Store, page: int, *, look: bool) -> int:
-    """Return how many huge pages the content of a dump takes; only ``look`` reads what is stored raw."""
+    """Return how many huge pages the content of a dump needs; raw dumps are only read with ``look``."""
     assert dump.expected is not None
     fd = regular(store.open(dump.name), dump.source.path)
     data: Iterator[tuple[int, int]]
     try:
-        if is_compressed(dump.expected):
-            frames = listed_frames(fd, dump.source.path) or ()
-            data = ((frame.offset, frame.length) for frame in frames if frame.stored * _ZERO_RATIO > frame.length)
+        if (codec := stored_by(dump.expected.stages)) is not None:
+            frames = listed_frames(fd, dump.source.path, codec) or ()
+            data = ((frame.offset, frame.length) for frame in frames if frame.stored * codec.repeats > frame.length)
         elif look:
             data = _data(dump, store, HUGE_GRAIN)
         else:
@@ -124,11 +122,11 @@ def _free_in_pool(page: int) -> int:
         surplus = max(0, figure("nr_overcommit_hugepages") - figure("surplus_hugepages"))
         return figure("free_hugepages") - figure("resv_hugepages") + surplus
     except (OSError, ValueError):
-        return 1 << 62  # Nobody tells: the mapping will.
+        return 1 << 62  # Unknown: mapping the pages will show it.
 
 
 def _reserved_by(home: _Home, device: int) -> int:
-    """Return how many huge pages a mount may still have reserved for itself (hugetlbfs, min_size=)."""
+    """Return how many huge pages may still be reserved for a mount (hugetlbfs, min_size=)."""
     number = f"{os.major(device)}:{os.minor(device)}"
     status = os.fstatvfs(home.fd)
     try:
@@ -137,28 +135,29 @@ def _reserved_by(home: _Home, device: int) -> int:
     except OSError:
         return 0
     named = dict(option.partition("=")[::2] for option in options.split(","))
-    # How much of it is used is only told where the mount has a limit too.
+    # The number of used pages is only known if the mount has a limit, too.
     used = status.f_blocks - status.f_bfree if "size" in named else 0
     return max(0, int(named.get("min_size", 0)) // status.f_bsize - used)
 
 
 def _free_in_mount(home: _Home) -> int:
     status = os.fstatvfs(home.fd)
-    return status.f_bavail if status.f_blocks > 0 else 1 << 62  # None, or -1: a mount without a limit.
+    return status.f_bavail if status.f_blocks > 0 else 1 << 62  # 0 or -1 blocks: a mount without a limit.
 
 
 def short_of_space(dumps: Iterable[PlannedDump], store: Store, targets: TargetsPlace) -> list[str]:
-    """Return the complaints about disks that have too little room for what is to be restored out of a store."""
+    """Return complaints about disks that have too little space to restore the dumps of a store."""
     homes, wanted = _homes(dumps, targets)
     problems = []
     for device, home in homes.items():
         raw = [dump for dump in wanted[device] if dump.expected is not None and not is_compressed(dump.expected)]
-        if home.filesystem in {"hugetlbfs", "xfs", "btrfs"}:
-            continue  # Pages are counted above; a clone takes no room.
+        known = traits(home.filesystem)
+        if known.huge_pages or known.clones_are_free:
+            continue  # Huge pages are counted above; a clone needs no space.
         try:
             status = os.fstatvfs(home.fd)
         except OSError:
-            continue  # Nobody tells: a disk that fills up is told when it does.
+            continue  # Unknown: a full disk is an error of the restore.
         free = status.f_bavail * status.f_frsize
         amount = sum(min(dump.length, dump.source.allocated) for dump in raw)
         if amount > free and exceed(_amounts(raw, store), free):
@@ -173,5 +172,5 @@ def _amounts(dumps: Iterable[PlannedDump], store: Store) -> Iterator[int]:
 
 
 def _data(dump: PlannedDump, store: Store, grain: int) -> Iterator[tuple[int, int]]:
-    with suppress(DumpError):  # What can't be read is its own failure.
+    with suppress(DumpError):  # An unreadable dump fails on its own.
         yield from data_in(FileSource(store.open(dump.name), dump.source), 0, dump.length, grain)

@@ -92,7 +92,7 @@ class Journal:
         Raises:
             DumpError: it can't be written; partly written lines are removed again.
         """
-        told = tuple(files)
+        told = tuple(files)  # Outside of the turn, because making records may take time.
         with self._turn:
             if self._log.lost is not None:
                 self._renew()
@@ -190,7 +190,7 @@ def read_journal(content: bytes, folder: str) -> JournalContent | None:
     room = SLACK
     for each in lines:
         room += len(each) - SHORTEST
-        if room < 0:
+        if room < 0:  # Many lines shorter than any record would need far more memory than the file has bytes.
             break
         try:
             read = _LINE.decode(each)

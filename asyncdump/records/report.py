@@ -26,7 +26,7 @@ class FileReport(msgspec.Struct, frozen=True, kw_only=True):
         run: if an earlier run wrote the dump, when that run began, in UTC (ISO 8601); otherwise empty.
         lane: the number of the worker thread that opened it, from 0; lanes: how many have worked on it.
         method: the method that moved it, or None if it was never opened.
-        digest: the digest of the file as stored, ``xxh128:...`` and the like, or None.
+        digest: the digest of the file as stored, such as ``xxh128:...``, or None.
         content_digest: the digest of the bytes of the source: the same unless they were processed by stages.
         blocks, content_blocks: digests of each 2 MiB block of the same two, if they have a digest.
         stages: the stages that processed the bytes: ``zstd:3``.

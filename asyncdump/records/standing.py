@@ -1,4 +1,4 @@
-"""A dump as it is on its disk, compared with its record without reading its bytes."""
+"""A dump as it is stored now, compared with its record without reading its content."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import errno as errnos
 import os
 import stat
 
-from asyncdump.codecs.decompress import damaged
+from asyncdump.codecs.codec import FRAMES, Codec
 from asyncdump.codecs.detect import listed_frames
+from asyncdump.codecs.frames import check_installed, damaged
+from asyncdump.codecs.registry import codec_of_stage, stored_by
 from asyncdump.codecs.seekable import SeekTable
-from asyncdump.codecs.zstd import FRAMES
 from asyncdump.errors import DamagedError, DumpError
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.place import Store
@@ -20,11 +21,11 @@ from asyncdump.vocabulary.values import Source
 
 
 def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
-    """Return a dump as a source, and how many bytes of content it has, as far as that's seen without reading them.
+    """Return a dump as a source, and the size of its content in bytes, without reading the content.
 
     Raises:
-        DamagedError: it is missing, no regular file, or of another size.
-        DumpError: it can't be looked at.
+        DamagedError: it is missing, isn't a regular file, or has a different size.
+        DumpError: it can't be examined.
     """
     try:
         fd = store.open(file.name)
@@ -49,7 +50,8 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
                 path=file.path,
                 offset=file.size,
             )
-        length = listed(fd, file.path).content if is_compressed(file) else source.size
+        codec = stored_by(file.stages)
+        length = source.size if codec is None else listed(fd, file.path, codec).content
     finally:
         os.close(fd)
     if holds_source(file) and length != file.bytes:
@@ -62,43 +64,46 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
 
 
 def is_compressed(file: FileReport) -> bool:
-    """Tell whether a dump is stored as a .zst: whether compression was the last thing that it went through."""
-    return bool(file.stages) and file.stages[-1].startswith("zstd:")
+    """Return whether a dump is stored as frames of a codec."""
+    return stored_by(file.stages) is not None
 
 
 def holds_source(file: FileReport) -> bool:
-    """Tell whether the content of a dump, decompressed, is what its source held."""
+    """Return whether the decompressed content of a dump is the content of its source."""
     return not file.stages or (is_compressed(file) and len(file.stages) == 1)
 
 
 def has_checksums(file: FileReport, store: Store) -> bool:
-    """Tell whether each frame of a dump has a checksum, which stands in for a digest.
+    """Return whether each frame of a dump has a checksum, which replaces a digest.
 
     Raises:
-        DumpError: that can't be told.
+        DumpError: that can't be determined.
     """
-    if not is_compressed(file):
+    codec = stored_by(file.stages)
+    if codec is None:
         return False
     fd = regular(store.open(file.name), file.path)
     try:
-        return listed(fd, file.path).checksums
+        return listed(fd, file.path, codec).checksums
     finally:
         os.close(fd)
 
 
 def went_through(file: FileReport) -> list[str]:
-    """Return the programs that a dump went through, which nothing here can undo."""
-    return [stage for stage in file.stages if not stage.startswith("zstd:")]
+    """Return the programs that a dump went through, which can't be undone here."""
+    return [stage for stage in file.stages if codec_of_stage(stage) is None]
 
 
-def listed(fd: int, path: str) -> SeekTable:
+def listed(fd: int, path: str, codec: Codec) -> SeekTable:
     """Return the frames of a compressed dump.
 
     Raises:
-        DamagedError: there is no table of them, or it isn't one that asyncdump has written.
+        DamagedError: there is no seek table, or asyncdump can't have written it.
+        DumpError: the codec isn't installed.
     """
+    check_installed(codec, path)
     try:
-        frames = listed_frames(fd, path)
+        frames = listed_frames(fd, path, codec)
     except DumpError as error:
         raise DamagedError(str(error), verdict="corrupt", path=path, errno=error.errno, hint=error.hint) from error
     if frames is None:
@@ -110,7 +115,7 @@ def listed(fd: int, path: str) -> SeekTable:
 
 
 def short(file: FileReport, size: int) -> DamagedError:
-    """Return the error that says a dump ends at byte ``size``, before it should."""
+    """Return the error for a dump that ends early, at byte ``size``."""
     return DamagedError(
         f"{file.path} is short: it ends at byte {size}, {file.size} were written",
         verdict="short",

@@ -6,12 +6,14 @@ go to the report and the receipt.
 
 - `run`: a run from the caller's side, with its thread, its report and its records
 - `opening`: a run next to a block of code, and the handler of its events
-- `scheduler`: the threads of a run, retries, and how a run ends
+- `scheduler`: what lanes and the committer do with files, retries, and how a run ends
+- `crew`: the threads of a run, from their start to their end
 - `queue`: the files that wait and those in progress
 - `committer`: groups of sealed files on their way to their final names
 - `keeper`, `stranger`: dumps that exist already, with a record or without one
 - `job`: one dump in a run, and its outcome
 - `telling`, `events`, `mailbox`, `tally`: events, their order, their queue, and a count of them
+- `mappers`: which processes have the sources mapped
 - `limits`: how many lanes a run may have
 - `threads`: our own threads, and the tasks that wait for them
 """

@@ -59,6 +59,7 @@ class Committer:
     def hand_over(self, job: Job) -> None:
         """Give a sealed job to the committer; wait while its queue is full."""
         with self._turn:
+            # After a stop, don't wait, because the run must end soon.
             while len(self._sealed) >= self._group and not self._stop.requested:
                 self._room.wait(_TICK)
             self._sealed.append(job)
@@ -76,6 +77,7 @@ class Committer:
                 return []
             group = [self._sealed.popleft() for _ in range(min(self._group, len(self._sealed)))]
             self._room.notify_all()
+        # Separately, because `publish` syncs either all of its sinks or none.
         for durable in (True, False):
             if jobs := [job for job in group if job.planned.durable is durable]:
                 self._publish(jobs, durable=durable)
@@ -86,6 +88,7 @@ class Committer:
             job.transfer.phase = "sync"
         errors: Sequence[AsyncdumpError | None]
         try:
+            # Before the rename: after a crash, every published dump has a record.
             if self.journal is not None:
                 self.journal.append(job.report(self._facts) for job in jobs)
             sinks = [sink for job in jobs if (sink := job.transfer.sink) is not None]

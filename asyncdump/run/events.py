@@ -39,7 +39,7 @@ class FileStarted(_Event, frozen=True, kw_only=True):
 
 
 class Progress(_Event, frozen=True, kw_only=True):
-    """``done`` of ``total`` bytes of a file are moved; a listener that is behind gets the latest only.
+    """``done`` of ``total`` bytes of a file are moved. A slow listener gets only the latest progress of a file.
 
     ``phase`` is ``verify`` while an earlier dump is compared with its record, ``move``, ``filter`` while programs come
     to their end, ``digest`` while the dump is read back, or ``sync`` while it is made durable.
@@ -55,8 +55,8 @@ class FileFinished(_Event, frozen=True, kw_only=True):
     """A dump is complete, durable unless that was switched off, and under its final name.
 
     ``bytes`` is its size, ``stored`` how much of it was written (the rest is holes), ``seconds`` the time from opening
-    the source to the final name. ``digest`` is that of the file as stored, ``xxh128:...`` and the like, or None without
-    a checksum; ``content_digest`` is that of the bytes of the source, which differs where they were compressed.
+    the source to the final name. ``digest`` is that of the file as stored, such as ``xxh128:...``, or None without a
+    checksum; ``content_digest`` is that of the bytes of the source, which differs if they were compressed.
     ``bad_bytes`` of the source could not be read, and are zeros in the dump.
     """
 
@@ -99,7 +99,7 @@ class FileFailed(_Event, frozen=True, kw_only=True):
 
 
 class RunFinished(_Event, frozen=True, kw_only=True):
-    """The run has ended, and its receipt is written. ``interrupted`` says what ended it early, or is None."""
+    """The run has ended, and its receipt is written. ``interrupted`` says what interrupted it, or is None."""
 
     files: int
     failed: int

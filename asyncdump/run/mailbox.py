@@ -36,6 +36,7 @@ class Mailbox:
                 self._progress[event.name] = event
             else:
                 self._keep(event)
+            # A listener takes the signal under the turn, after it has found nothing: it can't miss an event.
             news, self._news = self._news, Signal()
         news.give()
 

@@ -25,9 +25,9 @@ Handler = Callable[[Event], None] | Callable[[Event], Awaitable[None]]
 
 @asynccontextmanager
 async def running(run: Run) -> AsyncIterator[None]:
-    """Run concurrently with a block. After the block the run has ended, regardless of what was raised or cancelled.
+    """Run concurrently with the block. After the block, the run has ended, regardless of exceptions and cancellations.
 
-    An exception of the block cancels the run, and propagates unwrapped.
+    An exception of the block cancels the run and propagates unwrapped.
     """
     task = current_task()
     run.start()
@@ -35,9 +35,9 @@ async def running(run: Run) -> AsyncIterator[None]:
         yield
     except BaseException as error:
         run.cancel()
-        # A task that is being destroyed can't wait: the threads of the run end on their own, and clean up.
+        # A task that is being destroyed can't wait: the threads of the run end and clean up on their own.
         if not run.forked and (not isinstance(error, GeneratorExit) or current_task() == task):
-            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The caller's goes first.
+            with suppress(Exception, anyio.get_cancelled_exc_class()):  # The error of the block takes precedence.
                 await run.wait()
         raise
     await run.wait()

@@ -55,6 +55,7 @@ class Queue:
         # The turn guards everything below, and `lanes`, `moved_by` and `open_to_join` of all jobs.
         self._turn = threading.Lock()
         self._work = threading.Condition(self._turn)
+        # The largest first: at the end, only small files are left, and all lanes finish at about the same time.
         self._waiting = deque(sorted(jobs, key=lambda job: -job.planned.length))
         self._in_flight = 0
         self._active: dict[Job, None] = {}
@@ -107,9 +108,10 @@ class Queue:
             while len(jobs) < most and room > 0:
                 jobs.append(self._waiting.popleft())
                 room -= jobs[-1].planned.length
-        self._in_flight += 1
+        self._in_flight += 1  # A batch counts as one file: its lane works on one of its files at a time.
         for job in jobs:
             job.lanes = 1
+            # A retry starts without the state of the failed attempt.
             job.error, job.sealed, job.moved_by = None, False, 0
             job.under_way = self._transfer(job.planned)
             self._active[job] = None

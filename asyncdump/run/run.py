@@ -203,6 +203,7 @@ class Run:
         except BaseException as error:  # noqa: BLE001 (likewise)
             self._failure = self._failure or error
         finally:
+            # Released first: when the events end, or `wait` returns, the directory is unlocked.
             self._mappers.end()
             self._release()
             self._mailbox.close()

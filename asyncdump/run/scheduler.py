@@ -7,20 +7,19 @@ sealed while it was busy, and publishes them (`Committer`). `Telling` emits the 
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from threading import Thread
 from typing import Final
 
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError, NotDurableError
 from asyncdump.kernel.lane import Lane
-from asyncdump.log import logger
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.journal import Journal
 from asyncdump.records.report import FileReport
 from asyncdump.run.committer import Committer
+from asyncdump.run.crew import TICK, Crew
 from asyncdump.run.events import Event
 from asyncdump.run.job import Facts, Job, abort
 from asyncdump.run.keeper import Keeper
@@ -28,7 +27,6 @@ from asyncdump.run.limits import default_lanes, within_open_files
 from asyncdump.run.mappers import Mappers
 from asyncdump.run.queue import SHARED, WORTH_JOINING, Queue
 from asyncdump.run.telling import Telling
-from asyncdump.run.threads import start
 from asyncdump.sinks.place import Place, Store
 from asyncdump.transfer.choose import transfer_of
 from asyncdump.transfer.resources import resources
@@ -37,7 +35,6 @@ from asyncdump.vocabulary.stop import Stop
 
 _BATCH_FILES: Final = 16
 _GROUP: Final = 64
-_TICK: Final = 0.1
 
 
 class Scheduler:
@@ -87,14 +84,8 @@ class Scheduler:
         self._committer = Committer(plan, place, stop, self._facts, group=max(1, min(_GROUP, allowed // 4)))
         batch = max(1, min(_BATCH_FILES, allowed // (2 * self._lanes)))
         self._earlier = earlier or {}
-        # The turn guards the counts of threads and the jobs to retry. Lock order: the locks of `Queue`, `Telling` and
-        # `Committer` may be taken while it is held, never the other way round.
-        self._turn = threading.RLock()
-        self._over = threading.Condition(self._turn)  # Notified when a thread ends.
-        self._moving = 0
-        self._committing = False
-        self._broken: BaseException | None = None
-        self._again: list[Job] = []
+        self._crew = Crew(stop, lane=self._lane, commit=self._commit, lanes_ended=self._lanes_ended)
+        self._again: deque[Job] = deque()  # Jobs to retry: threads append, and it is emptied when none is left.
         self._numbers = count()  # The numbers of the lanes: a new one for each lane, also in rounds of retries.
         self._resources = resources(stop, store)
         self._jobs = [self._job(index, planned) for index, planned in enumerate(plan.dumps)]
@@ -144,80 +135,27 @@ class Scheduler:
 
     def _round(self) -> None:
         """Serve all waiting jobs."""
+        # No more threads than could ever find work at the same time.
         wanted = min(self._lanes, self._useful_lanes())
-        self._moving, self._committing = wanted, True
         if wanted:  # Without lanes, no one would close it.
             self._committer.open()
-        threads = []
-        try:
-            threads.append(self._started(self._commit, self._committed))
-            for number in range(wanted):
-                try:
-                    threads.append(self._started(self._lane, self._lane_ended))
-                except DumpError as error:
-                    if not number:
-                        raise
-                    self._lanes_ended(wanted - number)
-                    logger().warning("fewer_threads", started=number, wanted=wanted, error=str(error))
-                    break
-            self._watch_over()
-        except BaseException:
-            self._stop.requested = True
-            self._committer.close()  # Lanes that were not started can't close it.
-            raise
-        finally:
-            for thread in threads:
-                thread.join()
-        if self._broken is not None:
-            raise self._broken
+        self._crew.work(wanted, self._tick)
 
-    def _started(self, task: Callable[[], None], ended: Callable[[], None]) -> Thread:
-        def carry_out() -> None:
-            try:
-                task()
-            except BaseException as error:  # noqa: BLE001 (it stops the run, which raises it)
-                self._broken = self._broken or error
-                self._stop.requested = True
-            finally:
-                with self._turn:
-                    ended()
-                    self._over.notify_all()
-                self._queue.wake()
-
-        return start(carry_out)
-
-    def _lane_ended(self) -> None:
-        self._lanes_ended(1)
-
-    def _lanes_ended(self, count: int) -> None:
-        with self._turn:
-            self._moving -= count
-            if self._moving == 0:
-                self._committer.close()
-
-    def _committed(self) -> None:
-        self._committing = False
-
-    def _watch_over(self) -> None:
-        """Emit progress on each tick, until everything is moved and published."""
-        tick = time.monotonic() + _TICK
-        with self._turn:
-            while self._moving or self._committing:
-                self._over.wait(max(0.0, tick - time.monotonic()))
-                if time.monotonic() >= tick:
-                    tick += _TICK
-                    self._watch()
-                    with self._queue.active() as jobs:
-                        for job in jobs:
-                            self._telling.progress(job)
+    def _tick(self) -> None:
+        self._watch()
+        # A job leaves `active` before its last event is emitted, so no progress can follow that event.
+        with self._queue.active() as jobs:
+            for job in jobs:
+                self._telling.progress(job)
 
     def _rest(self) -> None:
         """Wait for the delay of the retries, then queue them again."""
-        jobs, self._again = self._again, []
+        jobs = list(self._again)
+        self._again.clear()
         seconds = max(self._plan.retries.wait(job.attempts) for job in jobs)
         until = time.monotonic() + seconds
         while not self._stop.requested and (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _TICK))
+            time.sleep(min(left, TICK))
             self._watch()
         self._queue.add(jobs)  # Each keeps its error until it is started again, which may never happen.
 
@@ -230,6 +168,9 @@ class Scheduler:
         )
 
     # --- lanes ---------------------------------------------------------------------------------------------------
+
+    def _lanes_ended(self) -> None:
+        self._committer.close()  # Only lanes hand over jobs, so it gets no more.
 
     def _lane(self) -> None:
         lane = Lane(next(self._numbers))
@@ -299,15 +240,13 @@ class Scheduler:
         return passing and job.attempts < retries.times and not self._stop.requested
 
     def _fail(self, job: Job, error: AsyncdumpError) -> None:
-        with self._turn:
-            if self._may_pass(job, error):
-                if isinstance(error, NotDurableError):
-                    job.stands = job.failure(error, self._place.path, self._facts)
-                job.attempts += 1
-                self._again.append(job)
-                delay = self._plan.retries.wait(job.attempts)
-                self._telling.retried(job, error, delay)
-                return
+        if self._may_pass(job, error):
+            if isinstance(error, NotDurableError):
+                job.stands = job.failure(error, self._place.path, self._facts)
+            job.attempts += 1
+            self._telling.retried(job, error, self._plan.retries.wait(job.attempts))
+            self._again.append(job)
+            return
         self._telling.failed(job, error, job.failure(error, self._place.path, self._facts))
         self._end_run(job, error)
 
@@ -333,11 +272,12 @@ class Scheduler:
             job.note(job.planned.error)
             return
         job.lane = lane.number
-        job.began = self._clock() if job.began is None else job.began
+        job.began = self._clock() if job.began is None else job.began  # A retry keeps the time of the first attempt.
         if self._keeper is not None:
             self._keeper.settle(job, lane)
         if job.kept is not None:
             return
+        # This moves the first span, too. Only then may other lanes join: until then, the engine may still be refused.
         job.guard(lambda: job.transfer.begin(self._place, lane))
         if job.earlier is not None and job.transfer.sink is not None:
             job.transfer.sink.replaces = job.earlier.source == job.planned.source.path

@@ -41,7 +41,7 @@ def recognise(
     os.close(regular(store.open(planned.name), path))
     store.settle(planned.name)
     stored = _look_at(store, path, planned)
-    compressed = frozenset({planned.name} if planned.zstd is not None else ())
+    compressed = {} if planned.compression is None else {planned.name: planned.compression.codec}
     # The same comparison as `verify --against-source`; the hashed bytes are the compared bytes.
     shared = resources(stop, store)
     source = Transfer(_reading(planned, planned.source, planned.offset, planned.length), shared)
@@ -84,8 +84,8 @@ def _look_at(store: Store, path: str, planned: PlannedDump) -> Source:
     try:
         stored = describe(fd, path)
         length = stored.size
-        if planned.zstd is not None:
-            length = sum(frame.length for frame in listed_frames(fd, path) or ())
+        if planned.compression is not None:
+            length = sum(frame.length for frame in listed_frames(fd, path, planned.compression.codec) or ())
     finally:
         os.close(fd)
     if length != planned.length:

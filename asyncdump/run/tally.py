@@ -1,4 +1,4 @@
-"""A count of what the events of a run say."""
+"""Totals from the events of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from asyncdump.run.events import (
 
 
 class Tally:
-    """Counts what events say, for any display of a run: give each event to `tell`.
+    """Adds up the events of a run, for any display: call `tell` with each event.
 
     Attributes:
         files, total: the files of the plan, and their bytes.
         finished, durable: the files that are finished or kept, and their bytes.
         failed: the files that failed.
         in_flight: the latest progress of each file that is in progress, by name.
-        methods: how each of those is moved, by name.
+        methods: the method of each of those files, by name.
         began: when the run started, on the clock of ``time.monotonic``.
     """
 
@@ -38,7 +38,7 @@ class Tally:
 
     @property
     def flying(self) -> list[Progress]:
-        """The progress of each file in flight: a copy, for a display that is drawn by another thread."""
+        """The progress of each file in flight: a copy, because another thread may draw the display."""
         return list(self.in_flight.values())
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from asyncdump.codecs.content import Frames
+from asyncdump.codecs.codec import Codec
+from asyncdump.codecs.content import FramedContent
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.errors import DamagedError, explain
 from asyncdump.kernel.lane import BUFFER, Buffers
@@ -21,7 +22,7 @@ class ComparingSink(NullSink):
     `write` raises `DamagedError` with the first byte that differs.
     """
 
-    def __init__(self, fd: int, path: str, buffers: Buffers, *, compressed: bool) -> None:
+    def __init__(self, fd: int, path: str, buffers: Buffers, *, codec: Codec | None) -> None:
         """Take over a descriptor of the dump.
 
         Raises:
@@ -30,12 +31,12 @@ class ComparingSink(NullSink):
         super().__init__(path)
         self._buffers = buffers
         self._held = regular(fd, path)
-        self._frames: Frames | None = None
-        if compressed:
+        self._frames: FramedContent | None = None
+        if codec is not None:
             try:
-                if (listed := listed_frames(self._held, path)) is None:
+                if (listed := listed_frames(self._held, path, codec)) is None:
                     raise DamagedError(f"{path} is corrupt: it has no seek table", verdict="corrupt", path=path)
-                self._frames = Frames(os.dup(self._held), path, listed)  # It closes its own descriptor.
+                self._frames = FramedContent(os.dup(self._held), path, codec, listed)  # It closes its own descriptor.
             except BaseException:
                 self.close()
                 raise
@@ -90,13 +91,13 @@ class ComparingSink(NullSink):
 class ComparingPlace(NullPlace):
     """A place with existing dumps, which are compared with their sources."""
 
-    def __init__(self, path: str, opened: Callable[[str], int], compressed: frozenset[str]) -> None:
-        """``opened`` returns a descriptor to read a dump, by its name; ``compressed`` names the compressed ones."""
+    def __init__(self, path: str, opened: Callable[[str], int], codecs: Mapping[str, Codec]) -> None:
+        """``opened`` returns a descriptor to read a dump, by its name; ``codecs`` has those of compressed ones."""
         super().__init__(path)
         self._open = opened
-        self._compressed = compressed
+        self._codecs = codecs
         self._buffers = Buffers()
 
     def create(self, name: str) -> PlacedSink:
         path = os.path.join(self.path, name)
-        return ComparingSink(self._open(name), path, self._buffers, compressed=name in self._compressed)
+        return ComparingSink(self._open(name), path, self._buffers, codec=self._codecs.get(name))

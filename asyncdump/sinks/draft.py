@@ -42,7 +42,7 @@ class Draft(FileSink):
             return super().open_again(flags)
         assert self._temporary is not None
         fd = os.open(self._temporary, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.folder.fd)
-        if os.path.sameopenfile(fd, self._fd):
+        if os.path.sameopenfile(fd, self._fd):  # Another file may have been moved to the temporary name.
             return fd
         close_quietly(fd)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -58,6 +58,7 @@ class Draft(FileSink):
         """
         assert self._temporary is not None
         folder = self.folder
+        # Before the rename, after which the temporary name doesn't exist.
         inode = self.inode or folder.inode(self._temporary)
         try:
             if not overwrite:

@@ -82,7 +82,7 @@ def open_store(output: str, *, make: bool = True) -> Store:
 
 
 def entry_of(path: str) -> Entry | None:
-    """Return what stands under the full path of a dump, as `Store.entry` does."""
+    """Return the entry of a dump by its full path, as `Store.entry` does."""
     if local_folder(path) is not None:
         try:
             return Entry.of(os.lstat(path))
@@ -95,7 +95,7 @@ def entry_of(path: str) -> Entry | None:
 
 
 def open_named(given: str, name: str) -> tuple[Store, str]:
-    """Open the store that a user specifies by itself or by its file ``name``; return it, and that name or an empty one.
+    """Open the store that a user specifies directly or by its file ``name``; return it, and that name or an empty one.
 
     Raises:
         ValueError, DumpError: see `resolve` and `open_store`.

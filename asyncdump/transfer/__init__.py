@@ -7,9 +7,9 @@ filters, pipes and dumps that are read back are variants of it. `choose` picks t
 - `transfer`, `reader`: raw dumps; the reading side, which loads and hashes spans in order
 - `packed`, `packer`: dumps that are compressed by asyncdump, and their frames in order
 - `piped`, `feeds`, `drains`: dumps that go through programs or into a pipe
-- `filters`, `secrets`: filter processes, and their arguments kept out of messages
+- `filters`, `program`, `secrets`: filter processes, and their arguments kept out of messages
 - `proof`, `unpack`: dumps that are read back and compared with their record; decompressed frames
-- `copy`: a copy outside of a run, as ``dd`` does
+- `copy`, `stream`: a copy outside of a run, as ``dd`` does: into a file, or between descriptors without offsets
 - `salvage`: what can be read around unreadable pages
 - `resources`: what all transfers of a run share
 """

@@ -15,8 +15,8 @@ def transfer_of(planned: PlannedDump, place: Place, resources: Resources) -> Tra
     """Return a new transfer for a planned dump into a place."""
     if planned.expected is not None:
         return Proof(planned, resources)
-    if planned.filters or (place.streams and planned.zstd is None):
+    if planned.filters or (place.streams and planned.compression is None):
         return Piped(planned, resources)
-    if planned.zstd is not None:
+    if planned.compression is not None:
         return Packed(planned, resources)
     return Transfer(planned, resources)

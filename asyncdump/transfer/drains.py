@@ -1,11 +1,11 @@
-"""What empties the output of the last program."""
+"""What drains the last program."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-from asyncdump.codecs.zstd import Compressors, Press
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, TRUE_ERRORS
 from asyncdump.sinks.place import Sink
@@ -17,14 +17,14 @@ _BEHIND: Final = 4 << 20
 
 
 class Empty(Exception):  # noqa: N818 (no failure: it will have more)
-    """A pipe has nothing now. EAGAIN itself may be the sink's answer, which is a failure."""
+    """The pipe is empty at the moment. This isn't an EAGAIN, because an EAGAIN of the sink is a failure."""
 
 
 def _taken(pipe: int, view: memoryview) -> int:
-    """Read what a pipe has into ``view`` and return how many bytes; 0 at its end.
+    """Read from a pipe into ``view`` and return how many bytes were read; 0 at the end.
 
     Raises:
-        Empty: there is nothing now.
+        Empty: the pipe is empty at the moment.
     """
     try:
         return os.readv(pipe, [view])
@@ -33,10 +33,10 @@ def _taken(pipe: int, view: memoryview) -> int:
 
 
 class Drain:
-    """What empties the last program's output. A step that finds it empty raises `Empty`.
+    """What drains the output of the last program. A step raises `Empty` if there is no output at the moment.
 
     Attributes:
-        hasher: what hashes all that is written, or None if nothing does.
+        hasher: hashes everything that is written, or None if no digest is wanted.
     """
 
     hasher: Hasher | None = None
@@ -46,18 +46,18 @@ class Drain:
         self.done = False
 
     def step(self, lane: Lane) -> bool:
-        """Take some; return whether anything was there."""
+        """Move some bytes; return False at the end of the output."""
         raise NotImplementedError
 
     def finish(self, lane: Lane) -> None:
-        """Write what is still held."""
+        """Write what is still buffered."""
 
 
 class CopiedDrain(Drain):
-    """Read into the lane's second buffer, hashed there, and written from there.
+    """The output is read into the second buffer of the lane, and hashed and written from there.
 
-    What is hashed is what is written, and what is written stays: programs may move pages on that others still write to
-    (splice(2)), so that two looks at what is in the pipe see two things.
+    The hashed bytes are the written bytes. A program may pass on pages that are still being changed (splice(2)), so
+    that reading a pipe twice, with tee(2), could give two results.
     """
 
     def __init__(self, sink: Sink, pipe: int, hasher: Hasher | None) -> None:
@@ -68,7 +68,7 @@ class CopiedDrain(Drain):
         self._written = 0
 
     def step(self, lane: Lane) -> bool:
-        # The lane's first buffer may hold what waits to be fed.
+        # The first buffer of the lane may hold bytes that are still to be fed.
         view = lane.spare.view
         moved = _taken(self._pipe, view[self._filled :])
         if moved == 0:
@@ -92,8 +92,9 @@ class CopiedDrain(Drain):
 
 
 class SplicedDrain(Drain):
-    """Spliced into the sink's page cache, with write-back at its heels: ``bench filter`` found O_DIRECT slower here,
-    for a pipe hands the disk single pages, and each write waits for it.
+    """The output is spliced into the page cache of the sink, with write-back close behind.
+
+    ``bench filter`` found O_DIRECT slower: a pipe passes single pages to the disk, and each write waits for the disk.
     """
 
     def __init__(self, sink: Sink, fd: int, pipe: int) -> None:
@@ -140,7 +141,7 @@ class SplicedDrain(Drain):
 
 
 class FramesDrain(Drain):
-    """Compressed: gathered into frames, which a packer writes."""
+    """The output is gathered into frames, compressed, and written by a packer."""
 
     def __init__(self, compressors: Compressors, pipe: int, press: Press, packer: Packer) -> None:
         super().__init__(pipe)

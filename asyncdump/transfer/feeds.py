@@ -1,4 +1,4 @@
-"""What fills the input of the first program, or a pipe."""
+"""What feeds the first program, or a pipe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.codecs.seekable import Table
-from asyncdump.codecs.zstd import Compressors, Press
 from asyncdump.engines import FEEDS, Engine, Refusal, Refused, Route, is_refusal
 from asyncdump.engines.feed import fill_pipe
 from asyncdump.errors import describe_errno
@@ -16,16 +16,16 @@ from asyncdump.kernel.linux import SPLICE_F_NONBLOCK, some
 from asyncdump.vocabulary.values import UNREADABLE, Span
 
 STEP: Final = 1 << 20
-"""Bytes moved at once, what a pipe holds at most where nobody raised its limit (pipe(7))."""
+"""How many bytes are moved at a time: the maximum size of a pipe, unless that was raised (pipe(7))."""
 
 
 class Feeding(Protocol):
-    """What a feed asks of the transfer that it feeds.
+    """What a feed needs from its transfer.
 
     Attributes:
-        route: the two ends.
-        compressors: those of the run.
-        spliced: whether the present way to feed is splice(2).
+        route: the source and the sink.
+        compressors: the compressors of the run.
+        spliced: whether the feed currently uses splice(2).
     """
 
     @property
@@ -41,23 +41,23 @@ class Feeding(Protocol):
         """Yield the frames of the source, one after another."""
 
     def left(self) -> Span:
-        """Return what of the source was not fed yet."""
+        """Return the part of the source that was not fed yet."""
 
     def refused(self, refusal: Refusal, lane: Lane) -> None:
-        """Have the next way to feed, before the first byte."""
+        """Fall back to the next way to feed, before the first byte."""
 
     def note_fed(self, length: int) -> None:
         """Count bytes of the source that were fed."""
 
     def load(self, span: Span, lane: Lane, *, hashed: bool = True) -> memoryview:
-        """Bring a span into the lane's buffer, and hash it if it is to have a digest."""
+        """Load a span into the buffer of the lane, and hash it if a digest is requested."""
 
     def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
-        """Bring a span into the lane's buffer around pages that can't be read."""
+        """Load a span into the buffer of the lane, with zeros for unreadable memory."""
 
 
 class Feed:
-    """What fills a pipe. A step that finds it full raises `BlockingIOError`."""
+    """What fills a pipe. A step raises `BlockingIOError` if the pipe is full."""
 
     def __init__(self, piped: Feeding, pipe: int) -> None:
         self._piped = piped
@@ -65,12 +65,12 @@ class Feed:
         self.done = False
 
     def step(self, lane: Lane) -> bool:
-        """Feed some; return whether anything was."""
+        """Feed some bytes; return whether there were any."""
         raise NotImplementedError
 
 
 class PlainFeed(Feed):
-    """The source as it is: read and written, or its pages spliced, vmspliced from huge pages."""
+    """The raw source: read and written, or spliced (vmspliced from huge pages)."""
 
     _rest: memoryview = memoryview(b"")
 
@@ -119,7 +119,7 @@ class PlainFeed(Feed):
 
 
 class FramesFeed(Feed):
-    """The source compressed: a frame after another, and the table of them."""
+    """The compressed source: one frame after another, then the seek table."""
 
     def __init__(self, piped: Feeding, pipe: int, press: Press) -> None:
         super().__init__(piped, pipe)

@@ -1,4 +1,4 @@
-"""One file under way through filters, or into a pipe: fed and emptied in turn by one thread that never blocks."""
+"""One file that goes through filters, or into a pipe: one thread, which never blocks, alternately feeds and drains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
 
-from asyncdump.codecs.zstd import Compressors, Press, ZstdOptions
+from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.engines import FEEDS, Engine, Refusal, Route
 from asyncdump.errors import DumpError, FilterError, explain, from_oserror
 from asyncdump.kernel.lane import Lane
@@ -25,14 +25,14 @@ from asyncdump.vocabulary.values import UNREADABLE, Span
 
 
 class Piped(Transfer):
-    """A `Transfer` whose bytes go through programs: spliced into the first, spliced out of the last.
+    """A `Transfer` whose bytes go through programs: spliced into the first one, spliced from the last one.
 
-    With ``zstd`` they are compressed before the programs, or with ``zstd_last`` after them.
+    If they are compressed, that happens before the programs, or with ``compress_last`` after them.
     """
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         super().__init__(planned, resources)
-        self._zstd: Final = planned.zstd
+        self._compression: Final = planned.compression
         self._compressors: Final = resources.compressors
         self._buffers: Final = resources.buffers
         self._filters: Filters | None = None
@@ -44,39 +44,41 @@ class Piped(Transfer):
 
     @property
     def most_lanes(self) -> int:
-        """One: what is read, fed and drained goes through the hands of one thread."""
+        """One, because a single thread reads, feeds and drains."""
         return 1
 
     def _prepare(self, place: Place) -> list[Engine]:
         self._streams = place.streams
-        # Before programs are started: they would wait as well.
-        press = None if self._zstd is None else self._borrowed.enter_context(self._compressors.press(self._zstd))
+        # Before the programs are started, because they would have to wait as well.
+        press: Press | None = None
+        if self._compression is not None:
+            press = self._borrowed.enter_context(self._compressors.press(self._compression))
         sink = self._route.sink
         if self.planned.filters:
             self._filters = Filters(self.planned.filters, self._stop.check)
         stdin = self._filters.stdin if self._filters else self._route.sink_fd
-        if press is not None and not self.planned.zstd_last:
+        if press is not None and not self.planned.compress_last:
             self._feed = FramesFeed(self, stdin, press)
         else:
             self._feed = PlainFeed(self, stdin)
         if self._filters is not None:
-            self._drain = self._new_drain(sink, self._filters.stdout, press if self.planned.zstd_last else None)
+            self._drain = self._new_drain(sink, self._filters.stdout, press if self.planned.compress_last else None)
         self._progressed = time.monotonic()
         if self.planned.method != "auto":
             return [FEEDS[self.planned.method]]
-        # A pipe that outlives this process gets a copy: the pages of a source go on changing with it.
+        # A pipe that may outlive this process gets a copy: the pages of a source keep changing.
         live = self._filters is not None and isinstance(self._feed, PlainFeed)
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
     def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
-        # What is streamed is no file that could have a digest.
+        # A stream isn't a file, so it has no digest.
         hasher = None if self._streams else new_digest(self.planned.checksum)
         if press is not None:
             packer = Packer(sink, hasher, self._buffers, self._stop.check, checksums=press.options.checksum)
             return FramesDrain(self._compressors, stdout, press, packer)
         if hasher is None and not sink.sequential and sink.fd is not None:
             return SplicedDrain(sink, sink.fd, stdout)
-        sink.expect(self.length)  # Most programs give about as much as they take; the end sets it right.
+        sink.expect(self.length)  # Most programs write about as much as they read; the end corrects it.
         return CopiedDrain(sink, stdout, hasher)
 
     def _step(self, lane: Lane) -> bool:
@@ -84,6 +86,7 @@ class Piped(Transfer):
         assert self._feed is not None
         if self._feed.done and (self._drain is None or self._drain.done):
             return False
+        # Neither step blocks: a program that waits for its output to be drained doesn't read its input.
         fed = not self._feed.done and self._fed(self._feed, lane)
         emptied = self._drain is not None and not self._drain.done and self._emptied(lane)
         if fed or emptied:
@@ -102,7 +105,7 @@ class Piped(Transfer):
                 raise self._told(self._filters.closed_early()) from error
             raise from_oserror(error, "write", self._route.sink.path) from error
         except OSError as error:
-            # A page that can't be read was met, and gone around, where it was read: this is the writer's.
+            # Unreadable memory was handled where it was read: this error is that of the write.
             writing = error.errno in UNREADABLE
             raise self._reader.failure(error, self._engine, self.left(), lane, storing=writing) from error
         if feed.done and self._filters is not None:
@@ -147,12 +150,12 @@ class Piped(Transfer):
         self.give_back()
 
     def give_back(self, error: BaseException | None = None) -> None:
-        """Leave no program and no descriptor of one, and give back what there was to compress with.
+        """Kill the programs, close their descriptors, and return the press.
 
         Raises:
             FilterError: a program can't be killed.
         """
-        self._feed = self._drain = None  # With the buffers that they have.
+        self._feed = self._drain = None  # With their buffers.
         self._borrowed.close()
         filters, self._filters = self._filters, None
         if filters is not None and (left := filters.kill()):
@@ -176,9 +179,9 @@ class Piped(Transfer):
         return self._route
 
     @property
-    def zstd(self) -> ZstdOptions:
-        assert self._zstd is not None
-        return self._zstd
+    def frame(self) -> int:
+        assert self._compression is not None
+        return self._compression.frame
 
     @property
     def compressors(self) -> Compressors:
@@ -186,15 +189,15 @@ class Piped(Transfer):
 
     def next_spans(self) -> Iterator[Span]:
         """Yield the frames of the source, one after another."""
-        for start in range(self.planned.offset, self._end, self.zstd.frame):
-            yield Span(offset=start, length=min(self.zstd.frame, self._end - start))
+        for start in range(self.planned.offset, self._end, self.frame):
+            yield Span(offset=start, length=min(self.frame, self._end - start))
 
     def left(self) -> Span:
-        """Return what of the source was not fed yet."""
+        """Return the part of the source that was not fed yet."""
         return Span(offset=self.planned.offset + self.moved, length=self.length - self.moved)
 
     def refused(self, refusal: Refusal, lane: Lane) -> None:
-        """Have the next way to feed, before the first byte.
+        """Fall back to the next way to feed, before the first byte.
 
         Raises:
             MethodRefusedError: there is none.
@@ -216,7 +219,7 @@ class Piped(Transfer):
             self._route.sink.note_copied(length)
 
     def load(self, span: Span, lane: Lane, *, hashed: bool = True) -> memoryview:
-        """Bring a span into the lane's buffer, and hash it if it is to have a digest."""
+        """Load a span into the buffer of the lane, and hash it if a digest is requested."""
         data = self._reader.load(self._engine, span, lane)
         assert data is not None
         if hashed:
@@ -224,5 +227,5 @@ class Piped(Transfer):
         return data
 
     def salvage(self, error: OSError, engine: Engine, span: Span, lane: Lane) -> memoryview:
-        """Bring a span into the lane's buffer around pages that can't be read."""
+        """Load a span into the buffer of the lane, with zeros for unreadable memory."""
         return self._reader.salvage(error, engine, span, lane)

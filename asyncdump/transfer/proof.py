@@ -1,4 +1,4 @@
-"""A dump read back and compared with its record: to verify it, to keep it, or on its way to where it is restored."""
+"""A dump that is read back and compared with its record: to verify it, to keep it, or while it is restored."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Final, cast
 
 import msgspec
 
+from asyncdump.codecs.registry import stored_by
 from asyncdump.engines import Engine
 from asyncdump.errors import DamagedError
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.readback import planned
 from asyncdump.records.report import FileReport
-from asyncdump.records.standing import holds_source, is_compressed, listed, look_at, short
+from asyncdump.records.standing import holds_source, listed, look_at, short
 from asyncdump.sinks.null import NullPlace
 from asyncdump.sinks.place import Place, Store
 from asyncdump.sources.file import FileSource, as_planned, described
@@ -30,7 +31,7 @@ from asyncdump.vocabulary.values import Checksum, Span
 
 
 class DumpSource(FileSource):
-    """A dump that is read back: an `OpenSource` whose failures are damage, which its record tells from change."""
+    """A dump that is read back: an `OpenSource` whose failures are damage, not changes of a source."""
 
     def __init__(self, opened: FileSource, expected: FileReport) -> None:
         super().__init__(opened.fd, opened.described)
@@ -55,12 +56,12 @@ class DumpSource(FileSource):
             raise short(self._expected, size)
 
     def check_still_valid(self, end: int) -> None:
-        """Check its size; its digest shows the rest."""
+        """Check its size; the digest shows everything else."""
         self.check_end(end)
 
 
 class Stored(Transfer):
-    """A `Transfer` whose source is a dump in the store of its run."""
+    """A `Transfer` whose source is a dump in the store of the run."""
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         super().__init__(planned, resources)
@@ -72,14 +73,14 @@ class Stored(Transfer):
 
 
 class Proof(Stored):
-    """A `Transfer` of the content of a dump, that fails with `DamagedError` unless it is what its record says."""
+    """A `Transfer` of the content of a dump, which fails with `DamagedError` unless the dump matches its record."""
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         assert planned.expected is not None
         checksum = _kind_of(planned.expected.content_digest or planned.expected.digest)
         super().__init__(msgspec.structs.replace(planned, checksum=checksum), resources)
         self._expected: Final = planned.expected
-        self._marked: Marked | None = None  # In place of blocks, where the record is of version 1.
+        self._marked: Marked | None = None  # Used instead of blocks if the record is of version 1.
         self._unpack: Unpack | None = None
         self._direct: DirectRead | None = None
 
@@ -87,24 +88,25 @@ class Proof(Stored):
         return DumpSource(super()._open(), self._expected)
 
     def _prepare(self, place: Place) -> list[Engine]:
-        with suppress(OSError):  # What the disk holds counts, not what the page cache may have of it still.
+        with suppress(OSError):  # The content on disk counts, not what is still in the page cache.
             os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        if not is_compressed(self._expected):
+        codec = stored_by(self._expected.stages)
+        if codec is None:
             self._reader.hasher = self._new_hasher()
-            # Where the sink has no descriptor (it only compares, or is filled through a mapping) nothing but reading is
-            # a candidate: see `candidates`.
+            # For a sink without a descriptor (it only compares, or is filled through a mapping), `candidates` returns
+            # only ``read``.
             engines = super()._prepare(place)
             self._direct = DirectRead(self._route.fd)
             return [self._direct if engine.method == "read" else engine for engine in engines]
         self._route.sink.resize(self.length)
-        frames = listed(self._route.fd, self._route.source.path)
+        frames = listed(self._route.fd, self._route.source.path, codec)
         if frames.content != self.length:
             raise self._corrupt("its frames have changed since it was looked at", None)
-        self._unpack = Unpack(frames, self._new_hasher())
+        self._unpack = Unpack(codec, frames, self._new_hasher())
         return [self._unpack]
 
     def _new_hasher(self) -> Hasher | None:
-        """Return what hashes the file as it is stored, and finds where it is damaged."""
+        """Return a hasher for the file as stored, which also locates damage."""
         kind = _kind_of(self._expected.digest)
         if not self._expected.marks or (digest := bare_digest(kind)) is None:
             return new_digest(kind)
@@ -142,7 +144,7 @@ class Proof(Stored):
             raise self._corrupt("the digest of its content doesn't match", None)
 
     def _misfit(self) -> DamagedError:
-        """Return the error that says the digest doesn't match, and where the damage is as far as the record tells."""
+        """Return the error for a digest mismatch, with the location of the damage as far as the record shows it."""
         expected = self._expected
         if self._marked is not None or (expected.blocks is None and expected.size < BLOCK):
             first = 0 if self._marked is None else first_damage(self._marked.marks.hex(), expected.marks, expected.size)
@@ -157,13 +159,13 @@ class Proof(Stored):
         return self._corrupt(why, first, damaged)
 
     def _damaged(self) -> tuple[Span, ...]:
-        """Return the ranges of the file whose blocks aren't what they were; all of it has been read."""
+        """Return the ranges of the file whose blocks differ from the record; the entire file was read."""
         if self.blocks is None or self._expected.blocks is None:
             return ()
         return self.blocks.changed(self._expected.blocks)
 
     def _place(self, error: DamagedError, unpack: Unpack) -> None:
-        """Tell with a bad frame where else the file is damaged: frames behind it are compared as they are stored."""
+        """Add the other damaged ranges of the file to the error of a bad frame; the rest is hashed as it is stored."""
         if self._expected.blocks is not None and unpack.stored is not None:
             unpack.skip(self._route, self._stop.check)
             self._note_stored(unpack.stored)
@@ -182,15 +184,15 @@ class Proof(Stored):
 
 
 def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callable[[Transfer], None]) -> FileReport:
-    """Read a dump and compare it with what a receipt or journal says of it; ``watch`` is given what counts the bytes.
+    """Read a dump and compare it with its record; ``watch`` is called with the transfer, for its progress.
 
-    Without a digest its size and inode must be those that were recorded, and durable: more can't be told.
+    Without a digest, its size and inode must match the record, and it must be durable: nothing else can be checked.
 
     Returns:
-        What is known of it now: with its blocks, where its record is of version 1.
+        The record; if it was of version 1, with the block digests added.
 
     Raises:
-        DamagedError: it isn't the same, or isn't there.
+        DamagedError: the dump differs from its record, or is missing.
         DumpError: it can't be read.
     """
     source, length = look_at(file, store)
@@ -215,4 +217,4 @@ def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callabl
 
 
 def _kind_of(digest: str | None) -> Checksum:
-    return "none" if digest is None else cast(Checksum, digest.partition(":")[0])  # As the record was checked for.
+    return "none" if digest is None else cast(Checksum, digest.partition(":")[0])  # Checked when the record was read.

@@ -111,6 +111,7 @@ class Reader:
         """
         with self._turn:
             self._stop.check()  # Waiting for the turn may have taken long.
+            # Two threads must not advance a generator; and its spans depend on the current engine (`cut`).
             span = None if self.failed else next(self._spans, None)
             if span is None:
                 return None
@@ -253,6 +254,7 @@ class Reader:
 
     def _refused(self, engine: Engine, refusal: Refusal, lane: Lane) -> MethodRefusedError:
         others: list[str] = []
+        # Trying engines spoils the sink, which is discarded because of this error anyway.
         with suppress(OSError, AsyncdumpError):
             others += accepting(self._route, lane)
         source = self._planned.source
@@ -269,10 +271,12 @@ class Reader:
     def failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
         """Return the error to report for a call that failed on a span: often, the reason is that the source changed."""
         origin = self._route.origin
+        # First the source: a truncation explains any errno, in particular EFAULT.
         try:
             origin.check_end(span.end)
         except (SourceChangedError, DamagedError) as changed:
             return changed
+        # An engine that sees the bytes reads and writes in different calls, so that the call shows which side failed.
         if storing and engine.sees_bytes:
             return self._failure_of_sink(error, engine, span)
         if error.errno in UNREADABLE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from asyncdump.codecs.zstd import Compressors
+from asyncdump.codecs.compressors import Compressors
 from asyncdump.kernel.lane import Buffers
 from asyncdump.sinks.place import Store
 from asyncdump.vocabulary.stop import Stop

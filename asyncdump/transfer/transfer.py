@@ -146,6 +146,7 @@ class Transfer:
 
     def _prepare(self, place: Place) -> list[Engine]:
         """Prepare the sink and return the engines to try, the best one first."""
+        # With the final size, writes in any order don't have to extend the file.
         self._route.sink.resize(self.length)
         return candidates(
             self.planned.method,
@@ -204,6 +205,7 @@ class Transfer:
         else:
             reader.proved = True
             return
+        # Nothing of this span was moved. If it is the first one, nothing was moved at all (see `fall_back`).
         first = span.offset == self.planned.offset
         successor = reader.fall_back(engine, refusal, lane, first=first)
         for piece in reader.cut(span):
@@ -236,6 +238,7 @@ class Transfer:
             DumpError: the sink can't be read back.
         """
         assert self.sink is not None
+        # After the last read, so that a loss during any of the reads is found.
         self._route.origin.check_still_valid(self._end)
         self._finish(lane)
         self.sink.close_direct()

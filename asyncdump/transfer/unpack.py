@@ -1,4 +1,4 @@
-"""The engines that read a dump back: raw past the page cache, or frame by frame."""
+"""The engines that read a dump back: raw, bypassing the page cache, or frame by frame."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from typing import ClassVar, Final
 
-from asyncdump.codecs.decompress import damaged, decompress, stored_frame
+from asyncdump.codecs.codec import Codec
+from asyncdump.codecs.frames import damaged, decompress, stored_frame
 from asyncdump.codecs.seekable import SeekTable
 from asyncdump.engines import Route
 from asyncdump.engines.read import Read, fill
@@ -22,7 +23,7 @@ _STEP: Final = 1 << 20
 
 
 class DirectRead(Read):
-    """`Read` past the page cache (O_DIRECT) where the filesystem takes that: a dump is read once, and no use there."""
+    """`Read` that bypasses the page cache (O_DIRECT) if possible: a dump is read once, so caching it is useless."""
 
     def __init__(self, fd: int) -> None:
         try:
@@ -32,7 +33,7 @@ class DirectRead(Read):
         self._refused = self._fd < 0
 
     def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
-        """Read the span, in whole blocks as far as they go."""
+        """Read the span, in complete blocks with O_DIRECT, and the rest without."""
         done = 0
         whole = -(-span.length // ALIGNMENT) * ALIGNMENT
         while not self._refused and done < span.length and (span.offset + done) % ALIGNMENT == 0:
@@ -56,11 +57,12 @@ class DirectRead(Read):
 
 
 class Unpack(Read):
-    """The frames of a .zst, decompressed one after another, each compared with its checksum."""
+    """The frames of a compressed dump, decompressed one after another, with their checksums verified."""
 
     span: ClassVar[int] = Read.span
 
-    def __init__(self, frames: SeekTable, stored: Hasher | None) -> None:
+    def __init__(self, codec: Codec, frames: SeekTable, stored: Hasher | None) -> None:
+        self._codec = codec
         self.stored: Final = stored
         self._frames = frames
         self._next = 0
@@ -68,12 +70,12 @@ class Unpack(Read):
         self._end = 0
 
     def load(self, route: Route, span: Span, lane: Lane) -> memoryview:
-        """Decompress what follows; spans come in their order."""
+        """Decompress the next span; spans come in order."""
         view = lane.buffer.view[: span.length]
         filled = 0
         while filled < span.length:
             if not self._rest and self._frames[self._next].length <= span.length - filled:
-                filled += self._unpack(route, lane, view[filled:])  # No larger than what is wanted: right into place.
+                filled += self._unpack(route, lane, view[filled:])  # The frame fits: decompress it into the buffer.
                 continue
             if not self._rest:
                 held = memoryview(bytearray(self._frames[self._next].length))
@@ -82,7 +84,7 @@ class Unpack(Read):
             piece = self._rest[: span.length - filled]
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
-            # Not even an empty piece is kept of what has been taken: it would keep all of it.
+            # Don't keep even an empty slice of a finished frame, which would keep all of its memory.
             self._rest = self._rest[len(piece) :] if len(piece) < len(self._rest) else memoryview(b"")
         return view
 
@@ -90,26 +92,26 @@ class Unpack(Read):
         """Decompress the next frame into ``target`` and return its length."""
         index, frame = self._next, self._frames[self._next]
         self._next += 1
-        stored = stored_frame(route.fd, frame, index, route.source.path, lane.spare.view)
+        stored = stored_frame(self._codec, route.fd, frame, index, route.source.path, lane.spare.view)
         if self.stored is not None:
             self.stored.update(stored)
         self._end = frame.stored_offset + frame.stored
         try:
-            decompress(frame, index, stored, route.source.path, target[: frame.length])
+            decompress(self._codec, frame, index, stored, route.source.path, target[: frame.length])
         except DamagedError:
             raise
-        except DumpError as error:  # Others may have written such a frame, asyncdump has not.
+        except DumpError as error:  # A valid frame of another program, but not one that asyncdump has written.
             raise damaged(frame, index, route.source.path, error) from error
         return frame.length
 
     def finish(self, route: Route, lane: Lane, check: Callable[[], None]) -> None:
-        """Take what follows the last byte of content: frames of nothing, and the table."""
+        """Read what follows the last byte of content: empty frames, and the seek table."""
         while self._next < len(self._frames):
             self._unpack(route, lane, memoryview(b""))
         self.skip(route, check)
 
     def skip(self, route: Route, check: Callable[[], None]) -> None:
-        """Hash what is left of the file, decompressing nothing; ``check`` may raise to end it."""
+        """Hash the rest of the file without decompressing it; ``check`` may raise."""
         with explain("read", route.source.path):
             while piece := os.pread(route.fd, _STEP, self._end):
                 check()

@@ -1,6 +1,6 @@
 """Frozen values and plain functions that every other package may use.
 
-Nothing here does I/O, except for the digests of bytes in memory.
+No module here does I/O.
 
 - `values`: a source, a span, a range of unreadable bytes, and the settings
 - `digest`, `blocks`: xxh128, blake3 and sha256 of files, and a digest of each block

@@ -41,7 +41,7 @@ def parse_size(text: int | str) -> int:
     if product < 0:
         raise _no_size(text)
     if product > MAXIMUM:
-        raise ValueError(f"{shown(text)} is more than a file can hold ({MAXIMUM} bytes)")
+        raise ValueError(f"{shown(text)} is more than a file can contain ({MAXIMUM} bytes)")
     return product
 
 
@@ -58,7 +58,7 @@ def _product(text: str) -> int:
 
 
 def _no_size(text: object) -> ValueError:
-    return ValueError(f"{shown(text)} is no size: write bytes, or 512KiB, 16MiB, 1GiB")
+    return ValueError(f"{shown(text)} is not a size: write bytes, or 512KiB, 16MiB, 1GiB")
 
 
 def refuse_zero_times(text: str) -> None:

@@ -57,7 +57,7 @@ def test_a_manifest_that_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(WRONG)
     assert told("m.yaml", cwd=tmp_path) == [
         "asyncdump: m.yaml:3: concurency: unknown key; did you mean concurrency?",
-        "asyncdump: m.yaml:7: dumps[1].length: '16 MiBs' is no size: write bytes, or 512KiB, 16MiB, 1GiB",
+        "asyncdump: m.yaml:7: dumps[1].length: '16 MiBs' is not a size: write bytes, or 512KiB, 16MiB, 1GiB",
         "asyncdump: m.yaml:9: dumps[2].checksum: 'md5' is not one of xxh128, blake3, sha256, none",
     ]
 
@@ -66,7 +66,7 @@ def test_a_plan_that_cannot_be(run: Path) -> None:
     write_manifest(run, "nothing_*", {"source": "ring", "offset": "1G"}, output="other")
     assert told("m.yaml", cwd=run) == [
         "asyncdump: m.yaml:1: dumps[0].source: nothing_* matches no file",
-        "asyncdump: m.yaml:1: dumps[1].offset: 1073741824 is behind the end of ring, which has 3145728 bytes",
+        "asyncdump: m.yaml:1: dumps[1].offset: 1073741824 is past the end of ring, which has 3145728 bytes",
     ]
 
 

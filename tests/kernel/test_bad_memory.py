@@ -198,7 +198,7 @@ def test_by_default_the_first_bad_page_is_named(method, checksum, name, bad, dum
     first = file.pages[0] * PAGE
     assert mentions(failed.value, first, file.path, "EIO")
     assert (failed.value.errno, failed.value.operation, failed.value.path) == (errno.EIO, used, file.path)
-    assert "on_read_error: zero" in failed.value.hint
+    assert 'on_read_error="zero"' in failed.value.hint
     assert os.listdir(folder.path) == []
 
 
@@ -256,7 +256,7 @@ async def test_stages_name_the_first_bad_page_and_leave_nothing(stages, method, 
     error = report.files[0].error
     assert isinstance(error, asyncdump.DumpError)
     assert mentions(error, 3 * PAGE, file.path, "EIO")
-    assert "on_read_error: zero" in error.hint
+    assert 'on_read_error="zero"' in error.hint
     assert os.listdir(folder) == ["receipt.json"]
 
 
@@ -619,7 +619,7 @@ def test_memory_that_is_poisoned(kind, method, make, dump: Dumper, folder_on) ->
     folder = folder_on("ext4")
     with pytest.raises(asyncdump.DumpError, match=r"\d+ .*: E") as failure:
         dump(folder, path, method=method)
-    assert "on_read_error: zero" in failure.value.hint
+    assert 'on_read_error="zero"' in failure.value.hint
     assert os.listdir(folder.path) == []
     transfer = dump(folder, path, method=method, checksum="xxh128", on_read_error="zero")
     written = read(os.path.join(folder.path, "dump"))

@@ -1,4 +1,4 @@
-"""The one-off form: dd's operands, dd's summary, moved by the kernel."""
+"""The command ``dd``: the operands and the summary of dd, with bytes that the kernel moves."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from asyncdump.cli.dd.operands import Operands, parse
 from asyncdump.cli.dd.summary import Ticker, summary
 from asyncdump.cli.output import check_stdout, dumping, hurry
 from asyncdump.cli.signals import exit_code, heeding
-from asyncdump.codecs.zstd import ZstdOptions
+from asyncdump.codecs.codec import Compression
 from asyncdump.errors import AsyncdumpError, DumpError, explain
 from asyncdump.sinks.file import FileSink
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import open_source
 from asyncdump.text import text
-from asyncdump.transfer.copy import Copied, StreamMethod, compress_stream, copy_in_blocks, copy_in_place, copy_stream
+from asyncdump.transfer.copy import Copied, copy_in_blocks, copy_in_place
+from asyncdump.transfer.stream import StreamMethod, compress_stream, copy_stream
 from asyncdump.vocabulary.size import MAXIMUM
 from asyncdump.vocabulary.values import Source
 
@@ -35,7 +36,7 @@ _STDOUT: Final = 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Copy, and return the exit code: 0, 1 when a call failed, 2 for wrong operands, 130 for Ctrl-C."""
+    """Copy and return the exit code: 0; 1 if a call failed; 2 for invalid operands; 130 for Ctrl-C."""
     operands, problems = parse(arguments)
     if problems:
         for problem in problems:
@@ -70,7 +71,7 @@ def _interrupt(number: Signals) -> None:
 
 
 class _Input(msgspec.Struct):
-    """What is read: ``source`` where it is a file, ``start`` the first byte of it that is copied."""
+    """The input: ``source`` if it is a file, and ``start``, the first byte that is copied."""
 
     fd: int
     path: str
@@ -79,7 +80,7 @@ class _Input(msgspec.Struct):
 
 
 class _Output(msgspec.Struct):
-    """What is written: ``place`` is the first byte of it that is, ``file`` whether it takes bytes in any order."""
+    """The output: ``place`` is the first byte that is written, ``file`` whether it accepts bytes in any order."""
 
     fd: int
     path: str
@@ -97,16 +98,16 @@ def _copy(operands: Operands, tally: Copied) -> None:
             with explain("fsync", writing.path):
                 os.fsync(writing.fd)
         with explain("close", writing.path):
-            os.close(os.dup(writing.fd))  # What a server refuses is told by a close, and one at the end by nobody.
+            os.close(os.dup(writing.fd))  # A server reports lost writes on close(2), and the last close isn't checked.
     finally:
         if reading.source is not None:
-            # Whoever shares the descriptor goes on behind what was copied.
+            # Processes that share the descriptor continue after the copied bytes.
             os.lseek(reading.fd, reading.start + tally.bytes, os.SEEK_SET)
 
 
 def _move(operands: Operands, tally: Copied, reading: _Input, writing: _Output) -> None:
-    if operands.zstd is not None:
-        _compressed(operands, operands.zstd, tally, reading, writing)
+    if operands.compression is not None:
+        _compressed(operands, operands.compression, tally, reading, writing)
         return
     if writing.file and reading.source is not None:
         _in_place(operands, tally, reading, reading.source, writing)
@@ -120,7 +121,7 @@ def _input(operands: Operands) -> _Input:
     path = operands.source or "standard input"
     fd = _STDIN if operands.source is None else _open_input(operands.source)
     with explain("read", path):
-        os.read(fd, 0)  # What is a folder, or closed, is noticed before an output is made.
+        os.read(fd, 0)  # Detects a directory or a closed descriptor before the output is created.
         if not _is_file(fd):
             _discard(fd, operands.skip)
             return _Input(fd=fd, path=path, source=None, start=0)
@@ -170,7 +171,7 @@ def _open_output(path: str) -> int:
 
 
 def _may_read(path: str) -> bool:
-    """Tell whether an output can be opened for reading as well: a fifo mustn't, it would have no other reader."""
+    """Return whether an output may be opened for reading, too: not a fifo, which would then have a reader."""
     return not os.path.exists(path) or stat.S_ISREG(os.stat(path).st_mode) or stat.S_ISBLK(os.stat(path).st_mode)
 
 
@@ -215,9 +216,9 @@ def _in_blocks(operands: Operands, tally: Copied, reading: _Input, writing: _Out
 
 @contextmanager
 def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[FileSink]:
-    """Give the sink for a block, and have the output end where the copy did, however that ended.
+    """Yield the sink, and set the end of the output to the end of the copy, even after an error.
 
-    The size grows with what is written, so that a copy that is killed leaves no zeros behind either.
+    The size grows with the written bytes, so that a copy that is killed doesn't leave zeros at the end either.
     """
     sink = FileSink(writing.fd, writing.path)
     if operands.direct and sink.direct is None:
@@ -225,21 +226,21 @@ def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[Fil
     before = os.fstat(writing.fd).st_size
     try:
         yield sink
-    except OverflowError as error:  # There is no such offset.
+    except OverflowError as error:  # The offset exceeds off_t.
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG)) from error
     finally:
         end = writing.place + tally.bytes
         size = max(end, before) if tally.bytes else before
         status = os.fstat(writing.fd)
-        if max(size, end) > MAXIMUM:  # Holes that were passed over.
+        if max(size, end) > MAXIMUM:  # Skipped holes count, too.
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        # Longer: by a part of the step that failed. Shorter: by the hole that the copy ends with.
+        # It may be longer, by a part of a failed write, or shorter, by a hole at the end of the copy.
         if stat.S_ISREG(status.st_mode) and status.st_size != size:
             sink.resize(size)
         os.lseek(writing.fd, end, os.SEEK_SET)
 
 
-def _compressed(operands: Operands, zstd: ZstdOptions, tally: Copied, reading: _Input, writing: _Output) -> None:
+def _compressed(operands: Operands, compression: Compression, tally: Copied, reading: _Input, writing: _Output) -> None:
     if operands.method != "auto" or operands.direct or "sparse" in operands.conversions:
         raise DumpError("compress= goes without method=, oflag=direct and conv=sparse: what is read is written anew")
     if operands.target is not None and operands.seek and _is_file(writing.fd):
@@ -250,7 +251,7 @@ def _compressed(operands: Operands, zstd: ZstdOptions, tally: Copied, reading: _
         tally,
         path=reading.path,
         source=reading.source,
-        zstd=zstd,
+        compression=compression,
         start=reading.start,
         length=operands.count,
     )

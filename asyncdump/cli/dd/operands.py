@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 import msgspec
 
-from asyncdump.codecs.zstd import LEVELS, ZstdOptions
-from asyncdump.transfer.copy import StreamMethod
+from asyncdump.codecs.codec import Compression
+from asyncdump.codecs.registry import parse_compression
+from asyncdump.transfer.stream import StreamMethod
 from asyncdump.vocabulary.size import MAXIMUM, parse_size, refuse_zero_times
 from asyncdump.vocabulary.values import Choice
 
@@ -32,7 +32,7 @@ _NUMBERS: Final = frozenset({"bs", "ibs", "obs", "count", "skip", "seek", "iseek
 
 
 class Operands(msgspec.Struct):
-    """What was asked for; ``skip``, ``seek`` and ``count`` in bytes."""
+    """The parsed operands; ``skip``, ``seek`` and ``count`` are in bytes."""
 
     source: str | None = None
     target: str | None = None
@@ -44,11 +44,11 @@ class Operands(msgspec.Struct):
     direct: bool = False
     status: str = "default"
     method: Any = "auto"
-    zstd: ZstdOptions | None = None
+    compression: Compression | None = None
 
 
 def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
-    """Return the operands, and all that is wrong with them."""
+    """Return the operands, and all errors in them."""
     operands, problems, numbers = Operands(), [], {}
     flagged: set[str] = set()
     for argument in arguments:
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
                 case "status":
                     operands.status = _one(value, _STATUSES)
                 case "compress":
-                    operands.zstd = zstd_options(value)
+                    operands.compression = _compression(value)
                 case "method":
                     operands.method = _one(value, _METHODS)
                 case _:
@@ -92,7 +92,7 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
         except ValueError as error:
             problems.append(f"{argument}: {error}")
     for name, value in numbers.items():
-        # A count of bytes, as coreutils has it: skip=4096B, count=8KiB, iflag=count_bytes.
+        # A count in bytes, as in coreutils: skip=4096B, count=8KiB, iflag=count_bytes.
         in_bytes = "B" in value or name in flagged
         size = parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0
         if size > MAXIMUM:
@@ -108,19 +108,14 @@ def _words(value: str, known: set[str]) -> set[str]:
     return words
 
 
+def _compression(value: str) -> Compression | None:
+    found = parse_compression(value)
+    if found is not None and (missing := found.codec.missing()):
+        raise ValueError(f"{found.codec.name} is not available: {missing}")
+    return found
+
+
 def _one(value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise ValueError(f"unknown; known are {', '.join(known)}")
     return value
-
-
-def zstd_options(value: str) -> ZstdOptions | None:
-    """Return how ``compress=`` asks for the output to be compressed, or None for ``none``."""
-    name, _, level = value.partition(":")
-    if value == "none":
-        return None
-    if name != "zstd" or (level and not re.fullmatch(r"-?[0-9]{1,3}", level)):
-        raise ValueError("unknown; known are zstd, zstd:LEVEL, none")
-    if not LEVELS[0] <= int(level or 3) <= LEVELS[1]:
-        raise ValueError(f"a level is from {LEVELS[0]} to {LEVELS[1]}")
-    return ZstdOptions(level=int(level or 3))
