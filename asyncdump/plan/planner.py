@@ -26,7 +26,7 @@ from asyncdump.plan.look import look_at, unseen
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.templates import render_name
 from asyncdump.sinks.output import resolve
-from asyncdump.sources.process import look_at_process
+from asyncdump.sources.opening import look_at_process
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import name_complaint
 from asyncdump.vocabulary.size import MAXIMUM, parse_size
