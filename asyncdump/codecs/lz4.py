@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -71,7 +72,7 @@ class Lz4Codec:
         return Lz4Options() if level is None else Lz4Options(level=level)
 
     def missing(self) -> str:
-        return "" if find_spec("lz4") else "pip install 'asyncdump[lz4]'"
+        return "" if _installed() else "pip install 'asyncdump[lz4]'"
 
     def begins(self, start: bytes) -> bool:
         return start == _MAGIC
@@ -175,6 +176,11 @@ def _appended(left: memoryview, content: bytes) -> memoryview:
     if content:  # A target of no bytes may be read-only.
         left[: len(content)] = content
     return left[len(content) :]
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("lz4") is not None
 
 
 class _Decompressor:

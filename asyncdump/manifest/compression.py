@@ -65,7 +65,7 @@ class Zstd(_Compress, frozen=True, kw_only=True, tag="zstd", tag_field="codec"):
 
 
 class Lz4(_Compress, frozen=True, kw_only=True, tag="lz4", tag_field="codec"):
-    """Compression into a seekable .lz4, which is faster than zstd, and compresses less."""
+    """Compression into a seekable .lz4, which decompresses faster than a .zst, and is larger."""
 
     example: ClassVar[str] = "{lz4: {level: 1}}"
 
