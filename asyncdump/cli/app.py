@@ -58,7 +58,7 @@ class _Run(click.Command):
 @click.version_option(__version__, message="asyncdump %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Dump the memory-mapped files that MANIFEST (YAML) names: concurrently, durably, with digests.
+    """Dump the memory-mapped files that MANIFEST (YAML) lists: concurrently, durably, with digests.
 
     \b
     A manifest in short:
@@ -67,7 +67,7 @@ def cli(ctx: click.Context) -> None:
       dumps:
         - source: /dev/hugepages/rtemap_*
 
-    Exit codes: 0 all dumped, 1 some failed, 2 wrong usage or manifest, 130 or 143 interrupted.
+    Exit codes: 0 all dumped, 1 some failed, 2 invalid usage or manifest, 130 or 143 interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -82,21 +82,21 @@ def cli(ctx: click.Context) -> None:
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "json", "none"]),
     default="auto",
-    help="How progress is told: a bar on a terminal, plain lines, JSON events on stdout. Default: auto.",
+    help="Progress display: a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
 )
 @click.option(
-    "--log-format", type=click.Choice(["console", "json"]), default="console", help="How warnings look on stderr."
+    "--log-format", type=click.Choice(["console", "json"]), default="console", help="Format of the warnings on stderr."
 )
-@click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+@click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 @click.help_option("-h", "--help")
 def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str, quiet: bool, **options: Any) -> None:
-    """Dump the files that MANIFEST names."""
+    """Dump the files that MANIFEST lists."""
     from asyncdump.cli.logs import configure_later
     from asyncdump.cli.run import dry, wet
 
     configure_later(log_format, summary=progress != "json")
     if options["trust_receipt"] and not options["resume"]:
-        raise click.UsageError("--trust-receipt says what --resume is to keep: give that too")
+        raise click.UsageError("--trust-receipt works only with --resume: pass both")
     chosen = Overrides(**options)  # type: ignore[typeddict-item] # made from its definition
     sys.exit(dry(manifest, chosen) if dry_run else wet(manifest, chosen, "none" if quiet else progress, quiet=quiet))
 
@@ -105,7 +105,7 @@ _progress = click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "json", "none"]),
     default="auto",
-    help="How progress is told: a bar on a terminal, plain lines, JSON events on stdout. Default: auto.",
+    help="Progress display: a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
 )
 _files_in_flight = click.option(
     "--concurrency",
@@ -114,25 +114,25 @@ _files_in_flight = click.option(
     callback=_concurrency,
     help="Files in flight: a number, or auto.",
 )
-_quiet = click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+_quiet = click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 
 
-@cli.command(short_help="Prove the dumps of a run.")
+@cli.command(short_help="Verify the dumps of a run.")
 @click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
-@click.option("--against-source", is_flag=True, help="Compare the dumps with their sources as they are now, instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of each file as JSON.")
+@click.option("--against-source", is_flag=True, help="Compare the dumps with their current sources instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result for each file as JSON.")
 @_files_in_flight
 @_progress
 @_quiet
 def verify(run: str, *, against_source: bool, as_json: bool, concurrency: Any, progress: str, quiet: bool) -> None:
     """Read every dump of the run in DIR and compare it with the receipt: sizes, digests, checksums of frames.
 
-    Exit codes: 0 all are whole, 1 some are not, 2 there is no receipt, or it can't be read.
+    Exit codes: 0 all verified, 1 some not verified, 2 there is no receipt, or it can't be read.
     """
     from asyncdump.cli.verify import main
 
     if as_json and progress == "json":
-        raise click.UsageError("--json and --progress json are both printed to stdout: choose one")
+        raise click.UsageError("--json and --progress json both print to stdout: choose one")
     chosen = "none" if quiet or (as_json and progress == "auto") else progress
     options: dict[str, Any] = {"against_source": against_source, "concurrency": concurrency}
     sys.exit(main(run, chosen, as_json=as_json, quiet=quiet, **options))
@@ -150,21 +150,23 @@ def _mapped(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     return pairs
 
 
-@cli.command(short_help="Put the dumps of a run back.")
+@cli.command(short_help="Restore the dumps of a run.")
 @click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
-@click.option("--to", metavar="TARGET_DIR", required=True, type=click.Path(), help="Where they are put.")
-@click.option("--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="Another target for one.")
-@click.option("--overwrite", is_flag=True, help="Replace targets that exist already.")
-@click.option("--no-durable", is_flag=True, help="Don't wait until the targets would survive a power cut.")
+@click.option("--to", metavar="TARGET_DIR", required=True, type=click.Path(), help="Directory for the targets.")
+@click.option(
+    "--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="A different target for one dump."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing targets.")
+@click.option("--no-durable", is_flag=True, help="Don't wait until the targets would survive a power failure.")
 @_files_in_flight
 @_progress
 @_quiet
 def restore(
     run: str, *, to: str, mapped: Any, overwrite: bool, no_durable: bool, concurrency: Any, progress: str, quiet: bool
 ) -> None:
-    """Put the dumps of the run in DIR back, into huge pages or ordinary files, each compared with its digest.
+    """Restore the dumps of the run in DIR into huge pages or regular files, and verify each one against its digest.
 
-    Exit codes: 0 all are restored, 1 some are not, 2 nothing was: targets that exist, too few huge pages, no receipt.
+    Exit codes: 0 all restored, 1 some not restored, 2 none restored: existing targets, too few huge pages, no receipt.
     """
     from asyncdump.cli.restore import main
 
@@ -197,7 +199,7 @@ def probe(source: str, folder: str, *, as_json: bool) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("operands", nargs=-1, type=click.UNPROCESSED)
 def dd(operands: tuple[str, ...]) -> None:
-    """Copy one file as dd does, the kernel moving the bytes.
+    """Copy one file like dd; the kernel moves the bytes.
 
     \b
     Operands: if= of= bs= count= skip= seek= status=none|noxfer|progress
@@ -230,18 +232,18 @@ def _kind(_ctx: click.Context, _param: click.Parameter, value: str | None) -> An
 def _compressed(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how a dump is stored."""
     for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst"), ("lz4", "as a .lz4")):
-        text = f"Read it {meaning}, whatever the receipt next to it or its name says."
+        text = f"Read it {meaning}, regardless of its record and its name."
         command = click.option(f"--{kind}", "compressed", flag_value=kind, callback=_kind, help=text)(command)
     return command
 
 
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
 @click.argument("dump", type=click.Path())
-@click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
-@click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
+@click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where to start.")
+@click.option("--length", metavar="SIZE", callback=_size, help="How much to write; default: to the end.")
 @_compressed
 def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
-    """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
+    """Write the content of DUMP, raw or compressed, to standard output. For a part, only that part is read."""
     from asyncdump.cli.reading import cat
 
     sys.exit(cat(dump, offset, length, compressed=compressed))
@@ -252,7 +254,7 @@ def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_compressed
 def info(dumps: tuple[str, ...], *, as_json: bool, compressed: Any) -> None:
-    """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
+    """Print the properties of each DUMP: kind, sizes, ratio, frames, and whether they have checksums."""
     from asyncdump.cli.reading import info
 
     info(dumps, as_json=as_json, compressed=compressed)

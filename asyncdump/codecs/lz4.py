@@ -85,7 +85,7 @@ class Lz4Codec:
         if found is None or not found[0] & _HAS_DICTIONARY:
             return None
         dictionary = int.from_bytes(found[-4:], "little")
-        return Unsupported(f"was compressed with the dictionary {dictionary}", "lz4 -dc -D DICTIONARY reads it")
+        return Unsupported(f"was compressed with the dictionary {dictionary}", "read it with lz4 -dc -D DICTIONARY")
 
     def decompress(self, stored: memoryview, target: memoryview) -> None:
         from lz4.frame import decompress_chunk, reset_decompression_context
@@ -106,7 +106,7 @@ class Lz4Codec:
                     return
         except RuntimeError as error:
             raise FrameError(str(error)) from error
-        raise FrameError(f"it doesn't hold {len(target)} bytes")
+        raise FrameError(f"it doesn't contain {len(target)} bytes")
 
     def decompressor(self) -> _Decompressor:
         return _Decompressor()

@@ -97,7 +97,7 @@ class _Planner:
         free = 0
         if self._streamed:
             if len(dumps) > 1 and not self._misplaced:
-                self._complain("output", f"- is standard output, which takes one dump, not {len(dumps)}")
+                self._complain("output", f"- is standard output, which accepts one dump, not {len(dumps)}")
         else:
             if (folder := local_folder(self._output)) is not None:
                 free = self._check_folder(folder, [dump for _, dump in dumps])
@@ -128,14 +128,14 @@ class _Planner:
         """Return the dumps of earlier runs in the output, by name."""
         if self._streamed:
             if not self._misplaced:
-                self._complain("output", "- is standard output, where no run can be resumed")
+                self._complain("output", "- is standard output, and a run to standard output can't be resumed")
             return {}
         try:
             if self._store is None and os.path.isdir(self._output):
                 open_store(self._output, make=False).close()  # Raises the reason why it can't be opened.
             earlier = read_receipt(self._store) if self._store is not None else None
         except DumpError as error:
-            message = f"{error}: nothing can be resumed without it"
+            message = f"{error}: the run can't be resumed without it"
             self._complain("output", message, "start from scratch with {overwrite} instead")
             self._lost = True
             return {}
@@ -147,7 +147,7 @@ class _Planner:
             offset = parse_size(dump.offset)
             if offset > source.size and source.sized and error is None:
                 self._complain(
-                    f"{key}.offset", f"{offset} is behind the end of {source.path}, which has {source.size} bytes"
+                    f"{key}.offset", f"{offset} is past the end of {source.path}, which has {source.size} bytes"
                 )
                 continue
             planned = self._planned(dump, source, offset, error)
@@ -171,7 +171,7 @@ class _Planner:
             self._complain(f"{key}.filter", f"runs programs ({names})", "pass {allow_filters} to allow that")
         for program, *_ in planned.filters:
             if shutil.which(program) is None:
-                self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
+                self._complain(f"{key}.filter", f"program {program} not found: install it, or specify its path")
 
     def _planned(self, dump: Dump, source: Source, offset: int, error: DumpError | None) -> PlannedDump:
         options, defaults = self._options, self._manifest.defaults
@@ -282,8 +282,8 @@ class _Planner:
         size = _HEAD_OF_RECEIPT + 2 * sum(room(dump.source.path, dump.name, dump.stages) for dump in dumps)
         size += sum(room(file.source, name, file.stages) for name, file in self._earlier.items() if name not in names)
         if size > LARGEST:
-            message = f"is too long for one run: its receipt may have {format_size(size)}, {format_size(LARGEST)} are"
-            self._complain("dumps", f"{message} the most; make several of it, with an output folder each")
+            message = f"is too long for one run: its receipt may reach {format_size(size)}, {format_size(LARGEST)} are"
+            self._complain("dumps", f"{message} at most; split it into several runs with separate output directories")
 
     def _check_names(self, dumps: list[tuple[str, PlannedDump]]) -> None:
         taken: dict[str, str] = {}
@@ -293,8 +293,8 @@ class _Planner:
             else:
                 self._complain(
                     f"{key}.name",
-                    f"{dump.name} is the name of two dumps, of {other} and of {dump.source.path}: "
-                    "put {index} or {parent} into the name",
+                    f"{dump.name} is the name of two dumps ({other} and {dump.source.path}): "
+                    "use {index} or {parent} in the name",
                 )
         sources = {(dump.source.device, dump.source.inode): dump.source.path for _, dump in dumps}
         existing = []
@@ -305,7 +305,7 @@ class _Planner:
             if (source := sources.get((entry.device, entry.inode))) is not None:
                 self._complain(f"{key}.name", f"{dump.name} in {self._output} is {source}, one of the sources")
             elif entry.kind == "folder":
-                self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
+                self._complain(f"{key}.name", f"{dump.name} is a directory in {self._output}")
             else:
                 existing.append(dump.name)
                 if _may_be(dump, entry):
@@ -320,18 +320,18 @@ class _Planner:
             if not self._stands(RECEIPT) and not self._stands(JOURNAL) and not existing and not comparable:
                 lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
                 existing += filter(self._stands, sorted(lists))  # Nothing here was written by asyncdump.
-            instead = "no run here has made them: move them away, or pass {overwrite} too"
+            instead = "they are not from an earlier run: move them away, or also pass {overwrite}"
         else:
             # Without a receipt, an existing digest list isn't ours and must not be replaced.
             lists = {LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"}
             existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, sorted(lists))
             instead = "choose another directory, or pass {overwrite}"
             if self._stands(JOURNAL) and not self._is_empty_journal():
-                existing += [] if existing else ["the journal of a run that never ended"]
+                existing += [] if existing else ["the journal of an unfinished run"]
                 instead = "continue that run with {resume}, choose another directory, or pass {overwrite}"
         for name in (RECEIPT, JOURNAL):
             if (entry := self._entry(name)) is not None and entry.kind == "folder":
-                self._complain("output", f"{name} is a folder in {self._output}: move it away")
+                self._complain("output", f"{name} is a directory in {self._output}: move it away")
         if existing and not self._options.get("overwrite") and not self._lost:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
             self._existing.append(self._complain("output", f"{self._output} has {names} already", instead))
@@ -342,7 +342,7 @@ class _Planner:
             earlier = self._earlier.get(dump.name)
             if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
                 what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
-                self._complain(f"{key}.name", what, "give it another name, or pass {overwrite} too")
+                self._complain(f"{key}.name", what, "choose a different name, or also pass {overwrite}")
 
     def _is_empty_journal(self) -> bool:
         """Return whether the existing journal contains no dump; one that can't be read may contain some."""
@@ -361,23 +361,25 @@ class _Planner:
         while not os.path.lexists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place):
-            self._complain("output", f"{place} is not a folder")
+            self._complain("output", f"{place} is not a directory")
             return 0
         try:
             status = os.statvfs(place)
         except OSError as error:
             if error.errno in TRUE_ERRORS:
-                self._complain("output", f"{place} can't be looked at: {describe_errno(error.errno or 0)}")
+                self._complain("output", f"{place} can't be accessed: {describe_errno(error.errno or 0)}")
             return 0  # Denied by a sandbox: errors will be reported when they occur.
         if status.f_flag & os.ST_RDONLY:
             self._complain("output", f"{place} is on a read-only filesystem")
         elif not os.access(place, os.W_OK | os.X_OK):
-            self._complain("output", f"{place} can't be written to by this user (EACCES)")
+            self._complain("output", f"{place} is not writable by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
         new = [dump for dump in dumps if dump.name not in self._earlier or not self._earlier[dump.name].ok]
         total = sum(needed(dump, place) for dump in new)
         if total > free and need_more(new, place, free):
-            self._complain("output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(total)}")
+            self._complain(
+                "output", f"{place} has {format_size(free)} free, but the dumps need up to {format_size(total)}"
+            )
         return free
 
 
@@ -392,7 +394,7 @@ def _together(errors: Sequence[DumpError]) -> DumpError:
     shown = ", ".join(map(str, errors[:_SHOWN])) + f" and {len(errors) - _SHOWN} more" * (len(errors) > _SHOWN)
     first = errors[0]
     return DumpError(
-        f"a glob can't see all that it may match: {shown}",
+        f"a glob may have missed matches: {shown}",
         path=first.path,
         operation=first.operation,
         errno=first.errno,
