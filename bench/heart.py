@@ -22,7 +22,7 @@ async def beat(lags: list[float]) -> None:
         lags.append(time.perf_counter() - due)
 
 
-async def dump(manifest: str, output: str, compress: Literal["none", "zstd"]) -> dict[str, object]:
+async def dump(manifest: str, output: str, compress: Literal["none", "zstd", "lz4"]) -> dict[str, object]:
     """Return the lags in seconds, first of an idle second and then during the dump, and the cost of the dump."""
     idle: list[float] = []
     busy: list[float] = []
@@ -40,7 +40,7 @@ async def dump(manifest: str, output: str, compress: Literal["none", "zstd"]) ->
 def main() -> None:
     loop, manifest, output, compress = sys.argv[1:]
     run = uvloop.run if loop == "uvloop" else asyncio.run
-    sys.stdout.write(json.dumps(run(dump(manifest, output, cast(Literal["none", "zstd"], compress)))))
+    sys.stdout.write(json.dumps(run(dump(manifest, output, cast(Literal["none", "zstd", "lz4"], compress)))))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ STATES = ("idle", "busy")
 @click.command()
 @click.option("--files", default=256, show_default=True, type=click.IntRange(1))
 @click.option("--mib", default=8, show_default=True, type=click.IntRange(1), help="MiB of each file.")
-@click.option("--compress", type=click.Choice(["none", "zstd"]), default="none", show_default=True)
+@click.option("--compress", type=click.Choice(["none", "zstd", "lz4"]), default="none", show_default=True)
 @common(rounds=5)
 def loop(files: int, mib: int, compress: str, rounds: int, dest: str, settle: float, json_file: str | None) -> None:
     """How late does a heartbeat of 1 ms fire while `await dump_all()` dumps 256 files with checksums?"""

@@ -67,7 +67,8 @@ def cli(ctx: click.Context) -> None:
       dumps:
         - source: /dev/hugepages/rtemap_*
 
-    Exit codes: 0 all dumped, 1 some failed, 2 invalid usage or manifest, 130 or 143 interrupted.
+    Exit codes: 0 all dumped, 1 some failed, 2 invalid usage or manifest, 3 another run is running there, 130 or 143
+    interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -82,7 +83,7 @@ def cli(ctx: click.Context) -> None:
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "json", "none"]),
     default="auto",
-    help="Progress display: a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
+    help="How to show the progress: as a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
 )
 @click.option(
     "--log-format", type=click.Choice(["console", "json"]), default="console", help="Format of the warnings on stderr."
@@ -105,7 +106,7 @@ _progress = click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "json", "none"]),
     default="auto",
-    help="Progress display: a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
+    help="How to show the progress: as a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
 )
 _files_in_flight = click.option(
     "--concurrency",
@@ -119,15 +120,19 @@ _quiet = click.option("--quiet", "-q", is_flag=True, help="Print failures only."
 
 @cli.command(short_help="Verify the dumps of a run.")
 @click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
-@click.option("--against-source", is_flag=True, help="Compare the dumps with their current sources instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result for each file as JSON.")
+@click.option(
+    "--against-source",
+    is_flag=True,
+    help="Compare the dumps with their sources as they are now, instead of with the receipt.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome for each file as JSON.")
 @_files_in_flight
 @_progress
 @_quiet
 def verify(run: str, *, against_source: bool, as_json: bool, concurrency: Any, progress: str, quiet: bool) -> None:
     """Read every dump of the run in DIR and compare it with the receipt: sizes, digests, checksums of frames.
 
-    Exit codes: 0 all verified, 1 some not verified, 2 there is no receipt, or it can't be read.
+    Exit codes: 0 all verified, 1 some are damaged or missing, 2 no usable receipt, 3 a run is running there.
     """
     from asyncdump.cli.verify import main
 
@@ -154,19 +159,20 @@ def _mapped(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 @click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
 @click.option("--to", metavar="TARGET_DIR", required=True, type=click.Path(), help="Directory for the targets.")
 @click.option(
-    "--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="A different target for one dump."
+    "--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="Another target for one dump."
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing targets.")
-@click.option("--no-durable", is_flag=True, help="Don't wait until the targets would survive a power failure.")
+@click.option("--no-durable", is_flag=True, help="Do not wait until the targets would survive a power failure.")
 @_files_in_flight
 @_progress
 @_quiet
 def restore(
     run: str, *, to: str, mapped: Any, overwrite: bool, no_durable: bool, concurrency: Any, progress: str, quiet: bool
 ) -> None:
-    """Restore the dumps of the run in DIR into huge pages or regular files, and verify each one against its digest.
+    """Restore the dumps of the run in DIR into huge pages or ordinary files, and verify each against its digest.
 
-    Exit codes: 0 all restored, 1 some not restored, 2 none restored: existing targets, too few huge pages, no receipt.
+    Exit codes: 0 all restored, 1 some failed, 2 nothing restored (targets exist, too few huge pages, no receipt), 3 a
+    run is running there.
     """
     from asyncdump.cli.restore import main
 
@@ -189,7 +195,7 @@ def schema() -> None:
 @click.argument("folder", metavar="DEST_DIR", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(source: str, folder: str, *, as_json: bool) -> None:
-    """Try each method on SOURCE into DEST_DIR: accepted and how fast, or refused and why. Leaves nothing there."""
+    """Try each method on SOURCE into DEST_DIR: supported and how fast, or refused and why. Leaves nothing there."""
     from asyncdump.cli.tables import print_findings
     from asyncdump.probing import probe_all
 
@@ -240,10 +246,10 @@ def _compressed(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
 @click.argument("dump", type=click.Path())
 @click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where to start.")
-@click.option("--length", metavar="SIZE", callback=_size, help="How much to write; default: to the end.")
+@click.option("--length", metavar="SIZE", callback=_size, help="Its length; without it, everything that follows.")
 @_compressed
 def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
-    """Write the content of DUMP, raw or compressed, to standard output. For a part, only that part is read."""
+    """Write the content of DUMP, raw or compressed, to standard output; for a part, only what it needs is read."""
     from asyncdump.cli.reading import cat
 
     sys.exit(cat(dump, offset, length, compressed=compressed))

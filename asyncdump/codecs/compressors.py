@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Final
 
 from asyncdump.codecs.codec import BUDGET, Compression, Compressor
+from asyncdump.kernel.host import cores, giving_way
 from asyncdump.kernel.lane import BUFFER, Buffer, Lane
-from asyncdump.kernel.linux import cores, giving_way, is_zero
+from asyncdump.kernel.linux import is_zero
 
 _MOST_ZEROS: Final = 64
 """The maximum number of frames of zeros that are kept, by length. A file has at most two lengths."""

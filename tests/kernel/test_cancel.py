@@ -208,7 +208,8 @@ async def conduct(
 
     plan = await asyncdump.plan_all(dumps, output=folder, on_error=on_error, concurrency=1)
     os.unlink(str(dumps[0].source))
-    run = Run(plan, Folder(plan.output))
+    place = Folder(plan.output)
+    run = Run(plan, place, store=place)
     async with running(run):
         pass
     return run.report, [event async for event in run]

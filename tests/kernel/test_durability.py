@@ -255,7 +255,8 @@ async def test_a_full_disk_is_one_file_s_failure(checksum, tiny: Path, make) -> 
     plan = await asyncdump.plan_all(dumps, output=output, checksum=checksum, concurrency=1)
     status = os.statvfs(tiny)
     (tiny / "filler").write_bytes(noise(status.f_bavail * status.f_frsize - 2 * MiB))
-    run = Run(plan, Folder(plan.output))
+    place = Folder(plan.output)
+    run = Run(plan, place, store=place)
     async with running(run):
         pass
     large, small = run.report.files

@@ -555,7 +555,7 @@ def test_what_one_file_raises_is_its_failure(error: str, compress: str, source: 
 
 
 @pytest.mark.sample(2)
-@pytest.mark.parametrize("place", ["publish", "append", "write_small", "_gathered", "_next"])
+@pytest.mark.parametrize("place", ["publish", "append", "write_small", "next_group", "next"])
 def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, output: Path) -> None:
     """A lane, the committer, the journal and the receipt: whatever they raise, the run ends and cleans up."""
     python(
@@ -563,8 +563,9 @@ def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, o
         import logging
         logging.disable()
         from asyncdump.records.journal import Journal
-        from asyncdump.run.scheduler import Scheduler
-        owner = next(each for each in (Folder, Journal, Scheduler) if hasattr(each, "{place}"))
+        from asyncdump.run.committer import Committer
+        from asyncdump.run.queue import Queue
+        owner = next(each for each in (Folder, Journal, Committer, Queue) if hasattr(each, "{place}"))
         def stumble(*args, **options):
             raise MemoryError
         setattr(owner, "{place}", stumble)
@@ -572,7 +573,7 @@ def test_what_the_end_of_a_run_raises_leaves_nothing(place: str, source: Path, o
         try:
             report = asyncio.run(asyncdump.dump_all(dumps, output=output))
         except MemoryError:
-            assert "{place}".startswith("_")
+            assert "{place}".startswith("next")
         else:
             assert report.receipt_error or len(report.failures) == 24
         end_of_threads()
