@@ -1,4 +1,4 @@
-"""The output of a plan: what is there already, what may be replaced, and whether the dumps fit."""
+"""The output of a plan: what exists there, what may be replaced, and whether the dumps fit."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Keyed = tuple[str, PlannedDump]
 """A planned dump, with the key of its entry in the manifest."""
 
 Complain = Callable[[str, str, str], Problem]
-"""Takes down a problem: the key that it is about, the message, and the remedy."""
+"""Records a problem: the key that it concerns, the message, and the remedy."""
 
 
 class Destination:
-    """Checks the planned dumps against an output, which is not changed.
+    """Checks the planned dumps against an output, without changing it.
 
     Attributes:
         free: the free bytes on its filesystem, once `check` was called; 0 if that isn't known.
         earlier: the dumps of earlier runs, by name; only with ``resume``.
-        existing: the problems that are only that something exists and may not be replaced.
+        existing: the problems that only concern existing files that must not be replaced.
     """
 
     def __init__(self, output: str, options: Overrides, complain: Complain) -> None:
@@ -49,7 +49,7 @@ class Destination:
         self._options: Final = options
         self._report: Final = complain
         self._streamed: Final = output == STANDARD_OUTPUT
-        self._lost = False  # The records of earlier runs can't be read.
+        self._lost = False  # Whether the records of earlier runs are unreadable.
         self._store: Store | None = None
         with suppress(DumpError):  # An output that exists and can't be opened is reported below.
             self._store = None if self._streamed else open_store(output, make=False)
@@ -76,7 +76,7 @@ class Destination:
         self._check_records(planned)
 
     def read_earlier(self) -> None:
-        """Read which dumps earlier runs have made in the output."""
+        """Read the records of earlier runs in the output."""
         if self._streamed:
             self._complain("output", "- is standard output, and a run to standard output can't be resumed")
             return
