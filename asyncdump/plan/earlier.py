@@ -30,7 +30,7 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
         raise TargetExistsError(
             Problem(
                 key="output",
-                message=f"another run has ended in {store.path} since this one was planned",
+                message=f"another run used {store.path} after this one was planned",
                 remedy="choose another directory, or pass {overwrite}",
             ),
             path=store.path,
@@ -48,7 +48,7 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
 
 def _outdated(file: FileReport) -> FileReport:
     """Return a record of a dump that is to be replaced, which is never kept."""
-    error = file.error or DumpError("an older dump was to be replaced, and the run ended before", path=file.path)
+    error = file.error or DumpError("the run ended before it replaced an older dump", path=file.path)
     return msgspec.structs.replace(file, error=error)
 
 

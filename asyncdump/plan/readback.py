@@ -21,7 +21,7 @@ def plain(file: FileReport, store: Store) -> PlannedDump:
     source, length = look_at(file, store)
     if file.digest is None and not has_checksums(file, store):
         raise _unknown(
-            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
+            file, f"only the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
         )
     return planned(file, source=source, length=length)
 
@@ -59,7 +59,7 @@ def from_source(file: FileReport, store: Store) -> PlannedDump:
         )
     if length != file.bytes:
         raise DamagedError(
-            f"{file.path} differs from its source: it holds {length} bytes, not {file.bytes}",
+            f"{file.path} differs from its source: it contains {length} bytes, not {file.bytes}",
             verdict="differs",
             path=file.path,
         )
@@ -102,7 +102,7 @@ def to_restore(file: FileReport, store: Store, *, durable: bool) -> PlannedDump:
             f"{file.path} went through {', '.join(programs)}, which can't be undone here",
             path=file.path,
             operation="restore",
-            hint="undo that manually, and put the result into its place",
+            hint="decode it manually, and copy the result to its target",
         )
     source, length = look_at(file, store)
     return planned(file, source=source, length=length, durable=durable, sparse=True)

@@ -156,7 +156,7 @@ class MemoryPlace:
         with self._contents.turn:
             if self._contents.writers or (self._contents.readers and not shared):
                 raise BusyError(
-                    f"another run is running in {self.path}",
+                    f"another run is using {self.path}",
                     path=self.path,
                     operation="flock",
                     errno=errno.EAGAIN,
@@ -272,7 +272,7 @@ class MemorySink(PlainSink):
             check()
             got = min(read_at(self._memory, view, offset), size - offset)
             if got == 0:
-                message = f"{self.path} ends at byte {offset}, {size} were written"
+                message = f"{self.path} has {offset} bytes instead of {size}"
                 raise DumpError(message, path=self.path, operation="read back")
             digest.update(view[:got])
             offset += got

@@ -164,12 +164,12 @@ class Piped(Transfer):
     def _undead(self, left: list[str], error: BaseException | None) -> FilterError:
         why = "" if error is None else f"{error}; "
         return FilterError(
-            f"{why}{', '.join(left)} can't be killed: it waits for a device or a filesystem that doesn't answer",
+            f"{why}{', '.join(left)} can't be killed: it waits for a device or filesystem that doesn't respond",
             command=left[0].partition(" ")[0],
             path=self.source.path,
             operation="kill",
             errno=error.errno if isinstance(error, DumpError) else None,
-            hint="it ends when what it waits for answers, or with the next start of the system",
+            hint="it ends when the device responds, or when the system restarts",
         )
 
     # --- for feeds and drains --------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class Proof(Stored):
         self._route.sink.resize(self.length)
         frames = listed(self._route.fd, self._route.source.path, codec)
         if frames.content != self.length:
-            raise self._corrupt("its frames have changed since it was looked at", None)
+            raise self._corrupt("its frames have changed since it was opened", None)
         self._unpack = Unpack(codec, frames, self._new_hasher())
         return [self._unpack]
 
@@ -198,9 +198,7 @@ def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callabl
     source, length = look_at(file, store)
     if file.digest is None:
         if source.inode != file.inode or not file.durable:
-            raise DamagedError(
-                f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
-            )
+            raise DamagedError(f"{file.path} can't be verified: it has no digest", verdict="unknown", path=file.path)
         return file
     proof = Proof(planned(file, source=source, length=length), resources(stop, store))
     watch(proof)
