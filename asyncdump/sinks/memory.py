@@ -45,7 +45,7 @@ _numbers: Final = count(1)
 
 
 class MemoryPlace:
-    """A `Store` in memory. Within a process, all places of the same name have the same content.
+    """A ``Store`` in memory. Within a process, all places of the same name have the same content.
 
     Pass it as ``output=``, or pass its address, ``memory://NAME``::
 
