@@ -16,8 +16,9 @@ import pytest
 import asyncdump
 from asyncdump.errors import DumpError
 from asyncdump.records import receipt as receipts
-from asyncdump.records.receipt import digest_lists, receipt
+from asyncdump.records import writer
 from asyncdump.records.report import FileReport, Report
+from asyncdump.records.writer import digest_lists, receipt
 from asyncdump.vocabulary.values import Identity
 
 MANY = 20_000
@@ -77,14 +78,14 @@ def test_record_by_record_a_receipt_is_what_it_would_be_at_once(files) -> None:
 def test_no_call_encodes_more_than_a_record(many, monkeypatch) -> None:
     """One call of the encoder keeps all other threads waiting, however long it takes."""
     sizes: list[int] = []
-    formatted = receipts._formatted
+    formatted = writer._formatted
 
     def watch(content: Any) -> bytes:
         made = formatted(content)
         sizes.append(len(made))
         return made
 
-    monkeypatch.setattr(receipts, "_formatted", watch)
+    monkeypatch.setattr(writer, "_formatted", watch)
     made = receipt(many, "1.0")
     assert max(sizes) < 2000
     assert len(sizes) == MANY + 1

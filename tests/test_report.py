@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 import asyncdump
 from asyncdump.errors import AsyncdumpError, DumpError, InterruptedDumpError
-from asyncdump.records.receipt import digest_lists, receipt
 from asyncdump.records.record import file_record
 from asyncdump.records.report import FileReport, Report
+from asyncdump.records.writer import digest_lists, receipt
 from asyncdump.vocabulary.names import name_complaint
 from asyncdump.vocabulary.values import BadRange
 

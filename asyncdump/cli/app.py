@@ -58,7 +58,7 @@ class _Run(click.Command):
 @click.version_option(__version__, message="asyncdump %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Dump the memory-mapped files that MANIFEST (YAML) names: concurrently, durably, with digests.
+    """Dump the memory-mapped files that MANIFEST (YAML) lists: concurrently, durably, with digests.
 
     \b
     A manifest in short:
@@ -67,7 +67,8 @@ def cli(ctx: click.Context) -> None:
       dumps:
         - source: /dev/hugepages/rtemap_*
 
-    Exit codes: 0 all dumped, 1 some failed, 2 wrong usage or manifest, 130 or 143 interrupted.
+    Exit codes: 0 all dumped, 1 some failed, 2 invalid usage or manifest, 3 another run is running there, 130 or 143
+    interrupted.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -82,15 +83,15 @@ def cli(ctx: click.Context) -> None:
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "json", "none"]),
     default="auto",
-    help="How progress is told: a bar on a terminal, plain lines, JSON events on stdout. Default: auto.",
+    help="How to show the progress: as a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
 )
 @click.option(
-    "--log-format", type=click.Choice(["console", "json"]), default="console", help="How warnings look on stderr."
+    "--log-format", type=click.Choice(["console", "json"]), default="console", help="Format of the warnings on stderr."
 )
-@click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+@click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 @click.help_option("-h", "--help")
 def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str, quiet: bool, **options: Any) -> None:
-    """Dump the files that MANIFEST names."""
+    """Dump the files that MANIFEST lists."""
     from asyncdump.cli.logs import configure_later
     from asyncdump.cli.run import dry, wet
 
@@ -105,7 +106,7 @@ _progress = click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "json", "none"]),
     default="auto",
-    help="How progress is told: a bar on a terminal, plain lines, JSON events on stdout. Default: auto.",
+    help="How to show the progress: as a bar on a terminal, plain lines, or JSON events on stdout. Default: auto.",
 )
 _files_in_flight = click.option(
     "--concurrency",
@@ -114,20 +115,24 @@ _files_in_flight = click.option(
     callback=_concurrency,
     help="Files in flight: a number, or auto.",
 )
-_quiet = click.option("--quiet", "-q", is_flag=True, help="Tell of failures only.")
+_quiet = click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 
 
-@cli.command(short_help="Prove the dumps of a run.")
+@cli.command(short_help="Verify the dumps of a run.")
 @click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
-@click.option("--against-source", is_flag=True, help="Compare the dumps with their sources as they are now, instead.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of each file as JSON.")
+@click.option(
+    "--against-source",
+    is_flag=True,
+    help="Compare the dumps with their sources as they are now, instead of with the receipt.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome for each file as JSON.")
 @_files_in_flight
 @_progress
 @_quiet
 def verify(run: str, *, against_source: bool, as_json: bool, concurrency: Any, progress: str, quiet: bool) -> None:
     """Read every dump of the run in DIR and compare it with the receipt: sizes, digests, checksums of frames.
 
-    Exit codes: 0 all are whole, 1 some are not, 2 there is no receipt, or it can't be read.
+    Exit codes: 0 all verified, 1 some are damaged or missing, 2 no usable receipt, 3 a run is running there.
     """
     from asyncdump.cli.verify import main
 
@@ -150,21 +155,24 @@ def _mapped(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     return pairs
 
 
-@cli.command(short_help="Put the dumps of a run back.")
+@cli.command(short_help="Restore the dumps of a run.")
 @click.argument("run", metavar="DIR|RECEIPT", type=click.Path())
-@click.option("--to", metavar="TARGET_DIR", required=True, type=click.Path(), help="Where they are put.")
-@click.option("--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="Another target for one.")
-@click.option("--overwrite", is_flag=True, help="Replace targets that exist already.")
-@click.option("--no-durable", is_flag=True, help="Don't wait until the targets would survive a power cut.")
+@click.option("--to", metavar="TARGET_DIR", required=True, type=click.Path(), help="Directory for the targets.")
+@click.option(
+    "--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="Another target for one dump."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing targets.")
+@click.option("--no-durable", is_flag=True, help="Do not wait until the targets would survive a power cut.")
 @_files_in_flight
 @_progress
 @_quiet
 def restore(
     run: str, *, to: str, mapped: Any, overwrite: bool, no_durable: bool, concurrency: Any, progress: str, quiet: bool
 ) -> None:
-    """Put the dumps of the run in DIR back, into huge pages or ordinary files, each compared with its digest.
+    """Restore the dumps of the run in DIR into huge pages or ordinary files, and verify each against its digest.
 
-    Exit codes: 0 all are restored, 1 some are not, 2 nothing was: targets that exist, too few huge pages, no receipt.
+    Exit codes: 0 all restored, 1 some failed, 2 nothing restored (targets exist, too few huge pages, no receipt), 3 a
+    run is running there.
     """
     from asyncdump.cli.restore import main
 
@@ -187,7 +195,7 @@ def schema() -> None:
 @click.argument("folder", metavar="DEST_DIR", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(source: str, folder: str, *, as_json: bool) -> None:
-    """Try each method on SOURCE into DEST_DIR: accepted and how fast, or refused and why. Leaves nothing there."""
+    """Try each method on SOURCE into DEST_DIR: supported and how fast, or refused and why. Leaves nothing there."""
     from asyncdump.cli.tables import print_findings
     from asyncdump.probing import probe_all
 
@@ -197,7 +205,7 @@ def probe(source: str, folder: str, *, as_json: bool) -> None:
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("operands", nargs=-1, type=click.UNPROCESSED)
 def dd(operands: tuple[str, ...]) -> None:
-    """Copy one file as dd does, the kernel moving the bytes.
+    """Copy one file like dd; the kernel moves the bytes.
 
     \b
     Operands: if= of= bs= count= skip= seek= status=none|noxfer|progress
@@ -238,10 +246,10 @@ def _compressed(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
 @click.argument("dump", type=click.Path())
 @click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
-@click.option("--length", metavar="SIZE", callback=_size, help="How much it is; without it, all that follows.")
+@click.option("--length", metavar="SIZE", callback=_size, help="Its length; without it, everything that follows.")
 @_compressed
 def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
-    """Write the content of DUMP, raw or compressed, to standard output; of a part, no more is read than it takes."""
+    """Write the content of DUMP, raw or compressed, to standard output; for a part, only what it needs is read."""
     from asyncdump.cli.reading import cat
 
     sys.exit(cat(dump, offset, length, compressed=compressed))

@@ -23,7 +23,7 @@ class Words(msgspec.Struct, frozen=True):
 DUMPING: Final = Words("dumping", "to", "durable")
 
 
-VERIFYING: Final = Words("verifying", "in", "proved")
+VERIFYING: Final = Words("verifying", "in", "verified")
 
 
 RESTORING: Final = Words("restoring", "to", "restored")

@@ -101,7 +101,7 @@ class Way(io.RawIOBase):
                 self._left_out += piece.count(b"\n")
                 return len(piece)
             if self._left_out and self._remarks:
-                self._kept += f"asyncdump: {self._left_out} lines were left out: nobody read them\n".encode()
+                self._kept += f"asyncdump: {self._left_out} lines were dropped: nothing read them\n".encode()
             self._left_out = 0
             self._kept += piece
             self.push()

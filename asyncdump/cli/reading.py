@@ -72,7 +72,7 @@ def _cat_compressed(path: str, codec: Codec, offset: int, length: int | None) ->
 
 def _check_offset(path: str, offset: int, size: int | None) -> None:
     if size is not None and offset > size:
-        raise DumpError(f"{offset} is behind the end of {path}, which holds {size} bytes", path=path, operation="seek")
+        raise DumpError(f"{offset} is past the end of {path}, which has {size} bytes", path=path, operation="seek")
 
 
 def info(paths: Sequence[str], *, as_json: bool, compressed: Compressed) -> None:

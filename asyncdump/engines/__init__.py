@@ -24,6 +24,7 @@ from asyncdump.engines.reflink import Reflink
 from asyncdump.engines.sendfile import Sendfile
 from asyncdump.engines.splice import Splice
 from asyncdump.errors import describe_errno
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.lane import Lane
 from asyncdump.kernel.linux import TRUE_ERRORS
 from asyncdump.sinks.file import ALIGNMENT
@@ -63,8 +64,6 @@ REFUSALS: Final = frozenset(
 )
 """The errnos of a call that the kernel doesn't support for these two files: the next engine is tried."""
 
-_CLONING: Final = frozenset({"xfs", "btrfs", "bcachefs", "ocfs2", "nfs", "smb", "cifs", "zfs"})
-
 
 def candidates(
     choice: Choice, *, source: str, destination: str, hashing: bool, cloning: bool = True, descriptor: bool = True
@@ -82,9 +81,9 @@ def candidates(
     if not descriptor:
         return [ENGINES["read"]]
     methods: list[Method] = []
-    if cloning and source == destination and source in _CLONING:
+    if cloning and source == destination and traits(source).clones:
         methods.append("reflink")
-    if not hashing and source in {"hugetlbfs", "tmpfs", "ramfs"}:
+    if not hashing and traits(source).in_memory:
         methods.append("direct")
     methods.append("read")
     return [ENGINES[method] for method in methods]

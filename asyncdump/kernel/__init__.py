@@ -4,6 +4,7 @@ Engines, sources and sinks call `linux` with the buffer and pipe of a `lane`; ho
 by the `pace` of the device.
 
 - `linux`: system calls that `os` lacks, and which errnos mean "continue without it"
+- `filesystems`: the traits of each filesystem that no call reveals, one row each
 - `host`: what this process may use: cores, turns at the interpreter, open files
 - `lane`: the buffer and the pipe that a worker thread keeps from file to file
 - `pace`: the I/O size for each device, learned from how long the calls take

@@ -13,6 +13,8 @@ import os
 from contextlib import suppress
 from typing import Any, Final
 
+from asyncdump.kernel.filesystems import NAMES
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 RWF_DONTCACHE: Final = 0x80
@@ -51,44 +53,6 @@ SPLICE_F_NONBLOCK: Final = 2
 SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
 SYNC_FILE_RANGE_WRITE: Final = 2
 SYNC_FILE_RANGE_WAIT_AFTER: Final = 4
-
-# statfs(2): f_type of the filesystems whose behaviour differs for us.
-FILESYSTEMS: Final = {
-    0x958458F6: "hugetlbfs",
-    0x01021994: "tmpfs",
-    0xEF53: "ext4",
-    0x58465342: "xfs",
-    0x9123683E: "btrfs",
-    0xCA451A4E: "bcachefs",
-    0x7461636F: "ocfs2",
-    0x2FC12FC1: "zfs",
-    0xF2F52010: "f2fs",
-    0x6969: "nfs",
-    0xFE534D42: "smb",
-    0xFF534D42: "cifs",
-    0x65735546: "fuse",
-    0x794C7630: "overlayfs",
-    0x858458F6: "ramfs",
-    0x4D44: "vfat",
-    0x2011BAB0: "exfat",
-    0x65735543: "fusectl",
-    0x9FA0: "proc",
-    0x62656572: "sysfs",
-    0x27E0EB: "cgroup",
-    0x63677270: "cgroup2",
-    0x64626720: "debugfs",
-    0x74726163: "tracefs",
-    0x62656570: "configfs",
-    0x73636673: "securityfs",
-    0xF97CFF8C: "selinuxfs",
-    0xDE5E81E4: "efivarfs",
-    0x6165676C: "pstore",
-    0xCAFE4A11: "bpf",
-    0x7655821: "resctrl",
-    0x42494E4D: "binfmt_misc",
-    0x19800202: "mqueue",
-    0x5A3C69F0: "apparmorfs",
-}
 
 
 def _function(name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Any:
@@ -158,7 +122,7 @@ def filesystem(fd: int) -> tuple[str, int]:
     if _fstatfs(fd, words) < 0:
         return "unknown", os.fstat(fd).st_blksize
     magic = words[0] & 0xFFFFFFFF
-    return FILESYSTEMS.get(magic, hex(magic)), words[1]
+    return NAMES.get(magic, hex(magic)), words[1]
 
 
 def syncfs(fd: int) -> None:

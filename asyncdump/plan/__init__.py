@@ -5,6 +5,7 @@ up front. The result is a `Plan`, which a run executes.
 
 - `plan`: the plan itself, and one planned dump; `summary` describes it
 - `planner`: makes a plan from a manifest, and finds all errors in it
+- `destination`: checks the output: what exists there, what may be replaced, whether the dumps fit
 - `globbing`, `look`: the files that a glob matches; a source as it is now
 - `templates`: names of dumps
 - `room`, `pools`: disk space for dumps; huge pages and disk space for targets

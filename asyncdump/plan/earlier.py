@@ -12,6 +12,7 @@ from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.place import Store
+from asyncdump.vocabulary.digest import checksum_of
 from asyncdump.vocabulary.names import RECEIPT
 
 
@@ -53,7 +54,7 @@ def _outdated(file: FileReport) -> FileReport:
 
 def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
     """Return whether an earlier dump is what the plan wants, as far as its record shows."""
-    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
+    checksum = checksum_of(earlier.digest)
     asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
     if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
         return False

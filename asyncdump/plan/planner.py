@@ -26,7 +26,7 @@ from asyncdump.plan.look import look_at, unseen
 from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.plan.templates import render_name
 from asyncdump.sinks.output import resolve
-from asyncdump.sources.process import look_at_process
+from asyncdump.sources.opening import look_at_process
 from asyncdump.text import as_path
 from asyncdump.vocabulary.names import name_complaint
 from asyncdump.vocabulary.size import MAXIMUM, parse_size
@@ -107,7 +107,7 @@ class _Planner:
             offset = parse_size(dump.offset)
             if offset > source.size and source.sized and error is None:
                 self._complain(
-                    f"{key}.offset", f"{offset} is behind the end of {source.path}, which has {source.size} bytes"
+                    f"{key}.offset", f"{offset} is past the end of {source.path}, which has {source.size} bytes"
                 )
                 continue
             planned = self._planned(dump, source, offset, error)
@@ -131,7 +131,7 @@ class _Planner:
             self._complain(f"{key}.filter", f"runs programs ({names})", "pass {allow_filters} to allow that")
         for program, *_ in planned.filters:
             if shutil.which(program) is None:
-                self._complain(f"{key}.filter", f"there is no program {program} here: install it, or give its path")
+                self._complain(f"{key}.filter", f"the program {program} was not found: install it, or specify its path")
 
     def _planned(self, dump: Dump, source: Source, offset: int, error: DumpError | None) -> PlannedDump:
         options, defaults = self._options, self._manifest.defaults

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from asyncdump.codecs.detect import listed_frames
 from asyncdump.codecs.registry import stored_by
 from asyncdump.errors import DumpError
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
 from asyncdump.plan.room import data_in, exceed
@@ -64,7 +65,7 @@ def short_of_pages(
     pools: dict[int, int] = defaultdict(int)
     mounts: dict[int, int] = {}
     for device, home in homes.items():
-        if home.filesystem == "hugetlbfs":
+        if traits(home.filesystem).huge_pages:
             mounts[device] = sum(_pages(dump, store, home.block, look=look) for dump in wanted[device])
             # The reservation of a mount (min_size=) has been taken from the pool already.
             pools[home.block] += max(0, mounts[device] - _reserved_by(home, device))
@@ -150,7 +151,8 @@ def short_of_space(dumps: Iterable[PlannedDump], store: Store, targets: TargetsP
     problems = []
     for device, home in homes.items():
         raw = [dump for dump in wanted[device] if dump.expected is not None and not is_compressed(dump.expected)]
-        if home.filesystem in {"hugetlbfs", "xfs", "btrfs"}:
+        known = traits(home.filesystem)
+        if known.huge_pages or known.clones_are_free:
             continue  # Huge pages are counted above; a clone needs no space.
         try:
             status = os.fstatvfs(home.fd)

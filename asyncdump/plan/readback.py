@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from asyncdump.errors import (
     DamagedError,
     DumpError,
@@ -13,6 +11,7 @@ from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at, went_through
 from asyncdump.sinks.place import Store
 from asyncdump.sources.opening import look_at_recorded
+from asyncdump.vocabulary.digest import checksum_of
 from asyncdump.vocabulary.values import Source
 
 
@@ -27,12 +26,20 @@ def plain(file: FileReport, store: Store) -> PlannedDump:
     return planned(file, source=source, length=length)
 
 
-def planned(file: FileReport, *, source: Source, length: int, **options: Any) -> PlannedDump:
+def planned(
+    file: FileReport, *, source: Source, length: int, durable: bool = False, sparse: bool = False
+) -> PlannedDump:
     """Return the plan to read a dump back."""
-    given: dict[str, Any] = {"method": "auto", "durable": False, "sparse": False, **options}
-    checksum: Any = file.digest.partition(":")[0] if file.digest else "none"
     return PlannedDump(
-        source=source, name=file.name, offset=0, length=length, checksum=checksum, expected=file, **given
+        source=source,
+        name=file.name,
+        offset=0,
+        length=length,
+        method="auto",
+        checksum=checksum_of(file.digest),
+        durable=durable,
+        sparse=sparse,
+        expected=file,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from asyncdump.engines.read import data_runs
 from asyncdump.errors import DumpError, explain
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.lane import BUFFER, Buffer
 from asyncdump.kernel.linux import filesystem
 from asyncdump.plan.plan import PlannedDump
@@ -19,9 +20,6 @@ from asyncdump.vocabulary.values import SMALL_PAGE, Source
 
 MOST: Final = 4 << 30
 """The most bytes of sources that are read before a run to decide whether it fits, which takes a few seconds."""
-
-COMPRESSING: Final = frozenset({"btrfs", "zfs", "bcachefs", "f2fs"})
-"""Filesystems that may store data in less space than its size."""
 
 
 def data_of(source: Source, start: int, end: int, grain: int) -> Iterator[tuple[int, int]]:
@@ -56,7 +54,7 @@ def needed(dump: PlannedDump, place: str) -> int:
     """Return the bytes that a dump may need on the filesystem of the directory ``place``."""
     if dump.stages:
         return 0  # Unknown before it is processed: a full disk is an error of the run.
-    if dump.source.filesystem in {"xfs", "btrfs"} and os.stat(place).st_dev == dump.source.device:
+    if traits(dump.source.filesystem).clones_are_free and os.stat(place).st_dev == dump.source.device:
         return 0  # A clone shares the source's blocks.
     return min(dump.length, dump.source.allocated) if dump.sparse else dump.length
 
@@ -65,7 +63,7 @@ def need_more(dumps: list[PlannedDump], place: str, free: int) -> bool:
     """Return whether dumps certainly don't fit, after searching the sources for zeros that become holes."""
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if filesystem(fd)[0] in COMPRESSING:
+        if traits(filesystem(fd)[0]).compresses:
             return False
     finally:
         os.close(fd)

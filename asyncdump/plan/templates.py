@@ -35,14 +35,16 @@ def render_name(template: str, path: str, index: int, *, pid: int | None = None)
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"{template!r} is no name: {error}; write {{{{ for a brace") from error
+        raise ValueError(f"{template!r} is not a name: {error}; write {{{{ for a brace") from error
     for literal, field, spec, conversion in fields:
         parts.append(literal)
         if field is None:
             continue
         if field not in values or conversion or not _SPEC.fullmatch(spec or ""):
             known = ", ".join(f"{{{name}}}" for name in values)
-            raise ValueError(f"{{{field}{f':{spec}' if spec else ''}}} is no field of a name; there are {known}")
+            raise ValueError(
+                f"{{{field}{f':{spec}' if spec else ''}}} is not a field of a name; the fields are {known}"
+            )
         value = values[field]
         parts.append(f"{value:{spec}}" if isinstance(value, int) else value)
     return "".join(parts)

@@ -1,10 +1,8 @@
-"""The files next to the dumps that describe them: the receipt and the digest lists; after a crash, the journal."""
+"""The receipt or journal of a run, as it is read back."""
 
 from __future__ import annotations
 
 import os
-import platform
-from collections import defaultdict
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -13,108 +11,24 @@ from typing import Annotated, Final
 import msgspec
 
 from asyncdump.errors import DumpError, Problem, ReceiptError
-from asyncdump.kernel.processes import boot_id
 from asyncdump.records.journal import is_cut, read_journal
 from asyncdump.records.record import (
     LARGEST,
     READABLE,
     SHORTEST,
     SLACK,
-    VERSION,
     Record,
-    brief,
     file_of,
-    file_record,
     unreadable,
 )
 from asyncdump.records.report import FileReport, Report
 from asyncdump.sinks.output import open_named
 from asyncdump.sinks.place import Store
-from asyncdump.text import as_path, text, utf8
-from asyncdump.vocabulary.names import JOURNAL, LISTS, RECEIPT
+from asyncdump.text import as_path
+from asyncdump.vocabulary.names import JOURNAL, RECEIPT
 
 _UNENDED: Final = "the run never ended"
 """Why the run of a journal was interrupted."""
-
-_REPLACEMENT: Final = "\ufffd"
-"""What decoders substitute for bytes that aren't UTF-8."""
-
-
-def receipt(report: Report, version: str) -> bytes:
-    """Return the receipt of a run as JSON; records are brief if it would exceed the maximum size of a receipt."""
-    content = _encoded(report, version)
-    if len(content) > LARGEST:
-        files, earlier = (tuple(map(brief, files)) for files in (report.files, report.earlier))
-        content = _encoded(msgspec.structs.replace(report, files=files, earlier=earlier), version)
-    return content
-
-
-class _Versions(msgspec.Struct):
-    asyncdump: str
-    python: str
-    kernel: str
-
-
-class _Head(msgspec.Struct, kw_only=True):
-    """The part of a receipt before its records, about the run itself."""
-
-    receipt: int = VERSION
-    ok: bool
-    interrupted: str | None
-    started: str
-    ended: str
-    seconds: float
-    bytes: int
-    stored: int
-    manifest_sha256: str
-    output: str
-    host: str
-    boot_id: str
-    versions: _Versions
-
-
-def _encoded(report: Report, version: str) -> bytes:
-    # Record by record: an encoder holds the GIL, and would block all other threads for the entire receipt.
-    head = _Head(
-        ok=report.ok,
-        interrupted=report.interrupted,
-        started=report.started.isoformat(),
-        ended=report.ended.isoformat(),
-        seconds=round(report.seconds, 6),
-        bytes=report.bytes,
-        stored=report.stored,
-        manifest_sha256=report.manifest_sha256,
-        output=text(report.output),
-        host=platform.node(),
-        boot_id=boot_id(),
-        versions=_Versions(asyncdump=version, python=platform.python_version(), kernel=platform.release()),
-    )
-    pieces = [_formatted(head).removesuffix(b"\n}")]
-    for key, files in (("files", report.files), ("earlier", report.earlier)):
-        pieces.append(b',\n "%b": [' % key.encode())
-        for number, file in enumerate(files):
-            # Formatted within its list, so that its lines are indented correctly.
-            record = _formatted({key: [file_record(file)]}).partition(b"[")[2].removesuffix(b"\n ]\n}")
-            pieces.append(b"," + record if number else record)
-        pieces.append(b"\n ]" if files else b"]")
-    pieces.append(b"\n}\n")
-    return b"".join(pieces)
-
-
-def _formatted(content: _Head | dict[str, list[Record]]) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(content), indent=1)
-
-
-def digest_lists(report: Report) -> dict[str, bytes]:
-    """Return the content of each digest list, by its name, in the format of ``xxhsum -c``, ``sha256sum -c`` etc."""
-    lists: dict[str, list[bytes]] = defaultdict(list)
-    for file in sorted(report.files, key=lambda file: file.name):
-        if file.ok and file.digest is not None:
-            checksum, _, digest = file.digest.partition(":")
-            if checksum == "blake3" and (utf8(file.name) != file.name or _REPLACEMENT in file.name):
-                continue  # b3sum rejects a list with a name that isn't UTF-8 or looks so; the receipt has the digest.
-            lists[LISTS[checksum]].append(os.fsencode(f"{digest}  {file.name}\n"))
-    return {name: b"".join(lines) for name, lines in lists.items()}
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -170,7 +170,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         """Return the report as the text of a ``receipt.json``."""
-        from asyncdump.records.receipt import receipt
+        from asyncdump.records.writer import receipt
 
         return receipt(self, __version__).decode()
 

@@ -7,8 +7,8 @@ import resource
 from typing import Final
 
 from asyncdump.errors import DumpError
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.host import cores, open_files
-from asyncdump.vocabulary.values import MEMORY
 
 _SPARE_DESCRIPTORS: Final = 16
 
@@ -29,7 +29,7 @@ def default_lanes(filesystem: str) -> int:
     destination in memory, the cores are the limit. The kernel's ``rotational`` flag is not used, because virtual disks
     claim to rotate.
     """
-    return cores() if filesystem in MEMORY else max(4, min(2 * cores(), 8))
+    return cores() if traits(filesystem).in_memory else max(4, min(2 * cores(), 8))
 
 
 def within_open_files(wanted: int, programs: int) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class Mappers:
                 self._thread = start(self._look)
             except DumpError as error:
                 self._over.set()
-                logger().warning("mappings_unknown", error=str(error))
+                logger().info("mappings_unknown", error=str(error))
 
     def end(self) -> None:
         """Stop the search and wait for its thread."""
@@ -77,7 +77,7 @@ class Mappers:
                 )
                 self._found[file].append(mapping)
         except Exception as error:  # noqa: BLE001 (any error: the dumps don't need the mappings)
-            logger().warning("mappings_unknown", error=str(error) or type(error).__name__)
+            logger().info("mappings_unknown", error=str(error) or type(error).__name__)
         finally:
             self._files = set()  # The garbage collector would traverse it in each full collection.
             self._over.set()

@@ -14,8 +14,8 @@ import msgspec
 from asyncdump.errors import as_failure
 from asyncdump.plan.plan import Plan
 from asyncdump.records.journal import Journal
-from asyncdump.records.receipt import digest_lists, receipt
 from asyncdump.records.report import FileReport, Report, now
+from asyncdump.records.writer import digest_lists, receipt
 from asyncdump.run.events import Event, RunFinished, RunStarted
 from asyncdump.run.mailbox import Mailbox
 from asyncdump.run.mappers import Mappers

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import ClassVar, Final
 
 from asyncdump.errors import DumpError, NotDurableError, explain
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import close_quietly, syncfs
 from asyncdump.sinks.clash import clashes
 from asyncdump.sinks.draft import Draft, MappedDraft
@@ -21,9 +22,6 @@ from asyncdump.sinks.opened import OpenFolder
 from asyncdump.sinks.place import PlacedSink, Synced
 from asyncdump.sources.file import open_file
 from asyncdump.vocabulary.names import LOCK
-
-_SYNCFS_FLUSHES: Final = frozenset({"ext4", "xfs", "btrfs"})
-"""Filesystems whose syncfs(2) commits a journal or tree and flushes the cache of the device. Others guarantee less."""
 
 _GROUP_FOR_SYNCFS: Final = 3
 _DIRTY_FOR_SYNCFS: Final = 64 << 20
@@ -56,7 +54,7 @@ class Folder(OpenFolder):
         Raises:
             DumpError: it can't be created.
         """
-        draft = MappedDraft if self.filesystem == "hugetlbfs" else Draft
+        draft = MappedDraft if traits(self.filesystem).huge_pages else Draft
         return draft(self, name, self.temporary())
 
     def scratch(self) -> FileSink:
@@ -91,7 +89,7 @@ class Folder(OpenFolder):
         # One syncfs commits the metadata of the whole group, and the journal, which is on the same filesystem. Most
         # data bypassed the page cache. If other processes have much dirty memory, syncfs would wait for that, too: then
         # each file is synced separately.
-        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and self.filesystem in _SYNCFS_FLUSHES and not self._doubtful
+        grouped = len(sinks) >= _GROUP_FOR_SYNCFS and traits(self.filesystem).syncfs_flushes and not self._doubtful
         if grouped and _dirty_bytes() < _DIRTY_FOR_SYNCFS:
             try:
                 syncfs(self.fd)

@@ -170,6 +170,7 @@ class MemoryPlace:
         """Do nothing: unpublished files vanished with their descriptors."""
 
     def names(self) -> list[str]:
+        """Return the names of all files: dumps and records."""
         with self._contents.turn:
             return list(self._contents.files)
 

@@ -7,21 +7,9 @@ import stat
 from typing import Final
 
 from asyncdump.errors import DumpError, explain
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import filesystem
-from asyncdump.vocabulary.values import MEMORY, SMALL_PAGE, Source, Stat
-
-_GENERATED: Final = frozenset(
-    {
-        *("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "configfs", "securityfs", "selinuxfs"),
-        *("efivarfs", "pstore", "bpf", "resctrl", "binfmt_misc", "mqueue", "apparmorfs", "fusectl"),
-    }
-)
-"""Filesystems that generate content when it is read: the size of stat(2) is 0, a page, or a maximum."""
-
-_TRUE_SIZES: Final = MEMORY | {
-    *("ext4", "xfs", "btrfs", "bcachefs", "ocfs2", "zfs", "f2fs", "nfs", "smb", "cifs", "overlayfs", "vfat", "exfat")
-}
-"""Filesystems whose reads end at the size of stat(2). On others, a read of the last byte decides."""
+from asyncdump.vocabulary.values import SMALL_PAGE, Source, Stat
 
 _ADDRESSES: Final = frozenset({"mem", "pagemap", "kcore"})
 """Files of /proc in which an offset is an address, so that there is no first byte."""
@@ -44,7 +32,7 @@ def describe(fd: int, path: str) -> Source:
         else:
             kind, block = filesystem(fd)
             size, allocated = status.st_size, status.st_blocks * 512
-            page = block if kind == "hugetlbfs" else SMALL_PAGE
+            page = block if traits(kind).huge_pages else SMALL_PAGE
             if kind == "proc" and os.path.basename(os.path.realpath(path)) in _ADDRESSES:
                 raise DumpError(
                     f"{path} holds memory by its addresses: it has no first byte and no end",
@@ -52,7 +40,7 @@ def describe(fd: int, path: str) -> Source:
                     operation="open",
                     hint="name the file that the memory is mapped from, as in /proc/PID/map_files",
                 )
-            sized = kind not in _GENERATED and _is_true(fd, size, kind)
+            sized = not traits(kind).generated and _is_true(fd, size, kind)
     return Source(
         path=path,
         filesystem=kind,
@@ -62,7 +50,7 @@ def describe(fd: int, path: str) -> Source:
         device=status.st_dev,
         inode=status.st_ino,
         mtime_ns=status.st_mtime_ns,
-        memfd=kind in MEMORY and path.startswith("/proc/") and _is_memfd(fd),
+        memfd=traits(kind).in_memory and path.startswith("/proc/") and _is_memfd(fd),
         sized=sized,
         stat=Stat(mode=status.st_mode, uid=status.st_uid, gid=status.st_gid, mtime_ns=status.st_mtime_ns),
     )
@@ -74,7 +62,7 @@ def _is_true(fd: int, size: int, kind: str) -> bool:
     Raises:
         OSError: its size is 0 and it can't be read, so it isn't an empty file.
     """
-    if size and kind in _TRUE_SIZES:
+    if size and traits(kind).true_size:
         return True
     last = max(0, size - 1)
     try:

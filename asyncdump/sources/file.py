@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from asyncdump.errors import DumpError, SourceChangedError, explain, from_oserror
+from asyncdump.kernel.filesystems import traits
 from asyncdump.kernel.linux import close_quietly, read_at, read_past_cache
 from asyncdump.kernel.pace import Pace, pace_of
 from asyncdump.sources.describe import describe
@@ -268,12 +269,12 @@ class FileSource:
             raise self.ended(status.st_size, end)
         shorter = max(0, since.size - status.st_size)  # What was cut off past ``end`` wasn't to be dumped.
         lost = status.st_blocks * 512 < min(since.allocated, since.size) - shorter
-        if since.filesystem == "hugetlbfs":
+        if since.in_huge_pages:
             lost = lost or (status.st_size == since.size and status.st_mtime_ns != since.mtime_ns)
         elif not since.in_memory:
-            # Disk filesystems allocate and free blocks that contain no data of the file. ext4 and XFS free none within
-            # a file without holes.
-            lost = lost and since.filesystem in {"ext4", "xfs"} and not since.has_holes
+            # Disk filesystems allocate and free blocks that contain no data of the file. Some free none within a file
+            # without holes.
+            lost = lost and traits(since.filesystem).keeps_blocks and not since.has_holes
         if lost:
             raise SourceChangedError(
                 f"{since.path} lost memory while it was dumped: it was truncated and grown again, or pages punched out",

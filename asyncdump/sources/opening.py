@@ -6,11 +6,29 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from asyncdump.sources import file, process
+from asyncdump.sources import file
 from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import Source
 
-_REOPEN: Final[dict[str, Callable[[Source], OpenSource]]] = {"file": file.reopen, "process": process.reopen}
+
+def look_at_process(pid: int, address: int, length: int) -> Source:
+    """Return the current description of a range of the memory of a process.
+
+    Raises:
+        DumpError: there is no such process, it can't be read, or the range isn't entirely mapped.
+    """
+    from asyncdump.sources import process  # Most runs name files alone.
+
+    return process.look_at_process(pid, address, length)
+
+
+def _reopen_process(planned: Source) -> OpenSource:
+    from asyncdump.sources import process
+
+    return process.reopen(planned)
+
+
+_REOPEN: Final[dict[str, Callable[[Source], OpenSource]]] = {"file": file.reopen, "process": _reopen_process}
 """The function that opens a source, by `Source.scheme`."""
 
 
@@ -32,7 +50,10 @@ def look_at_recorded(recorded: str) -> Source:
     """
     if os.path.isabs(recorded):
         return file.look_at(recorded)
+    from asyncdump.sources.process import parse_range
+
     try:
-        return process.look_at_process(*process.parse_range(recorded))
+        found = parse_range(recorded)
     except ValueError:
         return file.look_at(recorded)
+    return look_at_process(*found)

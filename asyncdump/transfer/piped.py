@@ -67,7 +67,7 @@ class Piped(Transfer):
         if self.planned.method != "auto":
             return [FEEDS[self.planned.method]]
         # A pipe that may outlive this process gets a copy: the pages of a source keep changing.
-        live = self._filters is not None and isinstance(self._feed, PlainFeed)
+        live = self._filters is not None and not self._feed.sees_bytes
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
     def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
@@ -145,7 +145,7 @@ class Piped(Transfer):
             with explain("write", sink.path):
                 self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
-        if isinstance(self._feed, FramesFeed) and not self._streams:
+        if self._feed is not None and self._feed.sees_bytes and not self._streams:
             self._note_content(self._reader.hasher)
         self.give_back()
 

@@ -7,13 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from asyncdump.errors import (
-    EHWPOISON,
-)
-
-MEMORY: Final = frozenset({"hugetlbfs", "tmpfs", "ramfs"})
-"""Filesystems whose files are in memory: there is no disk to read ahead from, and no page cache to pollute."""
-
+from asyncdump.errors import EHWPOISON
+from asyncdump.kernel.filesystems import traits
 
 SMALL_PAGE: Final = 4096
 
@@ -141,9 +136,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def kind(self) -> str:
         """The kind of source for display: ``hugetlbfs 2 MiB``, ``memfd``, ``ext4``."""
-        if self.filesystem == "hugetlbfs":
+        if self.in_huge_pages:
             size = f"{self.page >> 30} GiB" if self.page >> 30 else f"{self.page >> 20} MiB"
-            return f"memfd {size}" if self.memfd else f"hugetlbfs {size}"
+            return f"memfd {size}" if self.memfd else f"{self.filesystem} {size}"
         return "memfd" if self.memfd else self.filesystem
 
     @property
@@ -155,12 +150,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def in_memory(self) -> bool:
-        return self.filesystem in MEMORY or self.process is not None
+        return traits(self.filesystem).in_memory or self.process is not None
 
     @property
     def in_huge_pages(self) -> bool:
         """Whether it is a file of huge pages: it has no SEEK_HOLE, and reading a mapped hole takes a page of a pool."""
-        return self.filesystem == "hugetlbfs"
+        return traits(self.filesystem).huge_pages
 
     @property
     def has_holes(self) -> bool:

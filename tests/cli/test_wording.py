@@ -66,7 +66,7 @@ def test_a_plan_that_cannot_be(run: Path) -> None:
     write_manifest(run, "nothing_*", {"source": "ring", "offset": "1G"}, output="other")
     assert told("m.yaml", cwd=run) == [
         "asyncdump: m.yaml:1: dumps[0].source: nothing_* matches no file",
-        "asyncdump: m.yaml:1: dumps[1].offset: 1073741824 is behind the end of ring, which has 3145728 bytes",
+        "asyncdump: m.yaml:1: dumps[1].offset: 1073741824 is past the end of ring, which has 3145728 bytes",
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from files import noise, unavailable
+from files import HUGE_PAGE, noise, unavailable
+from test_maps import owner
 
 import asyncdump
 from asyncdump import Dump, Retries
@@ -51,3 +53,25 @@ async def test_a_retry_that_fails_otherwise_loses_nothing_of_what_stands(tmp_pat
     report.raise_for_failures()
     assert (out / "dump").read_bytes() == source.read_bytes()
     assert not report.files[0].kept
+
+
+async def test_who_has_huge_pages_mapped_is_recorded(make, tmp_path: Path) -> None:
+    source = Path(make("hugetlbfs", noise(3 * HUGE_PAGE)))
+    with owner(source, f"{HUGE_PAGE}+{2 * HUGE_PAGE}") as pid:
+        report = await asyncdump.dump_all([Dump(source=source)], output=tmp_path / "out")
+    [file] = report.files
+    [mapped] = file.maps
+    assert (mapped.pid, mapped.offset, mapped.length) == (pid, HUGE_PAGE, 2 * HUGE_PAGE)
+    assert (mapped.inode, mapped.shared) == (source.stat().st_ino, True)
+
+
+async def test_who_has_a_memfd_mapped_too(tmp_path: Path) -> None:
+    fd = os.memfd_create("frames")
+    try:
+        os.write(fd, noise(10_000))
+        with owner(Path(f"/proc/{os.getpid()}/fd/{fd}"), "4096+5904") as pid:
+            report = await asyncdump.dump_all([Dump(source=f"/proc/self/fd/{fd}")], output=tmp_path / "out")
+    finally:
+        os.close(fd)
+    [mapped] = report.files[0].maps
+    assert (mapped.pid, mapped.offset, mapped.length) == (pid, 4096, 8192)  # Whole pages.
