@@ -172,7 +172,7 @@ def _fill(target: memoryview, pieces: Iterable[memoryview]) -> None:
 def _appended(left: memoryview, content: bytes) -> memoryview:
     """Copy content to the rest of a target, and return what is left of it."""
     if len(content) > len(left):
-        raise FrameError("it holds more than it should")
+        raise FrameError("it contains more than it should")
     if content:  # An empty target may be read-only.
         left[: len(content)] = content
     return left[len(content) :]
