@@ -273,5 +273,5 @@ def test_a_table_of_nothing_is_refused_before_it_takes_memory(place: Path) -> No
 def test_what_is_no_file_is_refused_without_a_wait(function, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path):
-        with pytest.raises(asyncdump.DumpError, match=r"fifo|folder"):
+        with pytest.raises(asyncdump.DumpError, match=r"fifo|directory"):
             function(path)
