@@ -164,7 +164,7 @@ def special(folder: Path, kind: str) -> str:
 @pytest.mark.usefixtures("no_leak")
 def test_what_is_no_file_is_refused_at_once(kind, tmp_path: Path) -> None:
     path = special(tmp_path, kind)
-    with pytest.raises(DumpError, match=kind) as refused:
+    with pytest.raises(DumpError) as refused:
         open_source(path)
     assert (refused.value.path, refused.value.operation, refused.value.errno) == (path, "open", None)
     assert refused.value.hint

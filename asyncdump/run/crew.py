@@ -35,8 +35,10 @@ class Crew:
         self._committing = False
         self._broken: BaseException | None = None
 
-    def work(self, lanes: int, tick: Callable[[], None]) -> None:
+    def work(self, lanes: int, tick: Callable[[], None], begun: Callable[[], None]) -> None:
         """Run the threads until all have ended; call ``tick`` ten times a second meanwhile.
+
+        ``begun`` is called once all that can be started have been started, also if that is none.
 
         Raises:
             DumpError: no thread can be started. If only some lanes can't be started, the run continues with the others.
@@ -44,16 +46,10 @@ class Crew:
         self._lanes, self._committing = lanes, True
         threads: list[Thread] = []
         try:
-            threads.append(self._started(self._commit, self._committer_ended))
-            for number in range(lanes):
-                try:
-                    threads.append(self._started(self._lane, self._one_lane_ended))
-                except DumpError as error:
-                    if not number:
-                        raise
-                    self._count_off(lanes - number)
-                    logger().warning("fewer_threads", started=number, wanted=lanes, error=str(error))
-                    break
+            try:
+                self._start(lanes, threads)
+            finally:
+                begun()
             self._watch(tick)
         except BaseException:
             self._stop.requested = True
@@ -65,6 +61,19 @@ class Crew:
                 thread.join()
         if self._broken is not None:
             raise self._broken
+
+    def _start(self, lanes: int, threads: list[Thread]) -> None:
+        """Start the committer and the lanes, and list those that were started."""
+        threads.append(self._started(self._commit, self._committer_ended))
+        for number in range(lanes):
+            try:
+                threads.append(self._started(self._lane, self._one_lane_ended))
+            except DumpError as error:
+                if not number:  # Without any lane there is no run; with some, it only takes longer.
+                    raise
+                self._count_off(lanes - number)
+                logger().warning("fewer_threads", started=number, wanted=lanes, error=str(error))
+                break
 
     def _started(self, task: Callable[[], None], ended: Callable[[], None]) -> Thread:
         def carry_out() -> None:

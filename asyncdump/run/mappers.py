@@ -24,8 +24,8 @@ SECONDS: Final = 0.5
 class Mappers:
     """The mappings of the sources of one run, from /proc. Failures are not errors: such mappings are not recorded.
 
-    Call `start` when the run begins, and `end` when it ends. Between the two, `of` waits until the search is finished,
-    for at most `SECONDS`; its result is final.
+    Call `start` once the lanes of the run have been started: they need their threads more. `of` waits until the search
+    is finished, which takes at most `SECONDS` from then; its result is final. Call `end` when the run ends.
     """
 
     def __init__(self, sources: Iterable[Source] = ()) -> None:
@@ -33,13 +33,14 @@ class Mappers:
         self._found: Final[defaultdict[FileKey, list[ProcessMapping]]] = defaultdict(list)
         self._left_out: Final[Counter[FileKey]] = Counter()
         self._over: Final = Event()
-        self._over.set()
+        if not self._files:
+            self._over.set()
         self._ended = False
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        if self._files:
-            self._over.clear()
+        """Begin the search, once."""
+        if self._files and self._thread is None:
             try:
                 self._thread = start(self._look)
             except DumpError as error:

@@ -191,7 +191,6 @@ class Run:
                     concurrency=self._scheduler.concurrency,
                 )
             )
-            self._mappers.start()
             self._scheduler.run()
         except BaseException as error:  # noqa: BLE001 (raised by `wait`)
             self._failure = error

@@ -139,7 +139,7 @@ class Scheduler:
         wanted = min(self._lanes, self._useful_lanes())
         if wanted:  # Without lanes, no one would close it.
             self._committer.open()
-        self._crew.work(wanted, self._tick)
+        self._crew.work(wanted, self._tick, self._facts.mappers.start)
 
     def _tick(self) -> None:
         self._watch()

@@ -316,8 +316,8 @@ def test_the_command_line_tells_of_it(bad, tmp_path: Path) -> None:
     assert mentions(last, "last", "100 B", "1 range", "receipt.json")
     code, lines = said("--overwrite")
     assert code == 1
-    assert [line.rpartition(": ")[2] for line in lines[::2]] == ["EIO (Input/output error)"] * 2
-    assert "--on-read-error zero" in lines[1]
+    assert all("EIO" in line or "--on-read-error zero" in line for line in lines)
+    assert any("--on-read-error zero" in line for line in lines)
 
 
 @pytest.mark.parametrize("on_read_error", ["fail", "zero"])

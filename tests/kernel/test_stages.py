@@ -232,7 +232,7 @@ async def test_a_cancelled_filter_leaves_no_process(make, folder_on) -> None:
 async def test_a_manifest_alone_runs_nothing(make, folder_on, tmp_path: Path) -> None:
     folder = folder_on("ext4").path
     dump = Dump(source=make("tmpfs", b"x"), filter=[["touch", str(tmp_path / "ran")]])
-    with pytest.raises(asyncdump.ManifestError, match="--allow-filters"):
+    with pytest.raises(asyncdump.ManifestError, match="allow_filters"):
         await asyncdump.dump_all([dump], output=folder)
     assert not (tmp_path / "ran").exists()
     with pytest.raises(asyncdump.ManifestError, match="no-such-program"):
