@@ -93,7 +93,7 @@ def _path(what: str | os.PathLike[str]) -> str:
 def _manifest_of(sources: Iterable[Dump | str | os.PathLike[str]], output: str | os.PathLike[str] | None) -> Manifest:
     """Return a manifest for sources, each one a `Dump`, a path or a glob."""
     if output is None:
-        raise ManifestError(Problem(key="output", message="is missing: say where the dumps go"))
+        raise ManifestError(Problem(key="output", message="is missing: specify where to write the dumps"))
     problems: list[Problem] = []
     dumps: list[Dump] = []
     given: Iterable[object] = sources
@@ -153,8 +153,8 @@ def _check_names(plan: Plan, store: Store) -> None:
                 Problem(
                     key="output",
                     message=f"{name} and {other}{', which asyncdump writes,' if other in own else ''} are the same "
-                    f"name to the filesystem of {store.path}",
-                    remedy="give the dump another",
+                    f"name on the filesystem of {store.path}",
+                    remedy="choose a different name for the dump",
                 )
                 for name, other in same
             )

@@ -233,7 +233,7 @@ _HINTS = {
     errnos.EMFILE: "raise the limit of open files (ulimit -n)",
     errnos.EIO: "the device or the memory behind the file is failing: see dmesg",
     EHWPOISON: "the memory behind the file is failing: see dmesg",
-    errnos.EFAULT: "the source shrank under the mapping, or its page can't be read",
+    errnos.EFAULT: "the source shrank while it was mapped, or has an unreadable page",
 }
 
 

@@ -67,7 +67,7 @@ def probe_all(
     """Do the same as `probe`, but block; after a stop, the result is empty."""
     source, folder = path_of(source), path_of(folder)
     if not os.path.isdir(folder):
-        raise DumpError(f"{folder} is not a folder", path=folder, operation="open")
+        raise DumpError(f"{folder} is not a directory", path=folder, operation="open")
     origin = open_now(source)
     place = Folder(folder)
     lane = Lane()

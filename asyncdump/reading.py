@@ -105,10 +105,10 @@ def _of_compressed(path: str) -> Codec:
     codec = detect(start) or codec_by_suffix(path)
     if codec is None:
         raise DumpError(
-            f"{path} begins as no compressed file does: it is damaged, truncated or not compressed",
+            f"{path} doesn't begin like a compressed file: it is damaged, truncated or not compressed",
             path=path,
             operation="read",
-            hint="say what it is: {compressed=zstd}, {compressed=lz4} or {compressed=False}",
+            hint="specify what it is: {compressed=zstd}, {compressed=lz4} or {compressed=False}",
         )
     return codec
 

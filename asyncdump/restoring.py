@@ -190,7 +190,7 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     """Return the path of the target of each dump."""
     names = set(receipt.known)
     if unknown := [name for name in mapped if name not in names]:
-        raise ReceiptError(*(f"{receipt.path} names no dump {name!r}, which is to be mapped" for name in unknown))
+        raise ReceiptError(*(f"{receipt.path} doesn't contain the dump {name!r} to map" for name in unknown))
     chosen = {name: _given(f"the target of {name}", path) for name, path in mapped.items()}
     paths = {
         file.name: _resolved(os.path.join(to, chosen.get(file.name, default_target(file))))
@@ -198,9 +198,9 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
     }
     own = _real(os.path.dirname(receipt.path))
     if wrong := [path for path in {to, *paths.values()} if own in {os.path.dirname(path), _real(path)}]:
-        raise ReceiptError(f"{wrong[0]} is in the directory of the dumps: restore elsewhere")
+        raise ReceiptError(f"{wrong[0]} is in the directory of the dumps: choose another target directory")
     if wrong := [path for path in paths.values() if os.path.basename(path).startswith(TEMPORARY_PREFIX)]:
-        raise ReceiptError(f"{wrong[0]} is a name that asyncdump uses itself")
+        raise ReceiptError(f"{wrong[0]} is reserved by asyncdump")
     folders = {to, *map(os.path.dirname, paths.values())}
     if wrong := sorted(folders.union(*map(_above, folders)) & set(paths.values())):
         raise ReceiptError(f"{wrong[0]} is the target of a dump, and a directory that dumps are restored to")
@@ -209,7 +209,10 @@ def _paths(receipt: Receipt, to: str, mapped: Mapping[str, str | os.PathLike[str
         dumps[path].append(name)
     if twice := {path: names for path, names in dumps.items() if len(names) > 1}:
         raise ReceiptError(
-            *(f"{path} is the target of {' and '.join(names)}; map one elsewhere" for path, names in twice.items())
+            *(
+                f"{path} is the target of {' and '.join(names)}; choose a different target for one of them"
+                for path, names in twice.items()
+            )
         )
     return paths
 
@@ -268,10 +271,10 @@ def _check(paths: Mapping[str, str], *, overwrite: bool) -> None:
         if entry is None:
             continue
         if entry.kind not in {"file", "link"}:
-            unfit.append(f"{path} is {'a directory' if entry.kind == 'folder' else 'a device, a fifo or a socket'}")
+            unfit.append(f"{path} is {'a directory' if entry.kind == 'folder' else 'a device, a FIFO or a socket'}")
         elif not overwrite:
             existing.append(path)
-    remedy = "restore elsewhere, or pass {overwrite}"
+    remedy = "choose another directory, or pass {overwrite}"
     problems = [Problem(message=message) for message in unfit]
     if len(unfit) > _MOST:
         problems[_MOST:] = [Problem(message=f"and {len(unfit) - _MOST} more")]

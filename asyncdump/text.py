@@ -73,9 +73,9 @@ def as_path(given: str | os.PathLike[str]) -> str:
     if not path:
         raise ValueError("is an empty path")
     if "\0" in path:
-        raise ValueError("holds a NUL character, which no path can")
+        raise ValueError("contains a NUL character, which isn't allowed in a path")
     if not is_encodable(path):
-        raise ValueError(f"{shown(path)} holds a character that no path can")
+        raise ValueError(f"{shown(path)} contains a character that isn't allowed in a path")
     return os.path.expanduser(path)
 
 

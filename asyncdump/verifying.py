@@ -159,7 +159,9 @@ def _verdict(file: FileReport, error: Exception, seconds: float) -> FileVerdict:
         frame=damage.frame if damage else None,
         ranges=damage.ranges if damage else (),
         damaged=damage.damaged if damage else 0,
-        message="the verification ended before it" if isinstance(error, InterruptedDumpError) else str(error),
+        message="the verification ended before it was reached"
+        if isinstance(error, InterruptedDumpError)
+        else str(error),
         hint=getattr(error, "hint", ""),
         seconds=seconds,
     )

@@ -369,6 +369,19 @@ async def test_a_damaged_byte_is_placed(codec: Codec, tmp_path: Path) -> None:
         assert (caught.value.frame, caught.value.offset) == (place // each, place // each * frame)
 
 
+async def test_frames_in_another_order(codec: Codec, tmp_path: Path) -> None:
+    """Each frame is right by its own checksum: only the table shows that it is in the place of another one."""
+    data = noise(4 * FRAME)
+    path = await dump(tmp_path, data, codec)
+    good, frame = path.read_bytes(), len(frames_of(codec, data[:FRAME])[1])
+    path.write_bytes(good[:frame] + good[2 * frame : 3 * frame] + good[frame : 2 * frame] + good[3 * frame :])
+    with asyncdump.open_dump(path) as opened:
+        assert opened.read(FRAME) == data[:FRAME]
+        with pytest.raises(DamagedError) as caught:
+            opened.read(1)
+    assert (caught.value.frame, caught.value.offset) == (1, frame)
+
+
 async def test_a_truncated_dump(codec: Codec, tmp_path: Path) -> None:
     path = await dump(tmp_path, content(4 * FRAME), codec)
     good = path.read_bytes()

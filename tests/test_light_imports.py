@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-HEAVY = ("ctypes", "_ctypes", "mmap", "zstandard", "lz4", "yaml", "anyio", "asyncdump.engines", "asyncdump.kernel")
+HEAVY = (
+    "ctypes",
+    "_ctypes",
+    "mmap",
+    "zstandard",
+    "lz4",
+    "yaml",
+    "anyio",
+    "asyncdump.engines",
+    "asyncdump.kernel.linux",
+)
 
 
 def loaded(code: str) -> set[str]:

@@ -15,8 +15,8 @@ from strategies import file_names
 import asyncdump
 from asyncdump import Dump
 from asyncdump.errors import DumpError, ManifestError
-from asyncdump.plan import planner as plan
-from asyncdump.records import journal, receipt, record
+from asyncdump.plan import destination
+from asyncdump.records import journal, receipt, record, writer
 from asyncdump.records.record import Record, brief, file_of, file_record, room
 from asyncdump.records.report import FileReport
 from asyncdump.run.mappers import Mappers
@@ -92,7 +92,7 @@ def test_a_brief_record_says_how_much_it_leaves_out() -> None:
 @pytest.fixture
 def limit(monkeypatch):
     def set_to(size: int) -> None:
-        for module in (record, receipt, journal, plan):
+        for module in (record, receipt, writer, journal, destination):
             monkeypatch.setattr(module, "LARGEST", size)
 
     return set_to

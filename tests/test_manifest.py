@@ -259,7 +259,7 @@ def reads(document: Any) -> bool:
     try:
         parse_manifest(as_yaml(document), "m.yaml")
     except ManifestError as error:
-        return all("no size" in problem.message or "can hold" in problem.message for problem in error.problems)
+        return all("not a size" in problem.message or "can contain" in problem.message for problem in error.problems)
     return True
 
 

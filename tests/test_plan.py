@@ -182,7 +182,7 @@ def test_what_is_not_there(complaints: Complainer, files: Path) -> None:
 @pytest.mark.timeout(10)
 def test_what_is_no_file_is_named(complaints: Complainer, files: Path) -> None:
     os.mkfifo(files / "fifo")
-    for name, kind in {"fifo": "fifo", "/dev/null": "character device", ".": "folder"}.items():
+    for name, kind in {"fifo": "fifo", "/dev/null": "character device", ".": "directory"}.items():
         (complaint,) = complaints(Dump(source=name, name="x"))
         assert mentions(complaint, "dumps[0].source: ", name, kind)
 

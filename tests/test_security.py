@@ -96,7 +96,7 @@ async def test_no_name_of_a_manifest_leaves_the_folder(name, overwrite, world: P
 
 async def test_nor_does_that_of_a_source(world: Path) -> None:
     for source in ("..", ".", "/", "/..", "s/..", "out/../.."):
-        with pytest.raises(ManifestError, match=r"folder|ENOTDIR|ENOENT"):
+        with pytest.raises(ManifestError, match=r"directory|ENOTDIR|ENOENT"):
             await asyncdump.dump_all(manifest(world, {"source": source}))
     assert not (world / "out").exists()
 
@@ -158,7 +158,7 @@ async def test_no_target_leaves_the_folder_when_its_ending_is_taken_off(name, wo
         try:
             report = await asyncdump.restore_all(world / "out", back, overwrite=overwrite)
         except ReceiptError as error:
-            assert "is a folder" in str(error)  # noqa: PT017 (either of two outcomes)
+            assert "is a directory" in str(error)  # noqa: PT017 (either of two outcomes)
         assert {path: held for path, held in everything(world).items() if not path.startswith("there")} == before
         assert {os.path.dirname(path) for path in everything(world / "there")} <= {"", "back"}
         assert all(path.is_dir() for path in (world / "there").glob("*"))

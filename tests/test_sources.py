@@ -455,7 +455,7 @@ def test_what_nothing_is_mapped_at_is_an_error() -> None:
     gap = mmap.mmap(-1, 64 * PAGE)
     low, high = address_of(gap), address_of(gap) + 64 * PAGE
     gap.close()
-    with pytest.raises(DumpError, match="isn't all mapped") as refused:
+    with pytest.raises(DumpError, match="isn't completely mapped") as refused:
         look_at_process(os.getpid(), low, high - low)
     assert f"{low:#x}" in str(refused.value)
     assert "/proc/" in refused.value.hint

@@ -162,7 +162,7 @@ async def test_names_are_checked_again(name, sources, output) -> None:
 async def test_a_second_run_of_a_plan_is_refused(sources, output) -> None:
     plan = await asyncdump.plan_all(sources, output=output)
     (await asyncdump.dump_all(plan)).raise_for_failures()
-    with pytest.raises(asyncdump.TargetExistsError, match="since this one was planned"):
+    with pytest.raises(asyncdump.TargetExistsError, match="after this one was planned"):
         await asyncdump.dump_all(plan)
 
 

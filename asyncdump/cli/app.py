@@ -97,7 +97,7 @@ def run_manifest(manifest: str, *, dry_run: bool, progress: str, log_format: str
 
     configure_later(log_format, summary=progress != "json")
     if options["trust_receipt"] and not options["resume"]:
-        raise click.UsageError("--trust-receipt says what --resume is to keep: give that too")
+        raise click.UsageError("--trust-receipt works only with --resume: pass both")
     chosen = Overrides(**options)  # type: ignore[typeddict-item] # made from its definition
     sys.exit(dry(manifest, chosen) if dry_run else wet(manifest, chosen, "none" if quiet else progress, quiet=quiet))
 
@@ -137,7 +137,7 @@ def verify(run: str, *, against_source: bool, as_json: bool, concurrency: Any, p
     from asyncdump.cli.verify import main
 
     if as_json and progress == "json":
-        raise click.UsageError("--json and --progress json are both printed to stdout: choose one")
+        raise click.UsageError("--json and --progress json both print to stdout: choose one")
     chosen = "none" if quiet or (as_json and progress == "auto") else progress
     options: dict[str, Any] = {"against_source": against_source, "concurrency": concurrency}
     sys.exit(main(run, chosen, as_json=as_json, quiet=quiet, **options))
@@ -162,7 +162,7 @@ def _mapped(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
     "--map", "mapped", metavar="NAME=PATH", multiple=True, callback=_mapped, help="Another target for one dump."
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing targets.")
-@click.option("--no-durable", is_flag=True, help="Do not wait until the targets would survive a power cut.")
+@click.option("--no-durable", is_flag=True, help="Do not wait until the targets would survive a power failure.")
 @_files_in_flight
 @_progress
 @_quiet
@@ -238,14 +238,14 @@ def _kind(_ctx: click.Context, _param: click.Parameter, value: str | None) -> An
 def _compressed(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say how a dump is stored."""
     for kind, meaning in (("raw", "as it is"), ("zstd", "as a .zst"), ("lz4", "as a .lz4")):
-        text = f"Read it {meaning}, whatever the receipt next to it or its name says."
+        text = f"Read it {meaning}, regardless of its record and its name."
         command = click.option(f"--{kind}", "compressed", flag_value=kind, callback=_kind, help=text)(command)
     return command
 
 
 @cli.command(short_help="Write the content of DUMP, or a part of it.")
 @click.argument("dump", type=click.Path())
-@click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where the part starts.")
+@click.option("--offset", metavar="SIZE", default="0", callback=_size, help="Where to start.")
 @click.option("--length", metavar="SIZE", callback=_size, help="Its length; without it, everything that follows.")
 @_compressed
 def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
@@ -260,7 +260,7 @@ def cat(dump: str, *, offset: int, length: int | None, compressed: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_compressed
 def info(dumps: tuple[str, ...], *, as_json: bool, compressed: Any) -> None:
-    """Print what each DUMP is: its kind, sizes and ratio, its frames and whether they have checksums."""
+    """Print the properties of each DUMP: kind, sizes, ratio, frames, and whether they have checksums."""
     from asyncdump.cli.reading import info
 
     info(dumps, as_json=as_json, compressed=compressed)

@@ -40,7 +40,7 @@ def exit_code(number: Signals) -> int:
 
 def end(number: Signals) -> None:
     """Exit immediately: there is nothing to clean up, or the user insists with a second signal."""
-    last_words(f"asyncdump: ended by {number.name}\n")
+    last_words(f"asyncdump: stopped by {number.name}\n")
     os._exit(exit_code(number))
 
 

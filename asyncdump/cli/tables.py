@@ -44,7 +44,7 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     if width() < _NARROW:
         rows = [(method, "", rate, "", chosen) for method, _, rate, _, chosen in rows]
     print_lines(*table(rows, width=width(), right=(2, 3), shrink=(4,)))
-    print_lines("", *fill("Measured on one thread, made durable; a run uses several.", width()))
+    print_lines("", *fill("Measured with one thread, including the sync; a run uses several threads.", width()))
 
 
 def _finding_record(finding: Finding) -> dict[str, object]:

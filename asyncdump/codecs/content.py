@@ -152,7 +152,7 @@ class StreamedContent(Content):
                 if piece:
                     yield piece
         if decompressor is not None:
-            raise self._damaged(begun, "the file ends in it")
+            raise self._damaged(begun, "the file is truncated in it")
 
     def _stored(self, length: int, offset: int) -> bytes:
         with explain("read", self._path):

@@ -28,7 +28,7 @@ def check_start(fd: int, path: str, codec: Codec) -> None:
         if read_seek_table(fd, path):
             return
     raise DumpError(
-        f"{path} doesn't begin as a {codec.suffix} does: it is damaged or truncated",
+        f"{path} doesn't begin like a {codec.suffix} file: it is damaged or truncated",
         path=path,
         operation="read",
         hint="if it isn't compressed, read it with {compressed=False}",
@@ -57,8 +57,8 @@ def listed_frames(fd: int, path: str, codec: Codec) -> SeekTable | None:
         length = codec.length_of(headers.read(frame.stored_offset))
         if length not in {None, frame.length}:
             raise DumpError(
-                f"the seek table of {path} is broken: it says that frame {index} (at byte {frame.stored_offset}) "
-                f"holds {frame.length} bytes, the frame says {length}",
+                f"the seek table of {path} is damaged: it says that frame {index} (at byte {frame.stored_offset}) "
+                f"has {frame.length} bytes, but the frame says {length}",
                 path=path,
                 operation="read",
                 hint=_hint(codec),
@@ -67,7 +67,7 @@ def listed_frames(fd: int, path: str, codec: Codec) -> SeekTable | None:
 
 
 def _hint(codec: Codec) -> str:
-    return f"{codec.name} -d reads frames without their table: try it"
+    return f"{codec.name} -d doesn't need the table: try it"
 
 
 class _Headers:

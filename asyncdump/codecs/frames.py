@@ -25,13 +25,13 @@ def stored_frame(
     A seek table may claim anything. Nothing is read and no memory is allocated for a frame that can't exist.
 
     Raises:
-        DamagedError: there is no such frame, or the file ends in it.
+        DamagedError: there is no such frame, or the file is truncated in it.
         DumpError: it can't be read.
     """
     if frame.length > min(_LARGEST, frame.stored * codec.best_ratio):
         raise damaged(frame, index, path, f"it claims {format_size(frame.length)} of content")
     if frame.stored > min(_LARGEST + (_LARGEST >> 6), frame.length * codec.worst_ratio + _HEADERS):
-        raise damaged(frame, index, path, f"it claims to take {format_size(frame.stored)}")
+        raise damaged(frame, index, path, f"it claims a size of {format_size(frame.stored)}")
     fits = buffer is not None and frame.stored <= len(buffer)
     view = buffer[: frame.stored] if buffer is not None and fits else memoryview(bytearray(frame.stored))
     done = 0
@@ -39,7 +39,7 @@ def stored_frame(
         while done < frame.stored:
             got = read_past_cache(fd, view[done:], frame.stored_offset + done)
             if got == 0:
-                raise damaged(frame, index, path, "the file ends in it")
+                raise damaged(frame, index, path, "the file is truncated in it")
             done += got
     return view
 
@@ -55,13 +55,13 @@ def decompress(codec: Codec, frame: Frame, index: int, stored: memoryview, path:
     header = bytes(stored[: codec.header])
     check_supported(codec, header, f"frame {index} (at byte {frame.stored_offset})", path)
     if codec.length_of(header) not in {None, frame.length}:
-        raise damaged(frame, index, path, "its size is not that of the seek table")
+        raise damaged(frame, index, path, "its size differs from the seek table")
     try:
         codec.decompress(stored, target)
     except FrameError as error:
         raise damaged(frame, index, path, error) from error
     if frame.checksum is not None and frame.checksum != codec.checksum_of(stored, target):
-        raise damaged(frame, index, path, "its checksum is not that of the seek table")
+        raise damaged(frame, index, path, "its checksum differs from the seek table")
 
 
 def check_supported(codec: Codec, header: bytes, what: str, path: str) -> None:

@@ -24,7 +24,7 @@ _LARGEST_BLOCK: Final = 4 << 20
 """The size of the largest block of a frame, which is decompressed in one piece."""
 
 _CHECKSUM: Final = 4
-"""Bytes of a checksum, at the end of a frame."""
+"""The size of the checksum at the end of a frame, in bytes."""
 
 _CONTEXT: Final = 256 << 10
 """The size of the largest context in bytes, that of level 3 and higher (LZ4_streamHC_t)."""
@@ -88,7 +88,7 @@ class Lz4Codec:
         if found is None or not found[0] & _HAS_DICTIONARY:
             return None
         dictionary = int.from_bytes(found[-4:], "little")
-        return Unsupported(f"was compressed with the dictionary {dictionary}", "lz4 -dc -D DICTIONARY reads it")
+        return Unsupported(f"was compressed with the dictionary {dictionary}", "read it with lz4 -dc -D DICTIONARY")
 
     def decompress(self, stored: memoryview, target: memoryview) -> None:
         found = _descriptor(bytes(stored[: self.header]))
@@ -122,7 +122,7 @@ def _descriptor(header: bytes) -> bytes | None:
 
 
 def _header(flags: int, descriptor: bytes) -> bytes:
-    """Return the header of a frame: the magic number, the descriptor with other flags, and a checksum of that."""
+    """Return the header of a frame: the magic number, the descriptor with different flags, and its checksum."""
     import xxhash
 
     descriptor = bytes([flags]) + descriptor[1:]
@@ -138,7 +138,7 @@ def _checksum(content: memoryview) -> bytes:
 def _with_checksum(frame: bytes, content: memoryview) -> bytes:
     """Return a frame with a checksum of its content.
 
-    The package could write one, but its XXH32 takes 1.2 ms for 2 MiB, more than all the rest; that of xxhash takes 0.2.
+    The package could write it, but its XXH32 takes 1.2 ms for 2 MiB, more than everything else; xxhash takes 0.2 ms.
     """
     found = _descriptor(frame[: LZ4.header])
     assert found is not None
@@ -147,10 +147,10 @@ def _with_checksum(frame: bytes, content: memoryview) -> bytes:
 
 
 def _fill(target: memoryview, pieces: Iterable[memoryview]) -> None:
-    """Fill ``target`` with the content of a frame that is given in pieces.
+    """Fill ``target`` with the content of a frame, which is passed in pieces.
 
     Raises:
-        FrameError: it is damaged, has other content than the target takes, or something follows it.
+        FrameError: the frame is damaged, its content has a different length, or something follows it.
     """
     from lz4.frame import decompress_chunk, reset_decompression_context
 
@@ -166,14 +166,14 @@ def _fill(target: memoryview, pieces: Iterable[memoryview]) -> None:
     except RuntimeError as error:
         raise FrameError(str(error)) from error
     if not ended or rest or left:
-        raise FrameError(f"it doesn't hold {len(target)} bytes")
+        raise FrameError(f"it doesn't contain {len(target)} bytes")
 
 
 def _appended(left: memoryview, content: bytes) -> memoryview:
-    """Copy content to what is left of a target, and return what is left then."""
+    """Copy content to the rest of a target, and return what is left of it."""
     if len(content) > len(left):
-        raise FrameError("it holds more than it should")
-    if content:  # A target of no bytes may be read-only.
+        raise FrameError("it contains more than it should")
+    if content:  # An empty target may be read-only.
         left[: len(content)] = content
     return left[len(content) :]
 

@@ -189,7 +189,7 @@ def read_seek_table(fd: int, path: str) -> SeekTable | None:
         if count > _MOST_FRAMES or descriptor & _RESERVED or start < 0:
             raise _broken(path, f"it claims {count} frames")
         if _HEADER.unpack(os.pread(fd, _HEADER.size, start)) != (_SKIPPABLE, length):
-            raise _broken(path, "it doesn't begin where it should")
+            raise _broken(path, "it begins at the wrong position")
     table = SeekTable(checksums=checksums and count > 0)
     place, end = start + _HEADER.size, start + _HEADER.size + count * entry
     while place < end:
@@ -197,11 +197,11 @@ def read_seek_table(fd: int, path: str) -> SeekTable | None:
         with explain("read", path):
             entries = os.pread(fd, wanted, place)
         if len(entries) < wanted:
-            raise _broken(path, "it was cut while it was read")
+            raise _broken(path, "it was truncated while it was read")
         place += wanted
         for begin in range(0, wanted, _STRIDE * entry):
             if (short := table.extend(entries[begin : begin + _STRIDE * entry])) is not None:
-                raise _broken(path, f"frame {short} has fewer than {_SHORTEST} bytes")
+                raise _broken(path, f"frame {short} is shorter than {_SHORTEST} bytes")
         if table.stored > start:
             break
     if table.stored < start:
@@ -212,4 +212,4 @@ def read_seek_table(fd: int, path: str) -> SeekTable | None:
 
 
 def _broken(path: str, why: str) -> DumpError:
-    return DumpError(f"the seek table of {path} is broken: {why}", path=path, operation="read")
+    return DumpError(f"the seek table of {path} is damaged: {why}", path=path, operation="read")

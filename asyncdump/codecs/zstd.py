@@ -111,11 +111,13 @@ class ZstdCodec:
         if asked.window_size > _LARGEST_WINDOW:
             needed, most = format_size(asked.window_size), format_size(_LARGEST_WINDOW)
             return Unsupported(
-                f"was compressed with a window of {needed}, {most} are the most",
-                "it takes as much memory to read: zstd -dc --long=31 does so, a pipe takes its output",
+                f"was compressed with a window of {needed}, the maximum is {most}",
+                "reading it needs that much memory: zstd -dc --long=31 can do it",
             )
         if asked.dict_id:
-            return Unsupported(f"was compressed with the dictionary {asked.dict_id}", "zstd -dc -D DICTIONARY reads it")
+            return Unsupported(
+                f"was compressed with the dictionary {asked.dict_id}", "read it with zstd -dc -D DICTIONARY"
+            )
         return None
 
     def decompress(self, stored: memoryview, target: memoryview) -> None:
@@ -127,7 +129,7 @@ class ZstdCodec:
                 while done < len(target) and (got := reader.readinto(target[done:])):
                     done += got
                 if done < len(target) or reader.read(1):
-                    raise FrameError(f"it doesn't hold {len(target)} bytes")
+                    raise FrameError(f"it doesn't contain {len(target)} bytes")
         except zstandard.ZstdError as error:
             raise FrameError(str(error)) from error
 

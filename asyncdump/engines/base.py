@@ -128,7 +128,7 @@ class Unseen:
         """Do nothing: only the kernel sees the bytes."""
 
 
-HOLES: Final = Refusal(reason="the source has holes: mapping them would take huge pages from the host's pool")
+HOLES: Final = Refusal(reason="the source has holes, and mapping them would take huge pages from the host's pool")
 
 
 @contextmanager

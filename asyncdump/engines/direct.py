@@ -20,7 +20,7 @@ class Direct(Unseen):
     def refuses(self, route: Route) -> Refusal | None:
         """Refuse a destination without O_DIRECT, a start that isn't aligned, and huge pages with holes."""
         if route.sink.direct is None:
-            return Refusal(reason="the destination takes no O_DIRECT", errno=errno.EINVAL)
+            return Refusal(reason="the destination does not support O_DIRECT", errno=errno.EINVAL)
         if route.start % ALIGNMENT:
             return Refusal(reason=f"the offset is not a multiple of {ALIGNMENT} bytes", errno=errno.EINVAL)
         if route.source.in_huge_pages and route.source.has_holes:

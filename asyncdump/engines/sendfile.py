@@ -22,7 +22,7 @@ class Sendfile(Unseen):
         try:
             out = route.sink.open_again()
         except FileNotFoundError as error:
-            raise Refused(Refusal(reason="it takes /proc, which isn't mounted", errno=error.errno)) from error
+            raise Refused(Refusal(reason="it needs /proc, which isn't mounted", errno=error.errno)) from error
         try:
             os.lseek(out, target, os.SEEK_SET)
             done = 0

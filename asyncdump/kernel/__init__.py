@@ -6,6 +6,8 @@ by the `pace` of the device.
 - `linux`: system calls that `os` lacks, and which errnos mean "continue without it"
 - `filesystems`: the traits of each filesystem that no call reveals, one row each
 - `host`: what this process may use: cores, turns at the interpreter, open files
+- `host`: how many cores and open files this process may use
+- `filesystems`: the traits of filesystems that can't be tried
 - `lane`: the buffer and the pipe that a worker thread keeps from file to file
 - `pace`: the I/O size for each device, learned from how long the calls take
 - `relay`: writing to a shared descriptor without waiting for its reader

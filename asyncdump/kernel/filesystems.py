@@ -1,8 +1,8 @@
-"""What is known of filesystems beforehand: one row each.
+"""What is known about filesystems without trying it: one row for each.
 
-Whatever can be tried is tried on the spot, and has no column here: O_DIRECT, O_TMPFILE, renameat2(2),
-sync_file_range(2), and which names are one (`asyncdump.sinks.clash`). A row says what no call answers, or what a call
-would answer too late; it orders attempts and spares calls. A filesystem without a row promises nothing.
+There is no column for anything that can be tried when it is needed: O_DIRECT, O_TMPFILE, renameat2(2),
+sync_file_range(2), and which names are the same (`asyncdump.sinks.clash`). A row contains what no call answers, or
+answers too late. It orders attempts and saves calls. A filesystem without a row guarantees nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import msgspec
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What may be relied on.
+    """The guaranteed properties of a filesystem.
 
     Attributes:
-        in_memory: files are memory: there is no disk to read ahead from, and no cache to spoil.
-        huge_pages: files are made of huge pages. write(2) fails with EINVAL, only a mapping fills them; a block of
-            statfs(2) is a page; SEEK_HOLE finds no hole, and to map a hole takes a page from the pool.
-        clones: copy_file_range(2) within it may share blocks, or copy on the server: worth a first attempt.
-        clones_are_free: a clone takes no room, whatever else is in the filesystem.
-        syncfs_flushes: syncfs(2) commits the metadata of all files at once and flushes the cache of the device.
-        compresses: what is written may take less room than it has bytes.
-        generated: content is made up when it is read; the size of stat(2) is 0, or a page, or the most there may be.
-        true_size: reads end where stat(2) says.
-        keeps_blocks: fewer blocks (st_blocks) than before, in a file without holes, mean that content is gone.
+        in_memory: files are in memory: there is no disk to read ahead from, and no page cache to pollute.
+        huge_pages: files consist of huge pages. write(2) fails with EINVAL, so that only a mapping can fill them; a
+            block of statfs(2) is a page; SEEK_HOLE finds no holes, and reading a mapped hole takes a page of the pool.
+        clones: copy_file_range(2) within it may share blocks, or copy on the server, so it is worth a first attempt.
+        clones_are_free: a clone needs no space.
+        syncfs_flushes: syncfs(2) commits the metadata of all files together and flushes the cache of the device.
+        compresses: data may be stored in less space than its size.
+        generated: content is generated when it is read; the size of stat(2) is 0, a page, or a maximum.
+        true_size: reads end at the size of stat(2).
+        keeps_blocks: fewer blocks (st_blocks) than before, in a file without holes, mean that content was lost.
     """
 
     in_memory: bool = False
@@ -40,7 +40,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _NOTHING: Final = Traits()
-_GENERATED: Final = Traits(generated=True)  # proc(5), sysfs(5), cgroups(7), and others like them.
+_GENERATED: Final = Traits(generated=True)  # proc(5), sysfs(5), cgroups(7) and similar.
 _TRUE_SIZE: Final = Traits(true_size=True)
 
 _TRAITS: Final[dict[str, Traits]] = {
@@ -48,7 +48,7 @@ _TRAITS: Final[dict[str, Traits]] = {
     "hugetlbfs": Traits(in_memory=True, huge_pages=True, true_size=True),
     "tmpfs": Traits(in_memory=True, true_size=True),  # tmpfs(5); memfd_create(2) and shm_open(3) too.
     "ramfs": Traits(in_memory=True, true_size=True),
-    # What has no folder at all: `asyncdump.sinks.memory`.
+    # A place without a directory: `asyncdump.sinks.memory`.
     "memory": Traits(in_memory=True),
     # ext4_sync_fs commits the journal, with a barrier. No FICLONERANGE: copy_file_range(2) copies.
     "ext4": Traits(syncfs_flushes=True, true_size=True, keeps_blocks=True),
@@ -110,9 +110,9 @@ NAMES: Final = {
     0x19800202: "mqueue",
     0x5A3C69F0: "apparmorfs",
 }
-"""The names by the magic numbers of statfs(2), ``f_type``."""
+"""The names of filesystems by their magic number (``f_type``, statfs(2))."""
 
 
 def traits(filesystem: str) -> Traits:
-    """Return what is known of a filesystem, by the name that `asyncdump.kernel.linux.filesystem` gives it."""
+    """Return the traits of a filesystem, by the name that `asyncdump.kernel.linux.filesystem` returns."""
     return _TRAITS.get(filesystem, _NOTHING)

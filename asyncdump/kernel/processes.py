@@ -68,7 +68,7 @@ def find_mappings(
         if ended():
             return
         if time.monotonic() > until:
-            raise TimeoutError(f"not all processes could be looked at in {seconds:g} s")
+            raise TimeoutError(f"not all processes could be examined in {seconds:g} s")
         if pid != own:
             with suppress(OSError, ValueError, IndexError):
                 yield from _mappings_of(int(pid), wanted, devices)

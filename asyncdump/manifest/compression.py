@@ -14,7 +14,7 @@ from asyncdump.errors import ManifestError, Problem
 from asyncdump.manifest.model import Model, Size
 from asyncdump.vocabulary.size import KIB, parse_size
 
-Threads = Annotated[int, Meta(description="how many threads work on one file at most; 0 for all", ge=0, le=256)]
+Threads = Annotated[int, Meta(description="maximum number of threads for one file; 0 for all", ge=0, le=256)]
 FrameField = Annotated[
     Size, Meta(description="content of each frame: the granularity of parallel work and reading back")
 ]
@@ -30,7 +30,7 @@ class _Compress(Model, frozen=True, kw_only=True):
         if (cost := options.cost) > BUDGET:
             needed, most = cost // KIB**2, BUDGET // KIB**2
             frame = f"level {options.level} with frames of {options.frame // KIB} KiB"
-            message = f"{frame} needs {needed} MiB for one thread, {most} are the most"
+            message = f"{frame} needs {needed} MiB for one thread, the maximum is {most}"
             raise ManifestError(Problem(message=f"{message}: use smaller frames, or a lower level", key="frame"))
 
     @property
@@ -50,7 +50,7 @@ class Zstd(_Compress, frozen=True, kw_only=True, tag="zstd", tag_field="codec"):
     checksum: ChecksumField = True
     long: Annotated[
         Annotated[int, Meta(ge=WINDOWS[0], le=WINDOWS[1])] | None,
-        Meta(description="log2 of the window for distant matches; wants larger frames too"),
+        Meta(description="log2 of the window for distant matches; needs larger frames, too"),
     ] = None
 
     @property

@@ -29,7 +29,7 @@ def checked(overrides: Overrides) -> Overrides:
     """
     known = {option.name for option in OPTIONS}
     if unknown := [name for name in overrides if name not in known]:
-        raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        raise TypeError(f"unknown option {unknown[0]!r}; known options are {', '.join(sorted(known))}")
     problems = [
         Problem(key=name, message=message)
         for name, value in overrides.items()

@@ -31,7 +31,7 @@ MethodField = Annotated[
     Choice, Meta(description="how the bytes are moved; auto lets the kernel decide, which is nearly always best")
 ]
 ChecksumField = Annotated[Checksum, Meta(description="the digest to compute of each dump")]
-DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power cut")]
+DurableField = Annotated[bool, Meta(description="wait until the dump would survive a power failure")]
 SparseField = Annotated[Sparse, Meta(description="auto skips zeros, and stores them as holes")]
 
 
@@ -78,7 +78,7 @@ class ProcessMemory(Model, frozen=True, kw_only=True):
 
     example: ClassVar[str] = "{pid: 4242, address: 0x7f0000000000, length: 2MiB}"
 
-    pid: Annotated[int, Meta(description="the number of the process", ge=1, le=(1 << 31) - 1)]
+    pid: Annotated[int, Meta(description="the ID of the process", ge=1, le=(1 << 31) - 1)]
     address: Annotated[int, Meta(description="where it begins, as /proc/PID/maps says after 0x", ge=0, le=MAXIMUM)]
     length: Annotated[Size, Meta(description="how much of it is dumped; all of it must be mapped")]
 
@@ -104,7 +104,7 @@ class Dump(_Sourced, frozen=True, kw_only=True):
         Annotated[str, Meta(min_length=1)] | None,
         Meta(
             description="file name under output, by default {name}, or {name}.zst if it is compressed with zstd; "
-            "{name} {stem} {suffix} {parent} {index} {pid} stand for parts of the source",
+            "{name} {stem} {suffix} {parent} {index} {pid} are parts of the source's path",
         ),
     ] = None
     offset: Annotated[Size, Meta(description="where the dump starts in the source (dd's skip)")] = 0
@@ -130,7 +130,7 @@ class Retries(Model, frozen=True, kw_only=True):
 
     example: ClassVar[str] = "{times: 3}"
 
-    times: Annotated[int, Meta(description="how often at most", ge=0, le=1000)] = 3
+    times: Annotated[int, Meta(description="maximum number of retries", ge=0, le=1000)] = 3
     delay: Annotated[
         float, Meta(description="seconds before the first retry; doubled before each later one, up to a minute")
     ] = 1.0
@@ -165,7 +165,8 @@ class Manifest(Model, frozen=True, kw_only=True):
     output: Annotated[
         Path,
         Meta(
-            description="directory for the dumps, created 0700 if missing; relative to the directory of the manifest",
+            description="directory for the dumps, created with mode 0700 if missing; "
+            "relative to the directory of the manifest",
             min_length=1,
         ),
     ]

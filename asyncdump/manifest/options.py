@@ -63,8 +63,8 @@ class Overrides(TypedDict, total=False):
     durable: Annotated[
         bool | None,
         Option(
-            "Whether to wait until the dumps would survive a power cut.",
-            off="Do not wait until the dumps would survive a power cut.",
+            "Whether to wait until the dumps would survive a power failure.",
+            off="Do not wait until the dumps would survive a power failure.",
         ),
     ]
 

@@ -4,7 +4,7 @@ A manifest is resolved against the filesystem: globs become sources, templates b
 up front. The result is a `Plan`, which a run executes.
 
 - `plan`: the plan itself, and one planned dump; `summary` describes it
-- `planner`: makes a plan from a manifest, and finds all errors in it
+- `planner`, `destination`: make a plan from a manifest, and find all errors in it and in its output
 - `destination`: checks the output: what exists there, what may be replaced, whether the dumps fit
 - `globbing`, `look`: the files that a glob matches; a source as it is now
 - `templates`: names of dumps

@@ -1,4 +1,4 @@
-"""The output of a plan: what is there already, what may be replaced, and whether the dumps fit."""
+"""The output of a plan: what exists there, what may be replaced, and whether the dumps fit."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Keyed = tuple[str, PlannedDump]
 """A planned dump, with the key of its entry in the manifest."""
 
 Complain = Callable[[str, str, str], Problem]
-"""Takes down a problem: the key that it is about, the message, and the remedy."""
+"""Records a problem: the key that it concerns, the message, and the remedy."""
 
 
 class Destination:
-    """Checks the planned dumps against an output, which is not changed.
+    """Checks the planned dumps against an output, without changing it.
 
     Attributes:
         free: the free bytes on its filesystem, once `check` was called; 0 if that isn't known.
         earlier: the dumps of earlier runs, by name; only with ``resume``.
-        existing: the problems that are only that something exists and may not be replaced.
+        existing: the problems that only concern existing files that must not be replaced.
     """
 
     def __init__(self, output: str, options: Overrides, complain: Complain) -> None:
@@ -49,7 +49,7 @@ class Destination:
         self._options: Final = options
         self._report: Final = complain
         self._streamed: Final = output == STANDARD_OUTPUT
-        self._lost = False  # The records of earlier runs can't be read.
+        self._lost = False  # Whether the records of earlier runs are unreadable.
         self._store: Store | None = None
         with suppress(DumpError):  # An output that exists and can't be opened is reported below.
             self._store = None if self._streamed else open_store(output, make=False)
@@ -67,7 +67,7 @@ class Destination:
         planned = [dump for _, dump in dumps]
         if self._streamed:
             if len(dumps) > 1:
-                self._complain("output", f"- is standard output, which takes one dump, not {len(dumps)}")
+                self._complain("output", f"- is standard output, which accepts one dump, not {len(dumps)}")
             return
         if (folder := local_folder(self._output)) is not None:
             self.free = self._check_folder(folder, planned)
@@ -76,16 +76,16 @@ class Destination:
         self._check_records(planned)
 
     def read_earlier(self) -> None:
-        """Read which dumps earlier runs have made in the output."""
+        """Read the records of earlier runs in the output."""
         if self._streamed:
-            self._complain("output", "- is standard output, where no run can be resumed")
+            self._complain("output", "- is standard output, and a run to standard output can't be resumed")
             return
         try:
             if self._store is None and os.path.isdir(self._output):
                 open_store(self._output, make=False).close()  # Raises the reason why it can't be opened.
             earlier = read_receipt(self._store) if self._store is not None else None
         except DumpError as error:
-            message = f"{error}: nothing can be resumed without it"
+            message = f"{error}: the run can't be resumed without it"
             self._complain("output", message, "start from scratch with {overwrite} instead")
             self._lost = True
             return
@@ -96,23 +96,25 @@ class Destination:
         while not os.path.lexists(place) and place != os.path.dirname(place):
             place = os.path.dirname(place)
         if not os.path.isdir(place):
-            self._complain("output", f"{place} is not a folder")
+            self._complain("output", f"{place} is not a directory")
             return 0
         try:
             status = os.statvfs(place)
         except OSError as error:
             if error.errno in TRUE_ERRORS:
-                self._complain("output", f"{place} can't be looked at: {describe_errno(error.errno or 0)}")
+                self._complain("output", f"{place} can't be accessed: {describe_errno(error.errno or 0)}")
             return 0  # Denied by a sandbox: errors will be reported when they occur.
         if status.f_flag & os.ST_RDONLY:
             self._complain("output", f"{place} is on a read-only filesystem")
         elif not os.access(place, os.W_OK | os.X_OK):
-            self._complain("output", f"{place} can't be written to by this user (EACCES)")
+            self._complain("output", f"{place} is not writable by this user (EACCES)")
         free = status.f_bavail * status.f_frsize
         new = [dump for dump in dumps if dump.name not in self.earlier or not self.earlier[dump.name].ok]
         total = sum(needed(dump, place) for dump in new)
         if total > free and need_more(new, place, free):
-            self._complain("output", f"{place} has {format_size(free)} free, the dumps need up to {format_size(total)}")
+            self._complain(
+                "output", f"{place} has {format_size(free)} free, but the dumps need up to {format_size(total)}"
+            )
         return free
 
     def _check_twice(self, dumps: list[Keyed]) -> None:
@@ -123,7 +125,7 @@ class Destination:
                 self._complain(
                     f"{key}.name",
                     f"{dump.name} is the name of two dumps, of {other.source.path} and of {dump.source.path}: "
-                    "put {index} or {parent} into the name",
+                    "use {index} or {parent} in the name",
                 )
 
     def _check_existing(self, dumps: list[Keyed]) -> None:
@@ -132,17 +134,17 @@ class Destination:
         lists = sorted({LISTS[dump.checksum] for _, dump in dumps if dump.checksum != "none"})
         if self._options.get("resume"):
             existing = self._not_resumable(dumps, existing, comparable, lists)
-            instead = "no run here has made them: move them away, or pass {overwrite} too"
+            instead = "they are not from an earlier run: move them away, or also pass {overwrite}"
         else:
             # Without a receipt, an existing digest list isn't ours and must not be replaced.
             existing += [RECEIPT] if self._stands(RECEIPT) else filter(self._stands, lists)
             instead = "choose another directory, or pass {overwrite}"
             if self._stands(JOURNAL) and not self._is_empty_journal():
-                existing = existing or ["the journal of a run that never ended"]
+                existing = existing or ["the journal of an unfinished run"]
                 instead = "continue that run with {resume}, choose another directory, or pass {overwrite}"
         for name in (RECEIPT, JOURNAL):
             if (entry := self._entry(name)) is not None and entry.kind == "folder":
-                self._complain("output", f"{name} is a folder in {self._output}: move it away")
+                self._complain("output", f"{name} is a directory in {self._output}: move it away")
         if existing and not self._options.get("overwrite") and not self._lost:
             names = ", ".join(existing[:_SHOWN]) + (f" and {len(existing) - _SHOWN} more" * (len(existing) > _SHOWN))
             self.existing.append(self._complain("output", f"{self._output} has {names} already", instead))
@@ -158,7 +160,7 @@ class Destination:
             if (source := sources.get((entry.device, entry.inode))) is not None:
                 self._complain(f"{key}.name", f"{dump.name} in {self._output} is {source}, one of the sources")
             elif entry.kind == "folder":
-                self._complain(f"{key}.name", f"{dump.name} is a folder in {self._output}")
+                self._complain(f"{key}.name", f"{dump.name} is a directory in {self._output}")
             else:
                 existing.append(dump.name)
                 if _may_be(dump, entry):
@@ -185,7 +187,7 @@ class Destination:
             earlier = self.earlier.get(dump.name)
             if earlier is not None and earlier.source != dump.source.path and self._stands(dump.name):
                 what = f"{dump.name} is the dump of {earlier.source} from an earlier run, not of {dump.source.path}"
-                self._complain(f"{key}.name", what, "give it another name, or pass {overwrite} too")
+                self._complain(f"{key}.name", what, "choose a different name, or also pass {overwrite}")
 
     def _check_records(self, dumps: list[PlannedDump]) -> None:
         """Complain if the receipt would exceed its maximum size."""
@@ -194,8 +196,8 @@ class Destination:
         size = _HEAD_OF_RECEIPT + 2 * sum(room(dump.source.path, dump.name, dump.stages) for dump in dumps)
         size += sum(room(file.source, name, file.stages) for name, file in self.earlier.items() if name not in names)
         if size > LARGEST:
-            message = f"is too long for one run: its receipt may have {format_size(size)}, {format_size(LARGEST)} are"
-            self._complain("dumps", f"{message} the most; make several of it, with an output folder each")
+            message = f"is too long for one run: its receipt may reach {format_size(size)}, {format_size(LARGEST)} are"
+            self._complain("dumps", f"{message} at most; split it into several runs with separate output directories")
 
     def _is_empty_journal(self) -> bool:
         """Return whether the existing journal contains no dump; one that can't be read may contain some."""

@@ -12,6 +12,7 @@ from asyncdump.plan.plan import Plan, PlannedDump
 from asyncdump.records.receipt import read_receipt
 from asyncdump.records.report import FileReport
 from asyncdump.sinks.place import Store
+from asyncdump.vocabulary.digest import checksum_of
 from asyncdump.vocabulary.names import RECEIPT
 
 
@@ -29,7 +30,7 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
         raise TargetExistsError(
             Problem(
                 key="output",
-                message=f"another run has ended in {store.path} since this one was planned",
+                message=f"another run used {store.path} after this one was planned",
                 remedy="choose another directory, or pass {overwrite}",
             ),
             path=store.path,
@@ -47,13 +48,13 @@ def find_earlier(plan: Plan, store: Store) -> dict[str, FileReport]:
 
 def _outdated(file: FileReport) -> FileReport:
     """Return a record of a dump that is to be replaced, which is never kept."""
-    error = file.error or DumpError("an older dump was to be replaced, and the run ended before", path=file.path)
+    error = file.error or DumpError("the run ended before it replaced an older dump", path=file.path)
     return msgspec.structs.replace(file, error=error)
 
 
 def fits(planned: PlannedDump, earlier: FileReport, plan: Plan) -> bool:
     """Return whether an earlier dump is what the plan wants, as far as its record shows."""
-    checksum = earlier.digest.partition(":")[0] if earlier.digest else "none"
+    checksum = checksum_of(earlier.digest)
     asked = (planned.source.path, planned.offset, planned.length, planned.stages, planned.checksum)
     if (earlier.source, earlier.offset, earlier.bytes, earlier.stages, checksum) != asked:
         return False

@@ -209,10 +209,10 @@ class _Walk:
             self._check()
         if self._seen > MOST_ENTRIES:
             raise DumpError(
-                f"{self._pattern} leads to more than {MOST_ENTRIES:,} names",
+                f"{self._pattern} covers more than {MOST_ENTRIES:,} names",
                 path=self._pattern,
                 operation="glob",
-                hint="name the folders more closely",
+                hint="specify the directories more precisely",
             )
 
 

@@ -241,7 +241,7 @@ def _together(errors: Sequence[DumpError]) -> DumpError:
     shown = ", ".join(map(str, errors[:_SHOWN])) + f" and {len(errors) - _SHOWN} more" * (len(errors) > _SHOWN)
     first = errors[0]
     return DumpError(
-        f"a glob can't see all that it may match: {shown}",
+        f"a glob may have missed matches: {shown}",
         path=first.path,
         operation=first.operation,
         errno=first.errno,

@@ -70,7 +70,7 @@ def short_of_pages(
             # The reservation of a mount (min_size=) has been taken from the pool already.
             pools[home.block] += max(0, mounts[device] - _reserved_by(home, device))
     problems = [
-        f"this takes {pages} huge pages of {format_size(page)}, {max(0, free)} are free: "
+        f"this needs {pages} huge pages of {format_size(page)}, but {max(0, free)} are free: "
         f"reserve more in {_pool(page)}/nr_hugepages"
         for page, pages in pools.items()
         if pages > (free := _free_in_pool(page))
@@ -78,8 +78,8 @@ def short_of_pages(
     for device, pages in mounts.items():
         home = homes[device]
         if pages > (free := _free_in_mount(home)):
-            needs = f"{home.path} takes {pages} huge pages of {format_size(home.block)} for this"
-            problems.append(f"{needs}, {max(0, free)} are left within the limit of its mount (size=)")
+            needs = f"{home.path} needs {pages} huge pages of {format_size(home.block)} for this"
+            problems.append(f"{needs}, but {max(0, free)} are left within the limit of its mount (size=)")
     return problems if look or not problems else short_of_pages(dumps, store, targets, look=True)
 
 
@@ -161,7 +161,7 @@ def short_of_space(dumps: Iterable[PlannedDump], store: Store, targets: TargetsP
         free = status.f_bavail * status.f_frsize
         amount = sum(min(dump.length, dump.source.allocated) for dump in raw)
         if amount > free and exceed(_amounts(raw, store), free):
-            problems.append(f"{home.path} has {format_size(free)} free, {format_size(amount)} are needed")
+            problems.append(f"{home.path} has {format_size(free)} free, but {format_size(amount)} are needed")
     return problems
 
 

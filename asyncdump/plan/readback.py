@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from asyncdump.errors import (
     DamagedError,
     DumpError,
@@ -13,6 +11,7 @@ from asyncdump.records.report import FileReport
 from asyncdump.records.standing import has_checksums, look_at, went_through
 from asyncdump.sinks.place import Store
 from asyncdump.sources.opening import look_at_recorded
+from asyncdump.vocabulary.digest import checksum_of
 from asyncdump.vocabulary.values import Source
 
 
@@ -22,17 +21,25 @@ def plain(file: FileReport, store: Store) -> PlannedDump:
     source, length = look_at(file, store)
     if file.digest is None and not has_checksums(file, store):
         raise _unknown(
-            file, f"nothing but the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
+            file, f"only the size of {file.path} is recorded", "dump with a checksum, or pass {against_source}"
         )
     return planned(file, source=source, length=length)
 
 
-def planned(file: FileReport, *, source: Source, length: int, **options: Any) -> PlannedDump:
+def planned(
+    file: FileReport, *, source: Source, length: int, durable: bool = False, sparse: bool = False
+) -> PlannedDump:
     """Return the plan to read a dump back."""
-    given: dict[str, Any] = {"method": "auto", "durable": False, "sparse": False, **options}
-    checksum: Any = file.digest.partition(":")[0] if file.digest else "none"
     return PlannedDump(
-        source=source, name=file.name, offset=0, length=length, checksum=checksum, expected=file, **given
+        source=source,
+        name=file.name,
+        offset=0,
+        length=length,
+        method="auto",
+        checksum=checksum_of(file.digest),
+        durable=durable,
+        sparse=sparse,
+        expected=file,
     )
 
 
@@ -52,7 +59,7 @@ def from_source(file: FileReport, store: Store) -> PlannedDump:
         )
     if length != file.bytes:
         raise DamagedError(
-            f"{file.path} differs from its source: it holds {length} bytes, not {file.bytes}",
+            f"{file.path} differs from its source: it contains {length} bytes, not {file.bytes}",
             verdict="differs",
             path=file.path,
         )
@@ -95,7 +102,7 @@ def to_restore(file: FileReport, store: Store, *, durable: bool) -> PlannedDump:
             f"{file.path} went through {', '.join(programs)}, which can't be undone here",
             path=file.path,
             operation="restore",
-            hint="undo that manually, and put the result into its place",
+            hint="decode it manually, and copy the result to its target",
         )
     source, length = look_at(file, store)
     return planned(file, source=source, length=length, durable=durable, sparse=True)

@@ -110,7 +110,7 @@ class Journal:
         if end + len(lines) > LARGEST:
             lines = b"".join(line(file_record(brief(file), earlier=earlier)) for file in files)
         if end + len(lines) > 2 * LARGEST:
-            raise DumpError(f"{self.path} has {2 * LARGEST >> 20} MiB, more than is read", path=self.path)
+            raise DumpError(f"{self.path} has {2 * LARGEST >> 20} MiB, more than the limit", path=self.path)
         return lines
 
     def _add(self, lines: bytes) -> None:

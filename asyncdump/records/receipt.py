@@ -32,7 +32,7 @@ _UNENDED: Final = "the run never ended"
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The content of a receipt, or of the journal of a run that never ended.
+    """The content of a receipt, or of the journal of an unfinished run.
 
     Attributes:
         path: the file that was read.
@@ -181,13 +181,13 @@ def _parse(content: bytes, path: str, folder: str) -> Receipt:
         count = len(outline.files) + len(outline.earlier)
         outline.files = outline.earlier = []
         if count * SHORTEST > len(content) + SLACK:
-            raise _wrong(path, f"it names {count} dumps in {len(content)} bytes")
+            raise _wrong(path, f"it lists {count} dumps in {len(content)} bytes")
         read = msgspec.json.decode(content, type=_Content)
         files, earlier = (_taken(records, folder, outline.started) for records in (read.files, read.earlier))
     except (ValueError, RecursionError) as error:  # The errors of msgspec are ValueErrors.
         raise _wrong(path, str(error)) from error
     if any(len({file.name for file in each}) < len(each) for each in (files, earlier)):
-        raise _wrong(path, "a name stands twice in it")
+        raise _wrong(path, "it contains a name twice")
     return Receipt(
         path=path,
         files=files,

@@ -66,7 +66,9 @@ def unreadable(path: str, version: int) -> DumpError:
         f"{path} is a record of version {version}; this asyncdump reads versions {known}",
         path=path,
         operation="read",
-        hint="use the asyncdump that wrote it, or a newer one" if newer else "name the folder of a run, or its receipt",
+        hint="use the asyncdump that wrote it, or a newer one"
+        if newer
+        else "specify the directory of a run, or its receipt",
     )
 
 
@@ -232,9 +234,9 @@ def file_of(read: Record, folder: str, run: str = "") -> FileReport:
         raise ValueError(complaint)
     marks = read.marks or ""
     if len(marks) % _MARK:
-        raise ValueError(f"the marks of {name!r} are cut")
+        raise ValueError(f"the marks of {name!r} are truncated")
     if len(read.stages) > _LONGEST_STAGES:
-        raise ValueError(f"what {name!r} went through takes {len(read.stages)} bytes")
+        raise ValueError(f"the stages of {name!r} have {len(read.stages)} bytes")
     stages = _STAGES.decode(read.stages)
     raw = not stages
     return FileReport(
@@ -288,7 +290,7 @@ def _number(described: str | None) -> int | None:
 def _name(shown: str, encoded: str | UnsetType | None) -> str:
     name = os.fsdecode(_decoded(encoded)) if isinstance(encoded, str) else shown
     if "\0" in name or not is_encodable(name):
-        raise ValueError(f"{name!r} is what no path can be")
+        raise ValueError(f"{name!r} can't be a path")
     return name
 
 
@@ -296,4 +298,4 @@ def _decoded(encoded: str) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"{encoded[:20]!r} is no base64") from error
+        raise ValueError(f"{encoded[:20]!r} is not base64") from error

@@ -156,7 +156,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.receipt_error is not None:
             errors.append(self.receipt_error)
         if self.unrecorded:
-            errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
+            errors.append(DumpError(f"{self.unrecorded} dumps were not written by the last run"))
         if errors:
             failed = len(self.failures)
             what = f"{failed} of {len(self.files)} dumps failed"

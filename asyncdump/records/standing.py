@@ -39,13 +39,13 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
         raise
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise DamagedError(f"{file.path} is no regular file", verdict="missing", path=file.path)
+            raise DamagedError(f"{file.path} is not a regular file", verdict="missing", path=file.path)
         source = describe(fd, file.path)
         if source.size < file.size:
             raise short(file, source.size)
         if source.size > file.size:
             raise DamagedError(
-                f"{file.path} is corrupt: it has {source.size} bytes, {file.size} were written",
+                f"{file.path} is corrupt: it has {source.size} bytes instead of {file.size}",
                 verdict="corrupt",
                 path=file.path,
                 offset=file.size,
@@ -56,7 +56,7 @@ def look_at(file: FileReport, store: Store) -> tuple[Source, int]:
         os.close(fd)
     if holds_source(file) and length != file.bytes:
         raise DamagedError(
-            f"{file.path} is corrupt: it holds {length} bytes of its source, {file.bytes} were dumped",
+            f"{file.path} is corrupt: it contains {length} bytes of its source instead of {file.bytes}",
             verdict="corrupt",
             path=file.path,
         )
@@ -117,7 +117,7 @@ def listed(fd: int, path: str, codec: Codec) -> SeekTable:
 def short(file: FileReport, size: int) -> DamagedError:
     """Return the error for a dump that ends early, at byte ``size``."""
     return DamagedError(
-        f"{file.path} is short: it ends at byte {size}, {file.size} were written",
+        f"{file.path} is short: it has {size} bytes instead of {file.size}",
         verdict="short",
         path=file.path,
         offset=size,

@@ -27,7 +27,7 @@ def summary_of(report: Report) -> Summary:
     done = [file for file in report.files if file.ok]
     title = f"{len(done)} of {count(len(report.files), 'file')} {report.action} to {place_of(report.output)}"
     return Summary(
-        title=title + (f", ended early: {report.interrupted}" if report.interrupted else ""),
+        title=title + (f", interrupted: {report.interrupted}" if report.interrupted else ""),
         rows=tuple(_rows(report, done)) if done else (),
         right=(1, 2, 3, 4, 5),
         spare=(3, 4),
@@ -60,7 +60,7 @@ def _row(name: str, files: list[FileReport], time: str, rate: str) -> tuple[str,
 def _notes(report: Report, done: list[FileReport]) -> Iterator[str]:
     if kept := [file for file in done if file.kept]:
         verified = all(file.digest for file in kept)
-        how = "verified" if verified else "those without a digest by their size and inode"
+        how = "verified" if verified else "those without a digest by size and inode only"
         yield f"{count(len(kept), 'file')} kept from an earlier run ({how})"
     if report.action == "dumped" and report.output != STANDARD_OUTPUT and report.receipt_error is None:
         lists = sorted({LISTS[file.digest.partition(":")[0]] for file in done if file.digest})
@@ -76,7 +76,7 @@ def _complaints(report: Report, done: list[FileReport]) -> Iterator[str]:
             yield f"{count(unverified, 'file')} restored without verification: no digest was recorded"
         if report.unrecorded:
             missing = count(report.unrecorded, "dump")
-            yield f"{missing} not made by the last run: an older one was restored, or none"
+            yield f"{missing} not written by the last run: an older one was restored, or none"
     if report.receipt_error is not None:
         yield f"the receipt could not be written: {report.receipt_error}"
 

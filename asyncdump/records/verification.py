@@ -55,7 +55,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     ``print`` shows it as the command line does, and so does a notebook.
 
     Attributes:
-        receipt: what the dumps were compared with: a receipt, or the journal of a run that never ended.
+        receipt: what the dumps were compared with: a receipt, or the journal of an unfinished run.
         files: the outcome for each dump in it.
         unrecorded: how many dumps the last run should have written and didn't: it was killed, or an older one is there.
         strays: files in the directory that aren't in the receipt; they are not a failure.
@@ -91,7 +91,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
         """Raise an ``ExceptionGroup`` of `DamagedError` if any dump isn't ``ok``, or the run never ended."""
         errors: list[Exception] = [_error_of(file) for file in self.failures]
         if self.unrecorded:
-            errors.append(DumpError(f"{self.unrecorded} dumps were not made by the last run"))
+            errors.append(DumpError(f"{self.unrecorded} dumps were not written by the last run"))
         if errors:
             lost = len(errors) - bool(self.unrecorded) + self.unrecorded
             raise ExceptionGroup(f"{lost} of {len(self.files) + self.unrecorded} dumps are not verified", errors)
@@ -119,7 +119,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
             yield f"and {len(self.failures) - _MOST} more"
         if self.unrecorded:
             missing = count(self.unrecorded, "dump")
-            yield f"{missing} not made by the last run; {spelled('continue it with {resume}')}"
+            yield f"{missing} not written by the last run; {spelled('continue it with {resume}')}"
         if self.interrupted:
             yield f"interrupted by {self.interrupted}"
 

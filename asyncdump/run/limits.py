@@ -49,7 +49,7 @@ def within_open_files(wanted: int, programs: int) -> tuple[int, int]:
     lanes = min(wanted, (soft - taken) // (lane + 1))
     if lanes < 1:
         raise DumpError(
-            f"a run needs {taken + lane + 1} open files, the limit is {soft}",
+            f"a run needs {taken + lane + 1} open files, but the limit is {soft}",
             operation="getrlimit",
             errno=errno.EMFILE,
             hint="raise it (ulimit -n)",

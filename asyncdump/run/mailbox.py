@@ -72,7 +72,7 @@ class Mailbox:
         """
         listening = None if self._listener is None else self._listener()
         if listening not in {None, listener} and not (self._closed and not self._events):
-            raise RuntimeError("this run has a listener already: each event is given once, to one task")
+            raise RuntimeError("this run already has a listener: each event is delivered once, to one task")
         self._listener = weakref.ref(listener)
 
     def release(self) -> None:

@@ -164,7 +164,8 @@ class Scheduler:
 
     def _given_up(self, job: Job) -> InterruptedDumpError:
         return InterruptedDumpError(
-            f"{job.planned.source.path} was not dumped: the run was ended before", path=job.planned.source.path
+            f"{job.planned.source.path} was not dumped: the run ended before it was reached",
+            path=job.planned.source.path,
         )
 
     # --- lanes ---------------------------------------------------------------------------------------------------

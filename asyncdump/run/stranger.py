@@ -115,9 +115,9 @@ def _named(planned: PlannedDump, digest: str | None) -> str | None:
 
 def _stranger(path: str, planned: PlannedDump) -> DumpError:
     return DumpError(
-        f"{path} is in no record of a run, and doesn't hold what {planned.source.path} holds now",
+        f"{path} is in no record of a run, and differs from {planned.source.path}",
         path=path,
         operation="compare",
         errno=errno.EEXIST,
-        hint="move it away, or pass {overwrite} too",
+        hint="move it away, or also pass {overwrite}",
     )

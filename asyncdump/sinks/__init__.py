@@ -7,7 +7,7 @@ final name. A `Store` is a place that also keeps records, so that its dumps can 
 - `output`: from what the user specified (a directory, ``-``, ``scheme://...``) to a place
 - `folder`, `opened`, `draft`, `file`, `logfile`: a directory, its temporary files, and its journal
 - `lock`, `clash`: the lock of a directory; names that a filesystem treats as the same
-- `memory`: a store in memory
+- `memory`, `memfile`: a store in memory, its dumps and logs
 - `pipe`: standard output
 - `targets`: the targets of a restore
 - `null`, `comparing`: places that keep nothing, to verify dumps or compare them with their sources

@@ -57,7 +57,7 @@ class ComparingSink(NullSink):
         finally:
             self._buffers.give_back(buffer)
         raise DamagedError(
-            f"{self.path} differs from its source from byte {offset + first} of its content on",
+            f"{self.path} differs from its source at byte {offset + first} of its content",
             verdict="differs",
             path=self.path,
             offset=offset + first,

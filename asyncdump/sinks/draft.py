@@ -101,8 +101,8 @@ class Draft(FileSink):
                 "choose an empty directory, or pass {overwrite}",
             )
         else:
-            message = f"{self.path} would replace {holder}: to its filesystem the two names are the same"
-            hint = "give one of them another name"
+            message = f"{self.path} would replace {holder}: the two names are the same on this filesystem"
+            hint = "choose a different name for one of them"
         return DumpError(message, path=self.path, operation="rename", errno=errno.EEXIST, hint=hint)
 
     def discard(self) -> None:
@@ -165,5 +165,5 @@ class MappedDraft(Draft):
             path=self.path,
             operation="mmap",
             errno=errno.ENOMEM,
-            hint="reserve more of them: /proc/sys/vm/nr_hugepages, or their pool below /sys/kernel/mm/hugepages",
+            hint="reserve more: /proc/sys/vm/nr_hugepages, or their pool in /sys/kernel/mm/hugepages",
         )

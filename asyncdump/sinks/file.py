@@ -270,7 +270,7 @@ class FileSink:
             with explain("read back", self.path), pace.timing(wanted):
                 got = min(read_at(fd, view[:wanted], offset), size - offset)
             if got == 0:
-                message = f"{self.path} ends at byte {offset}, {size} were written"
+                message = f"{self.path} has {offset} bytes instead of {size}"
                 raise DumpError(message, path=self.path, operation="read back")
             digest.update(view[:got])
             offset += got

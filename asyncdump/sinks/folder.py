@@ -156,7 +156,7 @@ class Folder(OpenFolder):
 
 def _not_durable(sink: PlacedSink, failure: DumpError) -> NotDurableError:
     return NotDurableError(
-        f"{sink.path} is complete, but its name may not survive a power cut: {failure}",
+        f"{sink.path} is complete, but its name may not survive a power failure: {failure}",
         path=sink.path,
         operation=failure.operation,
         errno=failure.errno,

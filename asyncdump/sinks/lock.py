@@ -41,7 +41,7 @@ class Lock:
         except BlockingIOError as error:
             self._close()
             raise BusyError(
-                f"another run is running in {path}",
+                f"another run is using {path}",
                 path=path,
                 operation="flock",
                 errno=error.errno,
@@ -86,7 +86,7 @@ class Lock:
             return fd
         close_quietly(fd)
         raise DumpError(
-            f"{self._path} is not a lock of this user",
+            f"{self._path} is a lock file of another user",
             path=self._path,
             operation="open",
             errno=errno.EPERM,

@@ -9,16 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import ClassVar, Final, Self
 
 from asyncdump.errors import BusyError, DumpError, explain
-from asyncdump.kernel.lane import Lane
-from asyncdump.kernel.linux import close_quietly, read_at, some
+from asyncdump.kernel.linux import close_quietly
+from asyncdump.sinks.memfile import MemoryLog, MemorySink
 from asyncdump.sinks.place import Entry, PlacedSink, Synced
-from asyncdump.sinks.plain import PlainSink
-from asyncdump.vocabulary.digest import Hasher
 
 SCHEME: Final = "memory"
 
@@ -45,7 +43,7 @@ _numbers: Final = count(1)
 
 
 class MemoryPlace:
-    """A `Store` in memory. Within a process, all places of the same name have the same content.
+    """A ``Store`` in memory. Within a process, all places of the same name have the same content.
 
     Pass it as ``output=``, or pass its address, ``memory://NAME``::
 
@@ -156,7 +154,7 @@ class MemoryPlace:
         with self._contents.turn:
             if self._contents.writers or (self._contents.readers and not shared):
                 raise BusyError(
-                    f"another run is running in {self.path}",
+                    f"another run is using {self.path}",
                     path=self.path,
                     operation="flock",
                     errno=errno.EAGAIN,
@@ -235,83 +233,6 @@ class MemoryPlace:
             fd = self._contents.files.pop(name, -1)
         if fd >= 0:
             close_quietly(fd)
-
-
-class MemorySink(PlainSink):
-    """A dump in a `MemoryPlace`: memory without a name until it is published."""
-
-    def __init__(self, place: MemoryPlace, name: str, memory: int, *, sequential: bool) -> None:
-        """Take over a descriptor of anonymous memory."""
-        super().__init__(os.path.join(place.path, name))
-        self.name: Final = name
-        self.sequential = sequential
-        self.most_lanes = 1 if sequential else None
-        self._place: Final = place
-        self._memory = memory
-
-    def status(self) -> tuple[int, int]:
-        status = os.fstat(self._memory)
-        return status.st_size, status.st_ino
-
-    def resize(self, size: int) -> None:
-        if not self.sequential:
-            with explain("ftruncate", self.path):
-                os.ftruncate(self._memory, size)
-
-    def write(self, data: memoryview, offset: int) -> None:
-        if self.sequential and offset != self.stored:
-            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
-        done = 0
-        while done < len(data):
-            done += some(os.pwrite(self._memory, data[done:], offset + done))
-        self._count(done)
-
-    def read_back(self, size: int, digest: Hasher, lane: Lane, check: Callable[[], None]) -> None:
-        view, offset = lane.buffer.view, 0
-        while offset < size:
-            check()
-            got = min(read_at(self._memory, view, offset), size - offset)
-            if got == 0:
-                message = f"{self.path} ends at byte {offset}, {size} were written"
-                raise DumpError(message, path=self.path, operation="read back")
-            digest.update(view[:got])
-            offset += got
-
-    def rename(self, *, overwrite: bool) -> DumpError | None:
-        failure = self._place.put(self.name, self._memory, overwrite=overwrite)
-        if failure is None:
-            self._memory = -1
-        return failure
-
-    def discard(self) -> None:
-        memory, self._memory = self._memory, -1
-        if memory >= 0:
-            close_quietly(memory)
-
-
-class MemoryLog:
-    """A `Log` in a `MemoryPlace`."""
-
-    lost: DumpError | None = None
-
-    def __init__(self, memory: int, path: str) -> None:
-        """Take over a descriptor of anonymous memory."""
-        self._memory = memory
-        self._path: Final = path
-
-    def append(self, data: bytes) -> None:
-        with explain("write", self._path):
-            end = os.fstat(self._memory).st_size
-            os.ftruncate(self._memory, end + len(data))
-            os.pwrite(self._memory, data, end)
-
-    def sync(self) -> DumpError | None:
-        return None
-
-    def close(self) -> None:
-        memory, self._memory = self._memory, -1
-        if memory >= 0:
-            close_quietly(memory)
 
 
 def open_memory(address: str, *, make: bool) -> MemoryPlace:

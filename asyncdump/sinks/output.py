@@ -61,7 +61,7 @@ def resolve(output: str, folder: str = "") -> str:
         return absolute(os.path.join(folder, path))
     if scheme not in _OPENERS:
         known = ", ".join(f"{each}://" for each in sorted({FILE, *_OPENERS}))
-        raise ValueError(f"{scheme}:// is not an output that is known here: use a path, -, or one of {known}")
+        raise ValueError(f"{scheme}:// is not a known kind of output: use a path, -, or one of {known}")
     return output.rstrip("/")
 
 

@@ -66,7 +66,8 @@ class TargetsPlace:
             names[os.path.dirname(path)].append(os.path.basename(path))
         for place, those in names.items():
             for name, other in self._stores[place].clashes(those):
-                yield f"{name} and {other} are one name to the filesystem of {place}: map one elsewhere"
+                same = f"{name} and {other} are the same name on the filesystem of {place}"
+                yield f"{same}: choose a different target for one of them"
 
     def close(self) -> None:
         for store in self._stores.values():

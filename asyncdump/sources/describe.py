@@ -28,17 +28,19 @@ def describe(fd: int, path: str) -> Source:
             size = os.lseek(fd, 0, os.SEEK_END)
             kind, page, allocated, sized = "block device", SMALL_PAGE, size, True
             if size == 0:
-                raise DumpError(f"{path} is a block device of 0 bytes: nothing is in it", path=path, operation="lseek")
+                raise DumpError(
+                    f"{path} is a block device of 0 bytes: the drive is empty", path=path, operation="lseek"
+                )
         else:
             kind, block = filesystem(fd)
             size, allocated = status.st_size, status.st_blocks * 512
             page = block if traits(kind).huge_pages else SMALL_PAGE
             if kind == "proc" and os.path.basename(os.path.realpath(path)) in _ADDRESSES:
                 raise DumpError(
-                    f"{path} holds memory by its addresses: it has no first byte and no end",
+                    f"{path} is addressed by memory addresses: it has no start and no end",
                     path=path,
                     operation="open",
-                    hint="name the file that the memory is mapped from, as in /proc/PID/map_files",
+                    hint="specify the file that the memory is mapped from, as in /proc/PID/map_files",
                 )
             sized = not traits(kind).generated and _is_true(fd, size, kind)
     return Source(

@@ -26,7 +26,7 @@ from asyncdump.text import as_path
 from asyncdump.vocabulary.values import UNREADABLE, Source, Span
 
 _UNREADABLE_HINT: Final = (
-    "a page of it can't be read: see dmesg; {on_read_error=zero} dumps the rest, with zeros in its place"
+    "it has an unreadable page (see dmesg); to dump the rest with zeros in its place, pass {on_read_error=zero}"
 )
 
 
@@ -112,16 +112,16 @@ def refuse_special(path: str, mode: int) -> None:
     """Raise `DumpError` unless ``mode`` (stat(2)) is that of a regular file or a block device."""
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise DumpError(
-            f"{path} is a {_type_name(mode)}, not a file that can be dumped",
+            f"{path} is a {_type_name(mode)}, which can't be dumped",
             path=path,
             operation="open",
-            hint="name a regular file or a block device",
+            hint="specify a regular file or a block device",
         )
 
 
 def _type_name(mode: int) -> str:
     tests = {
-        "folder": stat.S_ISDIR,
+        "directory": stat.S_ISDIR,
         "fifo": stat.S_ISFIFO,
         "socket": stat.S_ISSOCK,
         "character device": stat.S_ISCHR,
@@ -280,7 +280,7 @@ class FileSource:
                 f"{since.path} lost memory while it was dumped: it was truncated and grown again, or pages punched out",
                 path=since.path,
                 operation="read",
-                hint="dump it again when its owner no longer resizes it",
+                hint="dump it again when its owner has stopped resizing it",
             )
 
     def close(self) -> None:

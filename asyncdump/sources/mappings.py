@@ -102,12 +102,12 @@ def open_mapped(pid: int, mapping: Mapping) -> FileSource | None:
                 f"{mapping.start:#x}-{mapping.end:#x} of process {pid} is memory of a device, {mapping.path}",
                 path=mapping.path,
                 operation="open",
-                hint="to read it may do something: leave it out",
+                hint="reading it may have side effects: omit it",
             )
         with suppress(OSError):
             return _opened(path)
     refused = from_oserror(failure or FileNotFoundError(), "open", mapping.path)
-    refused.hint = "it takes the capability CAP_CHECKPOINT_RESTORE, or root, to read a file through a mapping of it"
+    refused.hint = "reading a file through a mapping of it needs the capability CAP_CHECKPOINT_RESTORE, or root"
     raise refused
 
 

@@ -24,7 +24,7 @@ from asyncdump.vocabulary.values import UNREADABLE, ProcessRange, Source, Span
 _TEXT: Final = re.compile(r"pid (\d+) 0x([0-9a-f]+)-0x([0-9a-f]+)")
 
 _PERMISSION: Final = (
-    "it takes the capability CAP_SYS_PTRACE, or root; its own user may read it too where ptrace is allowed "
+    "it needs the capability CAP_SYS_PTRACE, or root; its own user may read it, too, if ptrace is allowed "
     "(/proc/sys/kernel/yama/ptrace_scope is 0, and the process is dumpable)"
 )
 
@@ -82,10 +82,10 @@ class ProcessSource:
         gap = next(gaps_in(mappings, self._start, self._end), None)
         if gap is not None:
             raise DumpError(
-                f"{self._text} isn't all mapped: nothing is at {gap[0]:#x}-{gap[1]:#x}",
+                f"{self._text} isn't completely mapped: nothing is mapped at {gap[0]:#x}-{gap[1]:#x}",
                 path=self._text,
                 operation="open",
-                hint=f"/proc/{self._owner.pid}/maps lists what is",
+                hint=f"/proc/{self._owner.pid}/maps lists the mappings",
             )
 
     # --- what is where ---------------------------------------------------------------------------------------------
@@ -145,13 +145,13 @@ class ProcessSource:
     # --- what it was -----------------------------------------------------------------------------------------------
 
     def ended(self, at: int, expected: int) -> DumpError:
-        return self._changed(f"{self._text} ends at byte {at}, {expected} were expected")
+        return self._changed(f"{self._text} ends at byte {at} instead of byte {expected}")
 
     def failure(self, error: OSError, operation: str, offset: int) -> DumpError:
         failure = from_oserror(error, f"{operation} at byte {offset} ({self._start + offset:#x})", self._text)
         failure.operation = operation
         if error.errno in UNREADABLE:
-            failure.hint = "a page of it can't be read; {on_read_error=zero} dumps the rest"
+            failure.hint = "it has an unreadable page; to dump the rest, pass {on_read_error=zero}"
         return failure
 
     def check_end(self, end: int) -> None:
@@ -167,12 +167,12 @@ class ProcessSource:
         except OSError as error:
             raise self._gone() from error
         if outline(mappings, self._start, self._end) != self._outline:
-            raise self._changed(f"{self._text} was unmapped, or mapped anew, while it was dumped")
+            raise self._changed(f"{self._text} was unmapped, or mapped again, while it was dumped")
 
     def check_planned(self, planned: Source) -> None:
         """Check that it is the planned process, and that it executes the same program."""
         if self.described.process != planned.process:
-            raise self._changed(f"{self._text} is of another process, or program, than when the run was planned")
+            raise self._changed(f"{self._text} belongs to a different process or program than when the run was planned")
 
     def _gone(self) -> SourceChangedError:
         return self._changed(f"{self._text}: the process has ended, or executed another program")
@@ -235,7 +235,7 @@ def _explained(text: str) -> Iterator[None]:
         failure = from_oserror(error, "open", text)
         failure.hint = _PERMISSION
         if error.errno in {errno.ENOENT, errno.ESRCH}:
-            failure.hint = "there is no such process, or it has no memory: it has ended, or is a thread of the kernel"
+            failure.hint = "there is no such process, or it has no memory: it has exited, or is a kernel thread"
         raise failure from error
 
 

@@ -71,17 +71,17 @@ class OpenSource(Protocol):
 def truncated(path: str, found: int, expected: int) -> SourceChangedError:
     """Return the error for a source that ends at byte ``found`` instead of byte ``expected``."""
     return SourceChangedError(
-        f"{path} was truncated while it was dumped: it ends at byte {found}, {expected} were expected",
+        f"{path} was truncated while it was dumped: it ends at byte {found} instead of byte {expected}",
         path=path,
         operation="read",
-        hint="dump it again when its owner no longer resizes it",
+        hint="dump it again when its owner has stopped resizing it",
     )
 
 
 def replaced(path: str) -> SourceChangedError:
     """Return the error for a source that was replaced by another file."""
     return SourceChangedError(
-        f"{path} was replaced by another file after the run was planned",
+        f"{path} was replaced by a different file after the run was planned",
         path=path,
         operation="open",
         hint="run again: the new file will be dumped",

@@ -38,7 +38,7 @@ def _pour(fd: int, memory: int, path: str) -> None:
         total += len(piece)
         if total > LARGEST_STREAM:
             raise DumpError(
-                f"{path} doesn't tell its size, and gives more than {LARGEST_STREAM >> 20} MiB",
+                f"{path} has no known size, and contains more than {LARGEST_STREAM >> 20} MiB",
                 path=path,
                 operation="read",
                 hint="copy it with cat(1), and dump the copy",

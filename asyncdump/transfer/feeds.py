@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from asyncdump.codecs.compressors import Compressors, Press
 from asyncdump.codecs.seekable import Table
@@ -57,7 +57,13 @@ class Feeding(Protocol):
 
 
 class Feed:
-    """What fills a pipe. A step raises `BlockingIOError` if the pipe is full."""
+    """What fills a pipe. A step raises `BlockingIOError` if the pipe is full.
+
+    Attributes:
+        sees_bytes: whether all bytes of the source pass through user space, and are hashed there.
+    """
+
+    sees_bytes: ClassVar[bool] = False
 
     def __init__(self, piped: Feeding, pipe: int) -> None:
         self._piped = piped
@@ -120,6 +126,8 @@ class PlainFeed(Feed):
 
 class FramesFeed(Feed):
     """The compressed source: one frame after another, then the seek table."""
+
+    sees_bytes: ClassVar[bool] = True
 
     def __init__(self, piped: Feeding, pipe: int, press: Press) -> None:
         super().__init__(piped, pipe)

@@ -53,7 +53,7 @@ class Filters:
     def _start(self, commands: Commands) -> None:
         if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
             raise FilterError(
-                f"{commands[0][0]} isn't started: SIGCHLD is ignored in this process, its exit status would be lost",
+                f"{commands[0][0]} was not started: this process ignores SIGCHLD, so the exit status would be lost",
                 command=commands[0][0],
                 hint="before the dump, call signal.signal(signal.SIGCHLD, signal.SIG_DFL)",
             )
@@ -141,12 +141,12 @@ class Filters:
 
     def _closed_early(self) -> FilterError:
         first = self._children[0]
-        message = first.quote(f"{first.name} closed its input before the end of it")
+        message = first.quote(f"{first.name} closed its input before the end")
         return FilterError(message, command=first.name, status=first.status, operation="filter", errno=errno.EPIPE)
 
     def stuck(self, seconds: float) -> FilterError:
         """Return the error for programs that neither read nor write nor exit."""
-        message = f"{self.names} took nothing and gave nothing for {seconds:g} s"
+        message = f"{self.names} read and wrote nothing for {seconds:g} s"
         hint = "if the filter needs longer, raise timeout"
         return FilterError(message, command=self.names, operation="filter", errno=errno.ETIMEDOUT, hint=hint)
 

@@ -67,7 +67,7 @@ class Piped(Transfer):
         if self.planned.method != "auto":
             return [FEEDS[self.planned.method]]
         # A pipe that may outlive this process gets a copy: the pages of a source keep changing.
-        live = self._filters is not None and isinstance(self._feed, PlainFeed)
+        live = self._filters is not None and not self._feed.sees_bytes
         return [FEEDS[way] for way in (["splice", "read"] if live else ["read"])]
 
     def _new_drain(self, sink: Sink, stdout: int, press: Press | None) -> Drain:
@@ -145,7 +145,7 @@ class Piped(Transfer):
             with explain("write", sink.path):
                 self._drain.finish(lane)
             self._note_stored(self._drain.hasher)
-        if isinstance(self._feed, FramesFeed) and not self._streams:
+        if self._feed is not None and self._feed.sees_bytes and not self._streams:
             self._note_content(self._reader.hasher)
         self.give_back()
 
@@ -164,12 +164,12 @@ class Piped(Transfer):
     def _undead(self, left: list[str], error: BaseException | None) -> FilterError:
         why = "" if error is None else f"{error}; "
         return FilterError(
-            f"{why}{', '.join(left)} can't be killed: it waits for a device or a filesystem that doesn't answer",
+            f"{why}{', '.join(left)} can't be killed: it waits for a device or filesystem that doesn't respond",
             command=left[0].partition(" ")[0],
             path=self.source.path,
             operation="kill",
             errno=error.errno if isinstance(error, DumpError) else None,
-            hint="it ends when what it waits for answers, or with the next start of the system",
+            hint="it ends when the device responds, or when the system restarts",
         )
 
     # --- for feeds and drains --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ _P_PIDFD: Final = 3
 _GROUP: Final = 4
 """pidfd_send_signal(2): PIDFD_SIGNAL_PROCESS_GROUP (Linux 6.9)."""
 
-_LOST = "something else in this process reaps children"
+_LOST = "other code in this process reaps children"
 
 
 class Program:
@@ -109,7 +109,7 @@ class Program:
         if self.lost:
             return self.quote(f"the exit status of {self.name} is unknown: {_LOST}")
         status = self.status or 0
-        how = f"ended with status {status}" if status > 0 else f"was ended by {_signal_name(-status)}"
+        how = f"exited with status {status}" if status > 0 else f"was killed by {_signal_name(-status)}"
         return self.quote(f"{self.name} {how}")
 
     def quote(self, message: str) -> str:

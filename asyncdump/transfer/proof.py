@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -24,10 +24,10 @@ from asyncdump.transfer.resources import Resources, resources
 from asyncdump.transfer.transfer import Transfer
 from asyncdump.transfer.unpack import DirectRead, Unpack
 from asyncdump.vocabulary.blocks import BLOCK
-from asyncdump.vocabulary.digest import Hasher, bare_digest, new_digest
+from asyncdump.vocabulary.digest import Hasher, bare_digest, checksum_of, new_digest
 from asyncdump.vocabulary.marks import Marked, first_damage
 from asyncdump.vocabulary.stop import Stop
-from asyncdump.vocabulary.values import Checksum, Span
+from asyncdump.vocabulary.values import Span
 
 
 class DumpSource(FileSource):
@@ -77,7 +77,7 @@ class Proof(Stored):
 
     def __init__(self, planned: PlannedDump, resources: Resources) -> None:
         assert planned.expected is not None
-        checksum = _kind_of(planned.expected.content_digest or planned.expected.digest)
+        checksum = checksum_of(planned.expected.content_digest or planned.expected.digest)
         super().__init__(msgspec.structs.replace(planned, checksum=checksum), resources)
         self._expected: Final = planned.expected
         self._marked: Marked | None = None  # Used instead of blocks if the record is of version 1.
@@ -101,13 +101,13 @@ class Proof(Stored):
         self._route.sink.resize(self.length)
         frames = listed(self._route.fd, self._route.source.path, codec)
         if frames.content != self.length:
-            raise self._corrupt("its frames have changed since it was looked at", None)
+            raise self._corrupt("its frames have changed since it was opened", None)
         self._unpack = Unpack(codec, frames, self._new_hasher())
         return [self._unpack]
 
     def _new_hasher(self) -> Hasher | None:
         """Return a hasher for the file as stored, which also locates damage."""
-        kind = _kind_of(self._expected.digest)
+        kind = checksum_of(self._expected.digest)
         if not self._expected.marks or (digest := bare_digest(kind)) is None:
             return new_digest(kind)
         self._marked = Marked(digest)
@@ -198,9 +198,7 @@ def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callabl
     source, length = look_at(file, store)
     if file.digest is None:
         if source.inode != file.inode or not file.durable:
-            raise DamagedError(
-                f"nothing tells whether {file.path} is whole: it has no digest", verdict="unknown", path=file.path
-            )
+            raise DamagedError(f"{file.path} can't be verified: it has no digest", verdict="unknown", path=file.path)
         return file
     proof = Proof(planned(file, source=source, length=length), resources(stop, store))
     watch(proof)
@@ -214,7 +212,3 @@ def prove(file: FileReport, store: Store, lane: Lane, stop: Stop, watch: Callabl
         return file
     content = proof.content_blocks if holds_source(file) else None
     return msgspec.structs.replace(file, blocks=proof.blocks, content_blocks=content, marks="")
-
-
-def _kind_of(digest: str | None) -> Checksum:
-    return "none" if digest is None else cast(Checksum, digest.partition(":")[0])  # Checked when the record was read.

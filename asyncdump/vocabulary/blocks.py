@@ -47,7 +47,7 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         if not BLOCK <= self.grain <= _COARSEST or self.grain & (self.grain - 1):
-            raise ValueError(f"{self.grain} bytes are not the grain of blocks")
+            raise ValueError(f"{self.grain} bytes is not a valid block size")
         if self.length < 0 or len(self.digests) != -(-self.length // self.grain) * WIDTH:
             raise ValueError(f"{len(self.digests)} bytes of digests don't fit {self.length} bytes of content")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from asyncdump.vocabulary.blocks import BLOCK, WIDTH, ZERO, Blocks
 from asyncdump.vocabulary.values import Checksum
@@ -128,3 +128,8 @@ def _xxh3_64(data: memoryview) -> Digest:
     import xxhash
 
     return xxhash.xxh3_64(data)
+
+
+def checksum_of(digest: str | None) -> Checksum:
+    """Return the kind of a digest as records have it, ``xxh128:...``; ``none`` where there is no digest."""
+    return "none" if digest is None else cast(Checksum, digest.partition(":")[0])  # Checked when a record is read.

@@ -28,19 +28,19 @@ def name_complaint(name: str) -> str:
     if len(name) > _LONGEST_NAME:
         return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
     if "/" in name:
-        return f"{name!r} leaves the output folder: a name has no slash"
+        return f"{name!r} leaves the output directory: a name must not contain a slash"
     if name == "-":
-        return "'-' is what digest tools call standard input: choose another name"
+        return "digest tools read '-' as standard input: choose a different name"
     if name in {"", ".", ".."}:
-        return f"{name!r} is no file name"
+        return f"{name!r} is not a valid file name"
     if any(ord(character) < ord(" ") or character == "\x7f" for character in name):
-        return f"{name!r} holds a control character, which the digest lists can't"
+        return f"{name!r} contains a control character, which isn't allowed in digest lists"
     if not is_encodable(name):
-        return f"{name!r} holds a character that no file name can"
+        return f"{name!r} contains a character that isn't allowed in a file name"
     if len(os.fsencode(name)) > _LONGEST_NAME:
         return f"{name[:20]!r}... is longer than {_LONGEST_NAME} bytes"
     if name in RESERVED or name.startswith(TEMPORARY_PREFIX):
-        return f"{name} is a name that asyncdump uses itself"
+        return f"{name} is reserved by asyncdump"
     return ""
 
 

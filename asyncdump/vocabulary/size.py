@@ -64,7 +64,7 @@ def _no_size(text: object) -> ValueError:
 def refuse_zero_times(text: str) -> None:
     """Raise `ValueError` for a text that is hexadecimal here but means "0 times" to dd: ``0x10``."""
     if _ZERO_TIMES.search(text):
-        raise ValueError(f"{shown(text)} is 0 times something to dd, and hexadecimal elsewhere: write it in decimal")
+        raise ValueError(f"{shown(text)} is ambiguous (GNU dd reads it as 0 times a number): write it in decimal")
 
 
 def format_size(count: float) -> str:

@@ -23,4 +23,4 @@ class Stop:
     def check(self) -> None:
         """Raise `InterruptedDumpError` if the run is to stop."""
         if self.requested:
-            raise InterruptedDumpError("interrupted before it was whole", operation="move")
+            raise InterruptedDumpError("interrupted before it was complete", operation="move")

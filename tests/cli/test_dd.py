@@ -471,7 +471,7 @@ def test_direct_output(place: Path) -> None:
     (place / "in").write_bytes(data)
     done = asyncdump("dd", "if=in", "of=out", "oflag=direct", cwd=place)
     if done.returncode:
-        assert done.stderr.startswith("asyncdump dd: out: oflag=direct, but its filesystem takes no O_DIRECT\n")
+        assert done.stderr.startswith("asyncdump dd: out: oflag=direct, but its filesystem does not support O_DIRECT\n")
         with pytest.raises(OSError, match="Invalid argument"):
             os.open(place / "other", os.O_CREAT | os.O_WRONLY | os.O_DIRECT)
     else:

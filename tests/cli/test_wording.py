@@ -80,7 +80,7 @@ def test_a_folder_that_holds_a_dump(run: Path) -> None:
 def test_a_file_that_fails(run: Path) -> None:
     write_manifest(run, {"source": "ring", "filter": [["false"]]}, output="other")
     lines = told("m.yaml", "--allow-filters", "-q", cwd=run)
-    assert "asyncdump: failed: ring (move): false ended with status 1" in lines
+    assert "asyncdump: failed: ring (move): false exited with status 1" in lines
 
 
 def test_verified(run: Path) -> None:
@@ -100,7 +100,7 @@ def test_damaged(run: Path) -> None:
 def test_restored(run: Path) -> None:
     assert "1 of 1 file restored to back" in told("restore", "out", "--to", "back", cwd=run)
     (line,) = told("restore", "out", "--to", "back", cwd=run)
-    assert line == "asyncdump: back/ring exists already: restore elsewhere, or pass --overwrite"
+    assert line == "asyncdump: back/ring exists already: choose another directory, or pass --overwrite"
 
 
 def test_gone_on_with(run: Path) -> None:

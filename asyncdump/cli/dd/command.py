@@ -132,7 +132,7 @@ def _input(operands: Operands) -> _Input:
             _discard(fd, operands.skip)
         return _Input(fd=fd, path=path, source=None, start=0)
     if operands.skip and begin + operands.skip > source.size:
-        raise DumpError(f"skip={operands.skip} bytes is behind the end of {path} ({source.size - begin} bytes)")
+        raise DumpError(f"skip={operands.skip} bytes is past the end of {path} ({source.size - begin} bytes)")
     return _Input(fd=fd, path=path, source=source, start=begin + operands.skip)
 
 
@@ -186,7 +186,7 @@ def _in_place(operands: Operands, tally: Copied, reading: _Input, source: Source
     method = operands.method
     if "sparse" in operands.conversions:
         if method not in {"auto", "read"}:
-            raise DumpError(f"conv=sparse needs method=read: {method} doesn't look at the bytes")
+            raise DumpError(f"conv=sparse needs method=read: {method} doesn't see the bytes")
         method = "read"
     rest = max(0, source.size - reading.start)
     length = rest if operands.count is None else min(rest, operands.count)
@@ -222,7 +222,7 @@ def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[Fil
     """
     sink = FileSink(writing.fd, writing.path)
     if operands.direct and sink.direct is None:
-        raise DumpError(f"{sink.path}: oflag=direct, but its filesystem takes no O_DIRECT")
+        raise DumpError(f"{sink.path}: oflag=direct, but its filesystem does not support O_DIRECT")
     before = os.fstat(writing.fd).st_size
     try:
         yield sink
@@ -242,7 +242,7 @@ def _ending(operands: Operands, tally: Copied, writing: _Output) -> Iterator[Fil
 
 def _compressed(operands: Operands, compression: Compression, tally: Copied, reading: _Input, writing: _Output) -> None:
     if operands.method != "auto" or operands.direct or "sparse" in operands.conversions:
-        raise DumpError("compress= goes without method=, oflag=direct and conv=sparse: what is read is written anew")
+        raise DumpError("compress= can't be combined with method=, oflag=direct or conv=sparse")
     if operands.target is not None and operands.seek and _is_file(writing.fd):
         os.lseek(writing.fd, operands.seek, os.SEEK_SET)
     compress_stream(
@@ -261,7 +261,7 @@ def _stream(operands: Operands, tally: Copied, reading: _Input, writing: _Output
     if operands.method not in get_args(StreamMethod):
         raise DumpError(
             f"method={operands.method} needs a file to write to and a file to read from: "
-            f"a pipe takes {', '.join(get_args(StreamMethod))}"
+            f"with a pipe, use {', '.join(get_args(StreamMethod))}"
         )
     if "sparse" in operands.conversions:
         raise DumpError("conv=sparse needs a file to write to: a pipe has no holes")

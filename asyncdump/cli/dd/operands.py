@@ -96,7 +96,7 @@ def parse(arguments: Sequence[str]) -> tuple[Operands, list[str]]:
         in_bytes = "B" in value or name in flagged
         size = parse_size(value) * (1 if in_bytes else operands.block) if not problems else 0
         if size > MAXIMUM:
-            problems.append(f"{name}={value}: is more than a file can hold, in blocks of {operands.block} bytes")
+            problems.append(f"{name}={value}: exceeds the largest file size, in blocks of {operands.block} bytes")
         setattr(operands, name, size)
     return operands, problems
 
