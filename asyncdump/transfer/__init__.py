@@ -10,6 +10,6 @@ filters, pipes and dumps that are read back are variants of it. `choose` picks t
 - `filters`, `program`, `secrets`: filter processes, and their arguments kept out of messages
 - `proof`, `unpack`: dumps that are read back and compared with their record; decompressed frames
 - `copy`, `stream`: a copy outside of a run, as ``dd`` does: into a file, or between descriptors without offsets
-- `salvage`: what can be read around unreadable pages
+- `salvage`: what can be read around unreadable pages; `blame`: which end of a transfer a failed call is about
 - `resources`: what all transfers of a run share
 """

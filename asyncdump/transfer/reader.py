@@ -6,7 +6,6 @@ enforces that order.
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,16 +14,14 @@ from typing import Final, NamedTuple
 from asyncdump.engines import Engine, Refusal, Refused, Route, accepting, is_refusal
 from asyncdump.errors import (
     AsyncdumpError,
-    DamagedError,
     DumpError,
     MethodRefusedError,
-    SourceChangedError,
     describe_errno,
     explain,
-    from_oserror,
 )
 from asyncdump.kernel.lane import Lane
 from asyncdump.plan.plan import PlannedDump
+from asyncdump.transfer.blame import failure_of
 from asyncdump.transfer.salvage import BadRanges, merged, read_around
 from asyncdump.vocabulary.digest import Hasher, new_digest
 from asyncdump.vocabulary.stop import Stop
@@ -266,49 +263,6 @@ class Reader:
             hint=f"use method auto, or one that works here: {', '.join(others)}" if others else "use method auto",
         )
 
-    # --- failures --------------------------------------------------------------------------------------------------
-
     def failure(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool = False) -> DumpError:
-        """Return the error to report for a call that failed on a span: often, the reason is that the source changed."""
-        origin = self._route.origin
-        # First the source: a truncation explains any errno, in particular EFAULT.
-        try:
-            origin.check_end(span.end)
-        except (SourceChangedError, DamagedError) as changed:
-            return changed
-        # An engine that sees the bytes reads and writes in different calls, so that the call shows which side failed.
-        if storing and engine.sees_bytes:
-            return self._failure_of_sink(error, engine, span)
-        if error.errno in UNREADABLE:
-            return self._failure_to_read(error, engine, span, lane, storing=storing)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            return self._failure_of_sink(error, engine, span)
-        return origin.failure(error, engine.method, span.offset)
-
-    def _failure_of_sink(self, error: OSError, engine: Engine, span: Span) -> DumpError:
-        what = "write" if engine.sees_bytes else engine.method  # Not "read": reading didn't fail.
-        failure = from_oserror(error, f"{what} at byte {self._route.target(span)}", self._route.sink.path)
-        failure.operation = engine.method
-        return failure
-
-    def _failure_to_read(self, error: OSError, engine: Engine, span: Span, lane: Lane, *, storing: bool) -> DumpError:
-        """Search for the unreadable page; if there is none, an EIO of a call that also wrote is the sink's."""
-        bad: BadRange | None = None
-        with suppress(OSError, DumpError):
-            bad = next(self._look_for_bad(span, lane), None)
-        if bad is None and storing and error.errno == errno.EIO:
-            return self._failure_of_sink(error, engine, span)
-        offset = span.offset if bad is None else bad.offset
-        reason = error if bad is None else OSError(bad.errno, "")
-        return self._route.origin.failure(reason, engine.method, offset)
-
-    def _look_for_bad(self, span: Span, lane: Lane) -> Iterator[BadRange]:
-        for piece in pieces(span, lane):
-            yield from read_around(self._route.origin, piece, lane.buffer.view, self._stop.check)
-
-
-def pieces(span: Span, lane: Lane) -> Iterator[Span]:
-    """Yield a span in pieces that fit into the lane's buffer."""
-    step = len(lane.buffer.view)
-    for offset in range(span.offset, span.end, step):
-        yield Span(offset=offset, length=min(step, span.end - offset))
+        """Return the error to report for a call that failed on a span, of whichever end of the transfer it is."""
+        return failure_of(error, self._route, engine, span, lane, self._stop.check, storing=storing)

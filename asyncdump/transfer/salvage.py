@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from asyncdump.kernel.lane import Lane
 from asyncdump.sources.source import OpenSource
 from asyncdump.vocabulary.values import SMALL_PAGE, UNREADABLE, BadRange, Span
 
@@ -85,3 +86,10 @@ def merged(ranges: Iterable[BadRange]) -> list[BadRange]:
         else:
             merged.append(each)
     return merged
+
+
+def pieces(span: Span, lane: Lane) -> Iterator[Span]:
+    """Yield a span in pieces that fit into the lane's buffer."""
+    step = len(lane.buffer.view)
+    for offset in range(span.offset, span.end, step):
+        yield Span(offset=offset, length=min(step, span.end - offset))

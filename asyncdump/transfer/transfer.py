@@ -19,8 +19,9 @@ from asyncdump.plan.plan import PlannedDump
 from asyncdump.sinks.place import Place, PlacedSink
 from asyncdump.sources.opening import open_planned
 from asyncdump.sources.source import OpenSource, truncated
-from asyncdump.transfer.reader import Reader, pieces
+from asyncdump.transfer.reader import Reader
 from asyncdump.transfer.resources import Resources
+from asyncdump.transfer.salvage import pieces
 from asyncdump.vocabulary.blocks import Blocks
 from asyncdump.vocabulary.digest import Hasher
 from asyncdump.vocabulary.values import BadRange, Source, Span
