@@ -69,8 +69,8 @@ def _takes_huge_pages(module: Path) -> bool:
     return re.search("hugetlbfs|huge_memfd|gigantic", module.read_text()) is not None
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> LoadScopeScheduling:
-    return _ByModule(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByModule(config, log)  # Without a log it prints what it does.
 
 
 @pytest.hookimpl(tryfirst=True)
