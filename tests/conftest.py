@@ -344,7 +344,7 @@ def folder_on(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Folder
     yield folder
     for each in made:
         each.close()
-        shutil.rmtree(each.path)
+        shutil.rmtree(each.path, ignore_errors=True)  # A test may have moved it, and what holds it may be gone.
 
 
 # --- sources for the command line: on the filesystem that memory-mapped files are on ----------------------------------

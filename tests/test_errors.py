@@ -21,7 +21,7 @@ from asyncdump.sinks.folder import Folder
 from asyncdump.spelling import command_line, python, speak, spelled
 
 PACKAGE = Path(asyncdump.__file__).parent
-REFERENCE = PACKAGE.parent / "docs" / "reference-cli.md"
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference-cli.md"
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import asyncdump
 
 FOLDER = Path(__file__).parent / "programs"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
-ROOT = Path(asyncdump.__file__).parent.parent
+INSTALLED = Path(asyncdump.__file__).parent.parent
+"""Where the package is imported from: the checkout, or the environment."""
 
 
 def run(*command: object, cwd: Path = FOLDER) -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def test_a_program_runs(program: Path, tmp_path: Path) -> None:
 def test_mypy_accepts_them(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     options = ["--strict", "--config-file=", "--cache-dir", tmp_path, "--python-executable", sys.executable]
-    done = run(sys.executable, "-m", "mypy", *options, *PROGRAMS, cwd=ROOT)
+    done = run(sys.executable, "-m", "mypy", *options, *PROGRAMS, cwd=tmp_path)
     assert done.stdout == f"Success: no issues found in {len(PROGRAMS)} source files\n"
 
 
@@ -45,7 +46,7 @@ def test_pyright_accepts_them(tmp_path: Path) -> None:
     pytest.importorskip("basedpyright")
     config: dict[str, Any] = {
         "include": list(map(str, PROGRAMS)),
-        "extraPaths": [str(ROOT)],
+        "extraPaths": [str(INSTALLED)],
         "typeCheckingMode": "strict",
         "reportUnnecessaryTypeIgnoreComment": "error",
     }
