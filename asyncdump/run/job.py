@@ -45,6 +45,7 @@ class Job(msgspec.Struct, eq=False):
     index: int
     planned: PlannedDump
     under_way: Transfer | None = None
+    recorded: FileReport | None = None
     lanes: int = 0
     open_to_join: bool = False
     began: float | None = None
@@ -118,17 +119,19 @@ class Job(msgspec.Struct, eq=False):
             logger().warning("dump_failed", source=self.planned.source.path, phase=self.phase, error=str(error))
 
     def report(self, facts: Facts) -> FileReport:
-        """Return the outcome of a sealed dump."""
+        """Return the outcome of a sealed dump; of what was recorded before, only the time changes."""
+        assert self.began is not None
+        now = facts.clock()
+        if self.recorded is not None:
+            return msgspec.structs.replace(self.recorded, ended=now, seconds=now - self.began)
         planned, transfer = self.planned, self.transfer
         assert transfer.engine is not None
         assert transfer.sink is not None
-        assert self.began is not None
-        now = facts.clock()
         maps, maps_left_out = facts.mappers.of(planned.source)
         digest, content_digest = (
             f"{planned.checksum}:{digest}" if digest else None for digest in (transfer.digest, transfer.content_digest)
         )
-        return FileReport(
+        self.recorded = FileReport(
             source=planned.source.path,
             name=planned.name,
             path=transfer.sink.path,
@@ -159,6 +162,7 @@ class Job(msgspec.Struct, eq=False):
             bad=transfer.bad,
             bad_left_out=transfer.bad_left_out,
         )
+        return self.recorded
 
     def failure(self, error: AsyncdumpError, folder: str, facts: Facts) -> FileReport:
         """Return the outcome of a dump into ``folder`` that has failed or was abandoned."""

@@ -112,7 +112,7 @@ class Queue:
         for job in jobs:
             job.lanes = 1
             # A retry starts without the state of the failed attempt.
-            job.error, job.sealed, job.moved_by = None, False, 0
+            job.error, job.sealed, job.moved_by, job.recorded = None, False, 0, None
             job.under_way = self._transfer(job.planned)
             self._active[job] = None
         return jobs

@@ -91,7 +91,7 @@ class Telling:
                     bad_bytes=report.bad_bytes,
                 )
             )
-            job.under_way = None
+            job.under_way = job.recorded = None
 
     def kept(self, job: Job, report: FileReport) -> None:
         """End a job whose dump is kept from an earlier run."""
