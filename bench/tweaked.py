@@ -11,8 +11,7 @@ import sys
 
 from asyncdump.engines.read import Read
 from asyncdump.kernel import lane
-from asyncdump.run import scheduler
-from asyncdump.run.mappers import Mappers
+from asyncdump.run import mappers, scheduler
 from asyncdump.sinks import folder
 from asyncdump.sinks.file import ZEROS
 from asyncdump.vocabulary import digest
@@ -41,7 +40,7 @@ def leave_out(*, blocks: bool, mappings: bool) -> None:
     if blocks:
         vars(digest)["Hasher"] = Whole
     if mappings:
-        Mappers.start = lambda _: None  # type: ignore[assignment]
+        vars(mappers)["find_mappings"] = lambda *_: ()
 
 
 class Whole(Hasher):
