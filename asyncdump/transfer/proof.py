@@ -87,9 +87,12 @@ class Proof(Stored):
     def _open(self) -> DumpSource:
         return DumpSource(super()._open(), self._expected)
 
+    def _forget(self, fd: int) -> None:
+        with suppress(OSError):  # Advice.
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def _prepare(self, place: Place) -> list[Engine]:
-        with suppress(OSError):  # The content on disk counts, not what is still in the page cache.
-            os.posix_fadvise(self._route.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        self._forget(self._route.fd)  # The content on disk counts, not what is still in the page cache.
         codec = stored_by(self._expected.stages)
         if codec is None:
             self._reader.hasher = self._new_hasher()
@@ -172,6 +175,8 @@ class Proof(Stored):
             error.note_ranges((each.offset, each.length) for each in self._damaged())
 
     def _close_source(self) -> None:
+        if self._origin is not None and self._origin.fd is not None:
+            self._forget(self._origin.fd)  # Looking for the frames has read ahead.
         if self._direct is not None:
             self._direct.close()
         super()._close_source()
