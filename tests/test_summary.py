@@ -14,7 +14,7 @@ import pytest
 from files import noise
 
 import asyncdump
-from asyncdump.vocabulary.tables import Summary, listed
+from asyncdump.vocabulary.tables import Summary, listed, seconds
 
 HOSTILE = "<b>&\x1b[31m\n"
 
@@ -141,3 +141,11 @@ def test_a_notebook_keeps_no_endless_table() -> None:
     rows = (("name",), *((str(number),) for number in range(10_000)))
     assert len(Summary(title="x", rows=rows).html()) < 50_000
     assert len(str(Summary(title="x", rows=rows)).splitlines()) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(0.0, "0.00 s"), (59.99, "59.99 s"), (59.996, "1 min 0 s"), (119.7, "2 min 0 s"), (3725.0, "62 min 5 s")],
+)
+def test_no_time_has_sixty_seconds(number: float, shown: str) -> None:
+    assert seconds(number) == shown

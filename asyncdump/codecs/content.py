@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -49,8 +50,8 @@ class Content(io.RawIOBase):
         self._position = target
         return target
 
-    def _size(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _size(self) -> int: ...
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

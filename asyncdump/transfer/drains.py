@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from typing import Final
 
 from asyncdump.codecs.compressors import Compressors, Press
@@ -32,7 +33,7 @@ def _taken(pipe: int, view: memoryview) -> int:
         raise Empty from error
 
 
-class Drain:
+class Drain(ABC):
     """What drains the output of the last program. A step raises `Empty` if there is no output at the moment.
 
     Attributes:
@@ -45,10 +46,11 @@ class Drain:
         self._pipe = pipe
         self.done = False
 
+    @abstractmethod
     def step(self, lane: Lane) -> bool:
         """Move some bytes; return False at the end of the output."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, lane: Lane) -> None:
         """Write what is still buffered."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Final, Protocol
 
@@ -56,7 +57,7 @@ class Feeding(Protocol):
         """Load a span into the buffer of the lane, with zeros for unreadable memory."""
 
 
-class Feed:
+class Feed(ABC):
     """What fills a pipe. A step raises `BlockingIOError` if the pipe is full.
 
     Attributes:
@@ -70,9 +71,9 @@ class Feed:
         self._pipe = pipe
         self.done = False
 
+    @abstractmethod
     def step(self, lane: Lane) -> bool:
         """Feed some bytes; return whether there were any."""
-        raise NotImplementedError
 
 
 class PlainFeed(Feed):

@@ -17,6 +17,7 @@ _SHORTEST: Final = 8
 """The smallest width of a column that is cut, in characters."""
 
 _MOST_ROWS: Final = 500
+_MINUTE: Final = 60
 """The maximum number of rows of an HTML table, because a notebook stores all of them."""
 
 
@@ -133,9 +134,10 @@ def fill(sentence: str, width: int = WIDE) -> list[str]:
 
 def seconds(number: float) -> str:
     """Return a time for display: ``0.81 s``, ``3 min 20 s``."""
-    if number < 60:  # noqa: PLR2004
+    if round(number, 2) < _MINUTE:
         return f"{number:.2f} s"
-    return f"{number // 60:.0f} min {number % 60:.0f} s"
+    minutes, rest = divmod(round(number), _MINUTE)
+    return f"{minutes} min {rest} s"
 
 
 def count(number: int, noun: str) -> str:
