@@ -321,6 +321,18 @@ def test_what_a_close_tells_is_told(method, durable, server: Path, make, tmp_pat
     assert "a" not in os.listdir(server / "out")
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_only_the_last_close_tells_is_told(durable, server: Path) -> None:
+    with closing(Folder(str(server / f"last-{durable}"))) as folder:
+        draft = folder.create("dump")
+        draft.close_direct()  # Nothing was written yet: this close succeeds.
+        draft.write_cached(memoryview(noise(4 * KiB)), 0)
+        [error] = folder.publish([draft], durable=durable, overwrite=False)
+        assert error is not None
+        assert (error.operation, error.errno) == ("close", errno.EDQUOT)
+        assert folder.names() == []
+
+
 def test_dd_tells_what_a_close_tells(server: Path, make) -> None:
     done = asyncdump("dd", f"if={make('tmpfs', noise(MiB))}", f"of={server / 'copy'}")
     assert done.returncode == 1
