@@ -107,7 +107,10 @@ def test_this_process_is_left_out(source: Path) -> None:
 def test_a_file_of_the_same_number_elsewhere_is_another(source: Path) -> None:
     status = source.stat()
     with owner(source, f"0+{MiB}"):
-        assert list(find_mappings([(status.st_dev + 1, status.st_ino), (status.st_dev, status.st_ino + 1)], 60)) == []
+        assert (
+            list(find_mappings([(status.st_dev + 1, status.st_ino), (status.st_dev, status.st_ino + (1 << 40))], 60))
+            == []
+        )
 
 
 def test_nothing_is_looked_at_for_nothing_or_when_time_is_up(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,30 @@ class Mapped(NamedTuple):
     shared: bool
 
 
+class Line(NamedTuple):
+    """One line of proc_pid_maps(5): what is mapped from ``start`` up to ``end``; ``inode`` is 0 without a file."""
+
+    start: int
+    end: int
+    permissions: bytes
+    offset: int
+    device: bytes
+    inode: int
+    path: bytes
+
+
+def parsed(line: bytes) -> Line:
+    """Return the parts of a line of maps.
+
+    Raises:
+        ValueError: it isn't such a line.
+    """
+    span, permissions, offset, device, inode, *path = line.split(None, 5)
+    start, _, end = span.partition(b"-")
+    name = path[0].rstrip(b"\n") if path else b""
+    return Line(int(start, 16), int(end, 16), permissions, int(offset, 16), device, int(inode), name)
+
+
 def boot_id() -> str:
     """Return the ID of this boot (random(4)), or an empty string if it isn't available."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
@@ -59,8 +83,8 @@ def find_mappings(
     Raises:
         TimeoutError: the time limit was reached before all processes were examined.
     """
-    wanted = {_column(file): file for file in files}
-    devices = {column.partition(b" ")[0] for column in wanted}
+    wanted = {(b"%02x:%02x" % (os.major(device), os.minor(device)), inode): (device, inode) for device, inode in files}
+    devices = {device for device, _ in wanted}
     if not wanted:
         return
     until, own = time.monotonic() + seconds, str(os.getpid())
@@ -81,34 +105,25 @@ def _processes() -> list[str]:
         return []
 
 
-def _column(file: FileKey) -> bytes:
-    """Return a file in the notation of a line of maps."""
-    device, inode = file
-    return b"%02x:%02x %d" % (os.major(device), os.minor(device), inode)
-
-
 def _mappings_of(
-    pid: int, wanted: Mapping[bytes, FileKey], devices: Collection[bytes]
+    pid: int, wanted: Mapping[tuple[bytes, int], FileKey], devices: Collection[bytes]
 ) -> Iterator[tuple[FileKey, Mapped]]:
     owner: tuple[bytes, float] | None = None
-    for line in _lines(pid, devices):
-        fields = line.split(None, 5)
-        file = wanted.get(b" ".join(fields[3:5])) if len(fields) > 4 else None  # noqa: PLR2004 (device, inode)
+    for line in map(parsed, _lines(pid, devices)):
+        file = wanted.get((line.device, line.inode))
         if file is None:
             continue
         owner = owner or _owner(pid)
-        begin, _, end = fields[0].partition(b"-")
-        address = int(begin, 16)
         yield (
             file,
             Mapped(
                 pid=pid,
                 comm=owner[0],
                 started=owner[1],
-                address=address,
-                offset=int(fields[2], 16),
-                length=int(end, 16) - address,
-                shared=fields[1].endswith(b"s"),
+                address=line.start,
+                offset=line.offset,
+                length=line.end - line.start,
+                shared=line.permissions.endswith(b"s"),
             ),
         )
 

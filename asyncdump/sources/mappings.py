@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from asyncdump.errors import DumpError, from_oserror
+from asyncdump.kernel.processes import parsed
 from asyncdump.sources.describe import describe
 from asyncdump.sources.file import FileSource, open_file
 
@@ -41,15 +42,12 @@ def mappings_in(pid: int, start: int, end: int) -> list[Mapping]:
     """
     found = []
     with open(f"/proc/{pid}/maps", "rb") as lines:
-        for line in lines:
-            span, _, offset, device, inode, *name = line.split(None, 5)
-            low, _, high = span.partition(b"-")
-            if (first := int(low, 16)) >= end:
+        for line in map(parsed, lines):
+            if line.start >= end:
                 break
-            if (last := int(high, 16)) > start:
-                file = (device.decode(), int(inode)) if int(inode) else None
-                path = os.fsdecode(b"".join(name).rstrip(b"\n"))
-                found.append(Mapping(first, last, int(offset, 16), file, path))
+            if line.end > start:
+                file = (line.device.decode(), line.inode) if line.inode else None
+                found.append(Mapping(line.start, line.end, line.offset, file, os.fsdecode(line.path)))
     return found
 
 
