@@ -8,6 +8,7 @@ import click
 
 from bench.codecs import lz4, zstd
 from bench.constants import chunk, group, lanes
+from bench.cores import cores
 from bench.engines import engines
 from bench.filter import filters
 from bench.house import house
@@ -36,6 +37,7 @@ for command in (
     pairs,
     zstd,
     lz4,
+    cores,
     filters,
     verify,
     large,
